@@ -1,0 +1,61 @@
+"""The plug for chunk bytes. Bytes only: versions, lengths and checksums live in chunk_index.
+
+Every implementation passes tests/contracts/test_chunk_store.py. Methods block; they are called from
+worker threads, for different chunks at the same time, for one chunk never two mutations at once.
+OSError (ENOSPC, EIO) passes through; the service turns it into NoSpace or takes the disk out of service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from gfs.disk import Bytes
+from gfs.vocabulary import ChunkHandle
+
+
+class StoreUsage(NamedTuple):
+    total_bytes: int
+    free_bytes: int
+
+
+class ChunkStore(Protocol):
+    def create(self, handle: ChunkHandle) -> None:
+        """Make an empty chunk; no error when it is there (a creation cut short by a crash)."""
+        ...
+
+    def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:
+        """Write all of `data`; a gap before `offset` reads as zeros."""
+        ...
+
+    def read_into(self, handle: ChunkHandle, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset`; returns bytes read, short only at the end. KeyError: no such chunk."""
+        ...
+
+    def length(self, handle: ChunkHandle) -> int:
+        """Bytes held, committed or not. KeyError: no such chunk."""
+        ...
+
+    def truncate(self, handle: ChunkHandle, length: int) -> None: ...
+
+    def clone(self, source: ChunkHandle, destination: ChunkHandle) -> None:
+        """Copy locally, sharing blocks where the file system can (GFS §3.4)."""
+        ...
+
+    def delete(self, handle: ChunkHandle) -> None:
+        """Forget a chunk; no error when it is not there."""
+        ...
+
+    def handles(self) -> Iterator[ChunkHandle]: ...
+
+    def sync(self, handle: ChunkHandle) -> None:
+        """Bytes and length of this chunk are on the disk when this returns. A failure is fatal."""
+        ...
+
+    def sync_names(self) -> None:
+        """Creations and deletions so far are on the disk when this returns."""
+        ...
+
+    def usage(self) -> StoreUsage: ...
+
+    def close(self) -> None: ...

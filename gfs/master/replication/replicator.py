@@ -1,0 +1,69 @@
+"""What the rest of the master knows of Raft: propose, read barrier, status, leadership. Nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from gfs.vocabulary import LogIndex, MasterId, Term
+
+
+class ReplicatorStatus(NamedTuple):
+    me: MasterId
+    role: str  # "leader", "follower" or "candidate"
+    leader: MasterId | None
+    term: Term
+    applied: LogIndex
+    committed: LogIndex
+    reachable: frozenset[MasterId]  # peers with a live connection
+    ready: bool  # leader: an entry of this term is applied; follower: a leader is known
+
+
+class StateMachine(Protocol):
+    """What is replicated. All calls come from the event loop's thread, in log order."""
+
+    def applied(self) -> tuple[LogIndex, Term]:
+        """Index and term of the last entry in the state; survives restarts together with it."""
+        ...
+
+    def apply(self, index: LogIndex, term: Term, proposals: Sequence[bytes]) -> list[bytes]:
+        """Apply one log entry, a batch of proposals; one outcome each, in order.
+
+        Total: an exception is a bug and ends this master loudly at this index.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Make what was applied visible to readers; called once per turn of the loop, not per entry."""
+        ...
+
+
+class Replicator(Protocol):
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def propose(self, proposal: bytes) -> bytes:
+        """Commit one proposal and return its outcome; all waiting proposals share one log entry.
+
+        Raises: NotLeader, NoQuorum, Overloaded, InvalidArgument (too large): definite, nothing happened.
+        OutcomeUnknown: leadership was lost while it was under way.
+        """
+        ...
+
+    async def read_barrier(self) -> LogIndex:
+        """Return once a quorum has confirmed this leadership and everything committed before is applied.
+
+        Raises: NotLeader, NoQuorum. Source: Raft §6.4 (ReadIndex); one round serves all who wait.
+        """
+        ...
+
+    def status(self) -> ReplicatorStatus: ...
+
+    def on_leadership(self, listener: Callable[[bool, Term], None]) -> None:
+        """Call `listener(is_leader_and_ready, term)` at each change, on the loop's thread."""
+        ...
+
+    async def checkpoint(self) -> LogIndex:
+        """Write a checkpoint of the state now; returns its index. Joins one already under way."""
+        ...

@@ -1,0 +1,162 @@
+"""Operation log records: what the masters agree on, and the outcome `MasterState.apply` gives each.
+
+Unknown fields are refused: a record from a newer version must stop an older master, never be guessed.
+Times and ids are stamped by the leader before a record is proposed; `apply` has neither clock nor chance.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
+
+
+class RequestId(msgspec.Struct, frozen=True, array_like=True):
+    """Names one client mutation for ever, so that a retry is answered with the first outcome.
+
+    `first_open` is the lowest sequence this client may still retry: outcomes below it are dropped.
+    """
+
+    client: ClientId
+    sequence: int
+    first_open: int
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of all log records."""
+
+
+class MakeDirectory(Operation, tag="mkdir", frozen=True, kw_only=True):
+    """`parents`: make missing ancestors, and accept an existing directory (mkdir -p)."""
+
+    path: str
+    parents: bool = False
+
+
+class CreateFile(Operation, tag="create", frozen=True, kw_only=True):
+    """`path` comes into being, empty. `replace`: an existing file moves to the trash first (§6.3.4)."""
+
+    path: str
+    replication_goal: int
+    replace: bool = False
+
+
+class DeletePath(Operation, tag="delete", frozen=True, kw_only=True):
+    """`path` moves to the trash under a hidden name, with everything below it (§4.4)."""
+
+    path: str
+    recursive: bool = False
+    expires_at_ms: int
+
+
+class RenamePath(Operation, tag="rename", frozen=True, kw_only=True):
+    """`replace`: an existing *file* at the destination moves to the trash in the same step."""
+
+    source: str
+    destination: str
+    replace: bool = False
+    expires_at_ms: int
+
+
+class AddChunk(Operation, tag="add_chunk", frozen=True, kw_only=True):
+    """Chunk `index` of a file comes into being with its first grant: version 1 on `replicas`.
+
+    The replicas learn of it only after this record is committed (I1). Idempotent: an existing chunk at
+    `index` is answered with its present state and `ChunkGranted.existed`.
+    """
+
+    inode: InodeId
+    index: ChunkIndex
+    replicas: tuple[ServerId, ...]
+    primary: ServerId
+
+
+class GrantLease(Operation, tag="grant", frozen=True, kw_only=True):
+    """Raise the version from `from_version` by one and name the replica set that may mutate it (§3.1)."""
+
+    inode: InodeId
+    index: ChunkIndex
+    handle: ChunkHandle
+    from_version: ChunkVersion
+    replicas: tuple[ServerId, ...]
+    primary: ServerId
+
+
+class SealChunk(Operation, tag="seal", frozen=True, kw_only=True):
+    """No mutation of this chunk is accepted any more; it ends at `length_bytes`."""
+
+    handle: ChunkHandle
+    version: ChunkVersion
+    length_bytes: int
+
+
+class SetLengthHint(Operation, tag="length_hint", frozen=True, kw_only=True):
+    """The writer's word on a file's length. `closed`: exact until the next grant on one of its chunks."""
+
+    inode: InodeId
+    length_bytes: int
+    closed: bool
+
+
+class ForgetSessions(Operation, tag="forget_sessions", frozen=True, kw_only=True):
+    """Drop the outcomes kept for clients not heard of since `idle_since_ms`, at most `limit` of them."""
+
+    idle_since_ms: int
+    limit: int
+
+
+class CheckDigest(Operation, tag="check_digest", frozen=True, kw_only=True):
+    """Every master compares its own digest at `index` with the leader's (I7)."""
+
+    index: int
+    digest: str
+
+
+AnyOperation = (
+    MakeDirectory
+    | CreateFile
+    | DeletePath
+    | RenamePath
+    | AddChunk
+    | GrantLease
+    | SealChunk
+    | SetLengthHint
+    | ForgetSessions
+    | CheckDigest
+)
+
+
+class LogRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One operation with what the leader stamped on it. A Raft entry carries a list of these."""
+
+    at_ms: int
+    operation: AnyOperation
+    request: RequestId | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all outcomes."""
+
+
+class Done(Outcome, tag="done", frozen=True, kw_only=True):
+    """`inode` is the entry made, moved or deleted; 0 where there is none to name."""
+
+    inode: InodeId = InodeId(0)
+
+
+class ChunkGranted(Outcome, tag="granted", frozen=True, kw_only=True):
+    handle: ChunkHandle
+    version: ChunkVersion
+    replicas: tuple[ServerId, ...]
+    primary: ServerId
+    existed: bool = False
+
+
+class Refused(Outcome, tag="refused", frozen=True, kw_only=True):
+    """The operation had no effect; `code` is a definite error's code from gfs.errors."""
+
+    code: str
+    message: str
+
+
+AnyOutcome = Done | ChunkGranted | Refused
