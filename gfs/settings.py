@@ -1,0 +1,251 @@
+"""Configuration and limits: one typed `gfs.toml`, `GFS__SECTION__KEY` over it. Nothing else is tunable.
+
+Precedence: command-line flag > environment > file > default here. Durations are in seconds, sizes in
+bytes; a size may be written "64MiB", a duration "500ms". Unknown keys are refused with their path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gfs.errors import ConfigInvalid
+from gfs.vocabulary import CHUNK_BYTES, MIB, Address
+
+# --- limits that are part of the design, not of a configuration --------------------------------
+
+FRAME_BYTES_MAX = 4 * MIB  # one control message
+CALLS_IN_FLIGHT_MAX = 1024  # per connection; more wait at the sender
+SEND_QUEUE_BYTES_MAX = 8 * MIB  # per connection; more is back-pressure
+CONNECTIONS_MAX = 4096  # per program
+HTTP_HEAD_BYTES_MAX = 16 * 2**10  # bulk wire
+PUSH_BYTES_MAX = 8 * MIB  # one pushed piece; larger writes are split by the client (GFS §3.1)
+LIST_PAGE_MAX = 4096
+GLOB_SCAN_MAX = 20_000  # entries looked at for one page of a glob
+FIND_CHUNKS_MAX = 256
+REPORT_PAGE_CHUNKS = 20_000  # chunks in one page of a full report
+SESSION_WINDOW = 1024  # outcomes kept per client
+SESSION_IDLE_SECONDS = 3600.0
+RETRY_SECONDS_MAX = 120.0
+assert PUSH_BYTES_MAX <= CHUNK_BYTES
+assert SESSION_IDLE_SECONDS > 10 * RETRY_SECONDS_MAX  # a retry always finds its first outcome
+assert SESSION_WINDOW >= CALLS_IN_FLIGHT_MAX
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ClusterSettings(_Section, frozen=True, kw_only=True):
+    """`id` keeps the chunk servers of two clusters apart; `secret_file` authenticates masters."""
+
+    name: str = "gfs"
+    id: str = ""
+    secret_file: str = ""
+    allow_insecure_network: bool = False  # listen beyond loopback although nothing is encrypted
+
+
+class MasterNode(_Section, frozen=True, kw_only=True):
+    """One master: control and Raft addresses, and where it keeps its log, checkpoints and state."""
+
+    control: Address
+    raft: Address
+    directory: str = ""
+    dial: dict[str, Address] = {}  # peer id -> address to reach its Raft port by (a proxy), default its own
+
+
+class ChunkServerNode(_Section, frozen=True, kw_only=True):
+    control: Address
+    data: Address
+    directory: str = ""
+    rack: str = ""
+
+
+class RaftSettings(_Section, frozen=True, kw_only=True):
+    election_seconds_min: float = 0.25
+    election_seconds_max: float = 0.5
+    heartbeat_seconds: float = 0.05
+    checkpoint_log_bytes: int = 64 * MIB
+    checkpoints_kept: int = 3
+    segment_bytes: int = 64 * MIB
+    proposals_waiting_max: int = 8192
+
+
+class MasterSettings(_Section, frozen=True, kw_only=True):
+    replication_goal: int = 3
+    lease_seconds: float = 60.0
+    trash_seconds: float = 3 * 86400.0
+    chunkserver_dead_seconds: float = 5.0
+    bump_seconds: float = 0.7  # a replica that does not answer a version bump in time is left out
+    state_bytes_max: int = 64 * 2**30  # LMDB map size: address space, not memory
+    loop: str = "auto"  # auto, uvloop or asyncio
+
+
+class ChunkServerSettings(_Section, frozen=True, kw_only=True):
+    store: str = "file"
+    durability: str = "flush"  # flush: synced within a second; sync: before the acknowledgement
+    heartbeat_seconds: float = 0.5
+    flush_seconds: float = 1.0
+    push_buffer_bytes: int = 256 * MIB
+    push_seconds: float = 60.0  # pushed bytes nobody ordered are dropped after this
+    data_connections_max: int = 64
+    forward_seconds: float = 0.8  # a mutation a secondary has not acknowledged by then has failed
+    free_bytes_min: int = 64 * MIB
+    congestion_control: str = "cubic"  # "" leaves the system's (BBR paces loopback to a third)
+    loop: str = "auto"
+
+
+class ClientSettings(_Section, frozen=True, kw_only=True):
+    piece_bytes: int = 4 * MIB  # one push
+    pieces_in_flight: int = 3
+    metadata_cache_seconds: float = 5.0
+    call_seconds: float = 5.0
+    retry_seconds: float = 60.0
+    data_seconds: float = 10.0
+    congestion_control: str = "cubic"
+
+
+class TelemetrySettings(_Section, frozen=True, kw_only=True):
+    level: str = "info"
+    format: str = "auto"  # auto: json unless standard error is a terminal
+
+
+class Settings(_Section, frozen=True, kw_only=True):
+    cluster: ClusterSettings = ClusterSettings()
+    masters: dict[str, MasterNode] = {}
+    chunkservers: dict[str, ChunkServerNode] = {}
+    raft: RaftSettings = RaftSettings()
+    master: MasterSettings = MasterSettings()
+    chunkserver: ChunkServerSettings = ChunkServerSettings()
+    client: ClientSettings = ClientSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+
+_SIZE_UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_QUANTITY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*$")
+
+
+def load(path: str | None, *, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read `path` (None: defaults only) and lay `GFS__…` variables over it.
+
+    Raises: ConfigInvalid naming the file and the key's path, what was found and what is expected.
+    """
+    tree: dict[str, Any] = {}  # Any: untyped TOML until convert() has checked it
+    source = "the defaults"
+    if path is not None:
+        source = path
+        try:
+            with open(path, "rb") as file:
+                tree = tomllib.load(file)
+        except FileNotFoundError as error:
+            raise ConfigInvalid(f"the configuration file {path!r} does not exist") from error
+        except OSError as error:
+            raise ConfigInvalid(f"cannot read the configuration file {path!r}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigInvalid(f"{path}: not valid TOML: {error}") from error
+    for name, value in sorted(environment.items()):
+        if name.startswith("GFS__"):
+            _overlay(tree, name, value)
+            source += f" with {name}"
+    _read_units(tree, Settings, "$")
+    try:
+        settings = msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(f"{source}: {error}") from error
+    _check(settings, source)
+    return settings
+
+
+def _overlay(tree: dict[str, Any], name: str, value: str) -> None:
+    keys = [part.lower() for part in name.removeprefix("GFS__").split("__")]
+    node = tree
+    for key in keys[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigInvalid(f"environment variable {name}: {key!r} is a value, not a section")
+        node = child
+    node[keys[-1]] = value
+
+
+def _read_units(tree: dict[str, Any], kind: type[msgspec.Struct], where: str) -> None:
+    """Turn "64MiB" and "500ms" into numbers in place, by the unit the key's name ends in."""
+    for field in msgspec.structs.fields(kind):
+        value = tree.get(field.encode_name)
+        if isinstance(value, dict) and isinstance(field.type, type) and issubclass(field.type, _Section):
+            _read_units(value, field.type, f"{where}.{field.encode_name}")
+        elif isinstance(value, str) and (match := _QUANTITY.match(value)):
+            number, unit = float(match[1]), match[2].lower()
+            name = field.encode_name
+            if "_bytes" in name or name == "bytes":
+                if unit not in _SIZE_UNITS:
+                    raise ConfigInvalid(
+                        f"{where}.{name}: {value!r} is not a size; use one of B, KiB, MiB, GiB, TiB"
+                    )
+                tree[name] = int(number * _SIZE_UNITS[unit])
+            elif "_seconds" in name:
+                if unit not in _TIME_UNITS:
+                    raise ConfigInvalid(
+                        f"{where}.{name}: {value!r} is not a duration; use one of ms, s, m, h, d"
+                    )
+                tree[name] = number * _TIME_UNITS[unit]
+
+
+_ADDRESS = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})$")
+_NODE_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,31}$")
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+def _check(settings: Settings, source: str) -> None:
+    addresses: dict[str, str] = {}
+    nodes: list[tuple[str, dict[str, Address]]] = [
+        *((f"masters.{k}", {"control": n.control, "raft": n.raft}) for k, n in settings.masters.items()),
+        *(
+            (f"chunkservers.{k}", {"control": n.control, "data": n.data})
+            for k, n in settings.chunkservers.items()
+        ),
+    ]
+    for node, named in nodes:
+        if not _NODE_ID.match(node.split(".", 1)[1]):
+            raise ConfigInvalid(f"{source}: $.{node}: an id is 1-32 of a-z, 0-9 and '-'")
+        for key, address in named.items():
+            match = _ADDRESS.match(address)
+            if match is None or not 0 < int(match[2]) < 65536:
+                raise ConfigInvalid(f"{source}: $.{node}.{key}: {address!r} is not host:port")
+            if address in addresses:
+                raise ConfigInvalid(f"{source}: $.{node}.{key}: {address} is also {addresses[address]}")
+            addresses[address] = f"$.{node}.{key}"
+            if not settings.cluster.allow_insecure_network and not address.startswith(_LOOPBACK):
+                raise ConfigInvalid(
+                    f"{source}: $.{node}.{key}: {address} is beyond loopback, and nothing is encrypted yet",
+                    hint="Set cluster.allow_insecure_network = true if this network is yours alone.",
+                )
+    for key, value, allowed in (
+        ("chunkserver.durability", settings.chunkserver.durability, ("flush", "sync")),
+        ("master.loop", settings.master.loop, ("auto", "uvloop", "asyncio")),
+        ("chunkserver.loop", settings.chunkserver.loop, ("auto", "uvloop", "asyncio")),
+        ("telemetry.format", settings.telemetry.format, ("auto", "json", "text")),
+        ("telemetry.level", settings.telemetry.level, ("debug", "info", "warning", "error")),
+    ):
+        if value not in allowed:
+            raise ConfigInvalid(f"{source}: $.{key}: {value!r} is not one of {', '.join(allowed)}")
+    for section_name in ("raft", "master", "chunkserver", "client"):
+        section = getattr(settings, section_name)
+        for field in msgspec.structs.fields(section):
+            number = getattr(section, field.name)
+            if isinstance(number, int | float) and not isinstance(number, bool) and number <= 0:
+                raise ConfigInvalid(f"{source}: $.{section_name}.{field.name}: {number} is not above zero")
+    if not 0 < settings.client.piece_bytes <= PUSH_BYTES_MAX:
+        raise ConfigInvalid(f"{source}: $.client.piece_bytes: at most {PUSH_BYTES_MAX} bytes")
+    if settings.raft.election_seconds_min >= settings.raft.election_seconds_max:
+        raise ConfigInvalid(f"{source}: $.raft.election_seconds_min: must be below election_seconds_max")
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of gfs.toml."""
+    return msgspec.json.schema(Settings)

@@ -1,0 +1,41 @@
+"""What the programs know of the control wire: call a request, serve handlers. No library types leak.
+
+Implementations: websocket_client / websocket_server, and an in-memory network in tests/fakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, Protocol, TypeVar
+
+from gfs.messages.control import Reply, Request
+from gfs.vocabulary import Address
+
+R = TypeVar("R", bound=Reply)
+
+
+class CallContext(NamedTuple):
+    """What a handler may know of the call it answers. `trace` follows a call across programs."""
+
+    peer: str
+    trace: str
+    seconds_left: float
+
+
+Handler = Callable[[Request, CallContext], Awaitable[Reply]]
+Handlers = Mapping[type[Request], Handler]
+
+
+class RpcCaller(Protocol):
+    async def call(
+        self, address: Address, request: Request, expected: type[R], *, deadline_seconds: float
+    ) -> R:
+        """Send one request and wait for its reply. Many may be in flight to one address.
+
+        Raises: the GfsError the peer answered with; Unavailable when no connection could be made
+        (definite: nothing was sent); ConnectionLost or DeadlineExceeded once it may have been.
+        Cancelling the caller cancels the handler on the other side.
+        """
+        ...
+
+    async def close(self) -> None: ...
