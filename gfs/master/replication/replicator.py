@@ -29,6 +29,8 @@ class StateMachine(Protocol):
     def apply(self, index: LogIndex, term: Term, proposals: Sequence[bytes]) -> list[bytes]:
         """Apply one log entry, a batch of proposals; one outcome each, in order.
 
+        An empty batch (the first entry of each new leader) moves applied() and nothing else. Entries come
+        without gaps: `index` is applied()'s plus one, except that a fresh state may start at index 2.
         Total: an exception is a bug and ends this master loudly at this index.
         """
         ...
