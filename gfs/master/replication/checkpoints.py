@@ -1,7 +1,7 @@
-"""What replication asks of the state's checkpoints (GFS §2.6.2): make one, ship one, install one. No implementation.
+"""What replication asks of checkpoints (GFS §2.6.2): make one, ship one, install one. No implementation.
 
-The master room implements this over LMDB. Which call comes from which thread is part of the contract: the loop
-must never wait for a disk, and the state may only be touched by the loop.
+The master room implements this over LMDB. Which thread makes which call is part of the contract: the loop
+must never wait for a disk, and only the loop may touch the state.
 """
 
 from __future__ import annotations
