@@ -29,12 +29,19 @@ LIST_PAGE_MAX = 4096
 GLOB_SCAN_MAX = 20_000  # entries looked at for one page of a glob
 FIND_CHUNKS_MAX = 256
 REPORT_PAGE_CHUNKS = 20_000  # chunks in one page of a full report
+MUTATIONS_IN_FLIGHT_MAX = 256  # of one chunk version, at its primary and held at its secondaries
+ANSWERED_WRITES_KEPT = 256  # of one chunk version: a repeated write is answered as the first was
+APPLIED_MUTATIONS_KEPT = 1024  # of one chunk version: a repeated mutation is recognised, not applied again
+MUTATION_RUN_MAX = 8  # consecutive mutations of one chunk written in one visit to a worker thread
+STORE_THREADS = 8  # worker threads of a chunk server's storage
+CHUNK_ORDERS_KEPT = 65_536  # chunks whose order of mutations is in memory; idle ones beyond it are forgotten
 SESSION_WINDOW = 1024  # outcomes kept per client
 SESSION_IDLE_SECONDS = 3600.0
 RETRY_SECONDS_MAX = 120.0
 assert PUSH_BYTES_MAX <= CHUNK_BYTES
 assert SESSION_IDLE_SECONDS > 10 * RETRY_SECONDS_MAX  # a retry always finds its first outcome
 assert SESSION_WINDOW >= CALLS_IN_FLIGHT_MAX
+assert APPLIED_MUTATIONS_KEPT > MUTATIONS_IN_FLIGHT_MAX  # whatever a primary may still repeat is known
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
