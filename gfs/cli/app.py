@@ -1,0 +1,157 @@
+"""The `gfs` command: a lazy group, global options, and the one place where an error becomes an exit status.
+
+`--help` and completion read the static table below, so that no command pays for another's imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any, NamedTuple
+
+import click
+from click.shell_completion import CompletionItem
+
+from gfs.errors import GfsError
+
+VERSION = "0.1.0"
+
+
+class CommandRow(NamedTuple):
+    module: str
+    attribute: str
+    section: str
+    summary: str
+
+
+COMMANDS: dict[str, CommandRow] = {
+    "up": CommandRow("serve", "up", "Start here", "Start a whole cluster on this machine."),
+    "down": CommandRow("serve", "down", "Start here", "Stop the cluster on this machine; its data stays."),
+    "status": CommandRow("look", "status", "Start here", "Show masters, chunk servers and health in words."),
+    "demo": CommandRow(
+        "demo", "demo", "Start here", "Boot, store, kill a leader and a chunk server, verify."
+    ),
+    "ls": CommandRow("files", "ls", "Files", "List a directory."),
+    "stat": CommandRow("files", "stat", "Files", "Show one file or directory."),
+    "put": CommandRow("transfer", "put", "Files", "Store local files or standard input."),
+    "get": CommandRow("transfer", "get", "Files", "Fetch files to this machine or standard output."),
+    "cat": CommandRow("transfer", "cat", "Files", "Write a file's bytes to standard output."),
+    "mkdir": CommandRow("files", "mkdir", "Files", "Make directories."),
+    "rm": CommandRow("files", "rm", "Files", "Move files or directories to the trash."),
+    "mv": CommandRow("files", "mv", "Files", "Rename a file or a whole tree in one step."),
+    "glob": CommandRow("files", "glob", "Files", "List the paths that match a pattern."),
+    "chunks": CommandRow("look", "chunks", "Look inside", "Show a file's chunks, versions and replicas."),
+    "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
+    "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),
+    "chunkserver": CommandRow("serve", "chunkserver", "Daemons", "Run one chunk server in the foreground."),
+}
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = COMMANDS.get(cmd_name)
+        if row is None:
+            return None
+        command = getattr(importlib.import_module(f"gfs.cli.{row.module}"), row.attribute)
+        assert isinstance(command, click.Command), cmd_name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in dict.fromkeys(row.section for row in COMMANDS.values()):
+            with formatter.section(section):
+                formatter.write_dl([(n, r.summary) for n, r in COMMANDS.items() if r.section == section])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return [
+            CompletionItem(name, help=row.summary)
+            for name, row in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+
+
+class GlobalOptions(NamedTuple):
+    """What every command may need; kept in click's context object."""
+
+    master: str | None
+    config: str | None
+    data: str | None
+    output: str
+    quiet: bool
+    timeout: float | None
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "GFS"},
+    epilog="Paths in the cluster are absolute: /data/part-0. '-' is standard input or output.",
+)
+@click.option("--master", metavar="HOST:PORT[,…]", help="Masters to connect to.")
+@click.option("--config", metavar="FILE", help="A gfs.toml to take the masters from.")
+@click.option("--data", metavar="DIR", help="Data directory of the local cluster ('gfs up').")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "jsonl"]), default="table", show_default=True
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress on the terminal.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Give up after this long (default 60).")
+@click.version_option(VERSION, prog_name="gfs")
+@click.pass_context
+def cli(ctx: click.Context, /, **options: Any) -> None:  # Any: click's parsed values, typed by GlobalOptions
+    """The Google File System for Python: a replicated file system that survives its machines."""
+    ctx.obj = GlobalOptions(**options)
+
+
+def main() -> None:
+    """Entry point of the `gfs` script."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`gfs cat x | head`): Python would flush into it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except GfsError as error:
+        _report(error)
+        sys.exit(error.exit_status)
+    except OSError as error:
+        where = f" {error.filename!r}" if error.filename else ""
+        print(f"gfs: cannot use{where}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _wants_json() -> bool:
+    ahead = zip(sys.argv, sys.argv[1:], strict=False)
+    return os.environ.get("GFS_OUTPUT", "").startswith("json") or any(
+        (flag in ("-o", "--output") and value.startswith("json")) for flag, value in ahead
+    )
+
+
+def _report(error: GfsError) -> None:
+    if _wants_json():
+        body = {
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+            "definite": error.definite,
+            **({"details": error.details} if error.details else {}),
+        }
+        print(json.dumps({"error": body}), file=sys.stderr)
+        return
+    print(f"gfs: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"     {error.hint}", file=sys.stderr)

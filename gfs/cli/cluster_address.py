@@ -1,0 +1,96 @@
+"""Which cluster a command talks to: --master, else --config, else the local cluster's data directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+import msgspec
+
+from gfs import settings as settings_module
+from gfs.errors import DeadlineExceeded, InvalidArgument, NotFound
+from gfs.settings import Settings
+
+if TYPE_CHECKING:
+    from gfs.cli.app import GlobalOptions
+    from gfs.client.client import AsyncClient
+
+T = TypeVar("T")
+
+
+def data_directory(options: GlobalOptions) -> str:
+    """Absolute path of the local cluster's data directory; it need not exist."""
+    if options.data:
+        return os.path.abspath(options.data)
+    base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(base, "gfs", "local")
+
+
+def load_settings(options: GlobalOptions) -> Settings:
+    """Settings of the cluster meant. Raises NotFound when there is no local cluster, ConfigInvalid."""
+    if options.config:
+        return settings_module.load(options.config)
+    if options.master:
+        return settings_module.load(None)
+    path = os.path.join(data_directory(options), "gfs.toml")
+    if not os.path.exists(path):
+        raise NotFound(
+            f"no cluster to talk to: there is no {path}",
+            hint="Start one with 'gfs up', or name one with --master HOST:PORT or --config FILE.",
+        )
+    return settings_module.load(path)
+
+
+def master_addresses(options: GlobalOptions, settings: Settings) -> list[str]:
+    if options.master:
+        return [part for part in options.master.removeprefix("gfs://").strip("/").split(",") if part]
+    if not settings.masters:
+        raise InvalidArgument("the configuration names no masters", hint="Add a [masters.m1] section.")
+    return [node.control for node in settings.masters.values()]
+
+
+def remote_path(text: str) -> str:
+    """Accept /a/b and gfs:///a/b; a name without '/' at its start is refused by the path check later."""
+    if text.startswith("gfs://"):
+        rest = text.removeprefix("gfs://")
+        host, slash, path = rest.partition("/")
+        if host:
+            raise InvalidArgument(
+                f"{text!r} names the cell {host!r} inside a path",
+                hint="Name the cluster with --master, and the path as gfs:///a/b or /a/b.",
+            )
+        return slash + path
+    return text
+
+
+def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    """Connect, run `work`, close. Raises whatever `work` raises; DeadlineExceeded after --timeout."""
+    from gfs import aio
+    from gfs.transport.event_loop import run
+
+    options: GlobalOptions = ctx.obj
+    settings = load_settings(options)
+    client_settings = settings.client
+    if options.timeout is not None:
+        if options.timeout <= 0:
+            raise InvalidArgument(f"--timeout {options.timeout:g} is not above zero")
+        client_settings = msgspec.structs.replace(client_settings, retry_seconds=options.timeout)
+
+    async def session() -> T:
+        client = await aio.connect(master_addresses(options, settings), settings=client_settings)
+        try:
+            return await work(client)
+        finally:
+            await client.close()
+
+    async def bounded() -> T:
+        try:
+            async with asyncio.timeout(options.timeout):
+                return await session()
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"gave up after {options.timeout:g} s (--timeout)") from error
+
+    return run(bounded(), loop="auto")

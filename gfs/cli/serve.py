@@ -1,0 +1,208 @@
+"""Commands that run programs: up, down, master, chunkserver."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import click
+
+from gfs.cli import local_cluster
+from gfs.cli.cluster_address import data_directory, load_settings, master_addresses
+from gfs.cli.local_cluster import CONTROL_PORT_FIRST, Layout, SupervisorLock
+from gfs.cli.render import note
+from gfs.errors import InvalidArgument, Unavailable
+
+DOWN_SECONDS_MAX = 20.0
+
+
+@click.command()
+@click.option("--masters", type=int, default=None, help="Masters of a new cluster: 1, 3 or 5 (default 3).")
+@click.option("--chunkservers", type=int, default=None, help="Chunk servers of a new cluster (default 4).")
+@click.option(
+    "--port", type=int, default=CONTROL_PORT_FIRST, show_default=True, help="First of its ports; 0: any."
+)
+@click.option("--detach", is_flag=True, help="Return when the cluster is ready; it runs on.")
+@click.pass_context
+def up(ctx: click.Context, masters: int | None, chunkservers: int | None, port: int, detach: bool) -> None:
+    """Start a whole cluster on this machine, under one supervisor, on loopback only.
+
+    The data directory (--data) is made at the first start and kept by every later one.
+    """
+    directory = data_directory(ctx.obj)
+    layout = _layout(directory, masters, chunkservers, port)
+    if detach:
+        _detach(layout)
+    else:
+        asyncio.run(_supervise(layout))
+
+
+def _layout(directory: str, masters: int | None, chunkservers: int | None, port: int) -> Layout:
+    if not local_cluster.exists(directory):
+        return local_cluster.make_layout(
+            directory,
+            masters=3 if masters is None else masters,
+            chunkservers=4 if chunkservers is None else chunkservers,
+            first_port=port,
+        )
+    layout = local_cluster.open_layout(directory)
+    for wanted, there, what in (
+        (masters, len(layout.settings.masters), "masters"),
+        (chunkservers, len(layout.settings.chunkservers), "chunk servers"),
+    ):
+        if wanted not in (None, there):
+            raise InvalidArgument(
+                f"the cluster in {directory} has {there} {what}, not {wanted}",
+                hint="Leave the flag out to start it as it is, or give another --data directory.",
+            )
+    return layout
+
+
+async def _supervise(layout: Layout) -> None:
+    from gfs import aio
+    from gfs.cli.supervisor import Supervisor, wait_until_ready
+
+    lock = SupervisorLock(layout.directory)
+    lock.acquire()
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    supervisor = Supervisor(layout, restart=True, say=note)
+    try:
+        began = time.monotonic()
+        await supervisor.start()
+        masters = [node.control for node in layout.settings.masters.values()]
+        client = await aio.connect(masters)
+        try:
+            ready = asyncio.create_task(
+                wait_until_ready(
+                    client.cluster_status,
+                    chunkservers=len(layout.settings.chunkservers),
+                    supervisor=supervisor,
+                )
+            )
+            stop = asyncio.create_task(asked_to_stop.wait())
+            await asyncio.wait({ready, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                ready.cancel()
+                return
+            found = ready.result()
+        finally:
+            await client.close()
+        note(
+            f"cluster ready in {time.monotonic() - began:.1f} s: {len(found.masters)} masters, "
+            f"{len(found.chunkservers)} chunk servers, leader {found.leader}"
+        )
+        note(f"  data     {layout.directory}")
+        note(f"  connect  gfs://{','.join(masters)}")
+        note("  stop     Ctrl-C here, or 'gfs down'")
+        await asked_to_stop.wait()
+        note("stopping …")
+    finally:
+        await supervisor.stop()
+        lock.release()
+
+
+def _detach(layout: Layout) -> None:
+    """Start the supervisor as a process of its own and wait until the cluster is ready."""
+    lock = SupervisorLock(layout.directory)
+    lock.acquire()  # only to say clearly that it runs already
+    lock.release()
+    log_path = os.path.join(layout.directory, "logs", "supervisor.log")
+    with open(log_path, "ab") as log:
+        log_start = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gfs", "--data", layout.directory, "up"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    while True:
+        with open(log_path, encoding="utf-8", errors="replace") as log_text:
+            log_text.seek(log_start)
+            said = log_text.read()
+        if "cluster ready" in said:
+            note(said.rstrip())
+            return
+        if process.poll() is not None:
+            raise Unavailable(
+                f"the cluster did not start: {said.strip() or 'its supervisor died'}", hint=f"See {log_path}."
+            )
+        time.sleep(0.05)
+
+
+@click.command()
+@click.pass_context
+def down(ctx: click.Context) -> None:
+    """Stop the cluster on this machine. Its data stays; 'gfs up' starts it again."""
+    directory = data_directory(ctx.obj)
+    local_cluster.open_layout(directory)
+    lock = SupervisorLock(directory)
+    holder = lock.holder()
+    if not holder:
+        note(f"the cluster in {directory} is not running")
+        return
+    os.kill(holder, signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_SECONDS_MAX
+    while lock.holder():
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"the supervisor, process {holder}, has not stopped in {DOWN_SECONDS_MAX:.0f} s"
+            )
+        time.sleep(0.05)
+    note("stopped")
+
+
+@click.command()
+@click.argument("node")
+@click.option(
+    "--directory", metavar="DIR", help="Where it keeps its state (default: from the configuration)."
+)
+@click.pass_context
+def master(ctx: click.Context, node: str, directory: str | None) -> None:
+    """Run the master NODE of the configuration in the foreground."""
+    from gfs.master.process import run_master
+
+    settings = load_settings(ctx.obj)
+    if node not in settings.masters:
+        raise InvalidArgument(
+            f"the configuration has no master {node!r}",
+            hint=f"It has: {', '.join(settings.masters) or 'none'}.",
+        )
+    run_master(settings, node, _directory(directory, settings.masters[node].directory, node))
+
+
+@click.command()
+@click.argument("node")
+@click.option(
+    "--directory", metavar="DIR", help="Where it keeps its chunks (default: from the configuration)."
+)
+@click.pass_context
+def chunkserver(ctx: click.Context, node: str, directory: str | None) -> None:
+    """Run the chunk server NODE of the configuration in the foreground."""
+    from gfs.chunkserver.process import run_chunkserver
+
+    settings = load_settings(ctx.obj)
+    if node not in settings.chunkservers:
+        raise InvalidArgument(
+            f"the configuration has no chunk server {node!r}",
+            hint=f"It has: {', '.join(settings.chunkservers) or 'none'}.",
+        )
+    master_addresses(ctx.obj, settings)
+    run_chunkserver(settings, node, _directory(directory, settings.chunkservers[node].directory, node))
+
+
+def _directory(flag: str | None, configured: str, node: str) -> str:
+    chosen = flag or configured
+    if not chosen:
+        raise InvalidArgument(
+            f"nothing says where {node} keeps its state",
+            hint="Set 'directory' in gfs.toml or give --directory.",
+        )
+    return os.path.abspath(chosen)

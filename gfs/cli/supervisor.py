@@ -1,0 +1,158 @@
+"""Starts the programs of a local cluster, restarts those that die, and stops them all.
+
+Knows processes only: what they say of themselves is asked through the SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+from gfs.cli.local_cluster import Layout
+from gfs.errors import GfsError, Unavailable
+from gfs.messages.control import ClusterStatusReply
+from gfs.settings import Settings
+
+READY_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 10.0
+RESTART_SECONDS_FIRST, RESTART_SECONDS_MAX = 0.2, 10.0
+HEALTHY_AFTER_SECONDS = 10.0  # a program that lived this long is restarted without delay
+POLL_SECONDS = 0.05
+# Statuses that a restart cannot mend: bad usage or configuration, a wrong cluster, damage on disk.
+FINAL_STATUSES = frozenset({1, 2, 5, 7})
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """In the child: be stopped when the supervisor is killed, so that nothing runs unattended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Supervisor:
+    """The processes of one local cluster. Use from one event loop."""
+
+    def __init__(self, layout: Layout, *, restart: bool, say: Callable[[str], None]) -> None:
+        self._layout = layout
+        self._restart = restart
+        self._say = say
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start every program; returns when all processes run, not when they are ready."""
+        for node in (*self._layout.settings.masters, *self._layout.settings.chunkservers):
+            await self.start_node(node)
+            self._watchers.append(asyncio.create_task(self._watch(node)))
+
+    async def start_node(self, node: str) -> None:
+        layout = self._layout
+        role = "master" if node in layout.settings.masters else "chunkserver"
+        with open(layout.log_path(node), "ab") as log:
+            self._processes[node] = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gfs", "--config", layout.config_path, role, node),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C at the terminal is the supervisor's to handle
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def settings(self) -> Settings:
+        return self._layout.settings
+
+    def process_id(self, node: str) -> int:
+        return self._processes[node].pid
+
+    def kill(self, node: str) -> None:
+        """kill -9, as a crash would."""
+        self._processes[node].kill()
+
+    async def _watch(self, node: str) -> None:
+        delay = RESTART_SECONDS_FIRST
+        while True:
+            started = time.monotonic()
+            status = await self._processes[node].wait()
+            if self._stopping or not self._restart:
+                return
+            if status in FINAL_STATUSES:
+                self._say(f"{node} stopped with status {status} and stays down: {self.last_words(node)}")
+                return
+            delay = RESTART_SECONDS_FIRST if time.monotonic() - started > HEALTHY_AFTER_SECONDS else delay
+            self._say(f"{node} died (status {status}); starting it again in {delay:.1f} s")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, RESTART_SECONDS_MAX)
+            await self.start_node(node)
+
+    def last_words(self, node: str) -> str:
+        """The last line of a program's log."""
+        try:
+            with open(self._layout.log_path(node), "rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
+                lines = log.read().decode("utf-8", "replace").strip().splitlines()
+        except OSError:
+            return "it left no log"
+        return lines[-1] if lines else "it left no log"
+
+    def dead(self) -> dict[str, int]:
+        """Programs that have ended, with their exit statuses."""
+        return {n: p.returncode for n, p in self._processes.items() if p.returncode is not None}
+
+    async def stop(self) -> None:
+        """SIGTERM to all, chunk servers first; SIGKILL to those that do not follow in time."""
+        self._stopping = True
+        alive = [p for p in reversed(self._processes.values()) if p.returncode is None]
+        for process in alive:
+            process.terminate()
+        waits = [asyncio.create_task(process.wait()) for process in alive]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=STOP_SECONDS_MAX)
+            if late:
+                self._say(f"{len(late)} programs did not stop in {STOP_SECONDS_MAX:.0f} s; killing them")
+                for process in alive:
+                    if process.returncode is None:
+                        process.kill()
+                await asyncio.gather(*late)
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+
+
+async def wait_until_ready(
+    ask: Callable[[], Awaitable[ClusterStatusReply]],
+    *,
+    chunkservers: int,
+    supervisor: Supervisor | None = None,
+    seconds: float = READY_SECONDS_MAX,
+) -> ClusterStatusReply:
+    """Poll until a leader answers and all chunk servers have reported.
+
+    Raises: Unavailable with what is still missing, at once when a program ended with a final status.
+    """
+    deadline = time.monotonic() + seconds
+    missing = "no master has answered"
+    while True:
+        try:
+            found = await ask()
+            alive = sum(server.alive for server in found.chunkservers)
+            if found.leader and alive >= chunkservers:
+                return found
+            missing = f"leader: {found.leader or 'none yet'}, {alive} of {chunkservers} chunk servers"
+        except GfsError as error:
+            missing = error.message
+        for node, status in supervisor.dead().items() if supervisor else ():
+            if status in FINAL_STATUSES:
+                assert supervisor is not None
+                raise Unavailable(f"{node} could not start: {supervisor.last_words(node)}")
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"the cluster was not ready after {seconds:.0f} s: {missing}", hint="See the logs directory."
+            )
+        await asyncio.sleep(POLL_SECONDS)

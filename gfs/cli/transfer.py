@@ -1,0 +1,267 @@
+"""Commands that move bytes: put, get, cat. Trees are walked here; one file's bytes are the SDK's affair."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import click
+
+from gfs.cli.cluster_address import remote_path, run_with_client
+from gfs.cli.files import is_directory, walk
+from gfs.cli.render import emit_one, human_bytes, note, on_terminal
+from gfs.client.client import AsyncClient
+from gfs.errors import AlreadyExists, GfsError, InvalidArgument, IsADirectory, NotFound, PartlyDone
+from gfs.vocabulary import MIB, split_path
+
+FILES_IN_FLIGHT = 12
+STREAM_BYTES = 4 * MIB
+
+Advance = Callable[[int], None]
+
+
+class Job(NamedTuple):
+    source: str
+    destination: str
+    length_bytes: int
+
+
+@contextmanager
+def progress(total_bytes: int, label: str, *, quiet: bool) -> Iterator[Advance]:
+    """A progress bar on a terminal, nothing elsewhere; yields a function taking bytes done."""
+    if quiet or not on_terminal():
+        yield lambda _: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(binary_units=True),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(label, total=total_bytes or None)
+        yield lambda count: bar.advance(task, count)
+
+
+async def transfer_all(jobs: Sequence[Job], do: Callable[[Job], Awaitable[None]]) -> list[str]:
+    """Run all jobs, FILES_IN_FLIGHT at a time; returns one sentence for each that failed."""
+    failures: list[str] = []
+    waiting = iter(jobs)
+
+    async def worker() -> None:
+        for job in waiting:
+            try:
+                await do(job)
+            except GfsError as error:
+                failures.append(f"{job.source}: {error.message}")
+            except OSError as error:
+                failures.append(f"{job.source}: {error.strerror or error}")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(FILES_IN_FLIGHT, max(1, len(jobs)))):
+            group.create_task(worker())
+    return failures
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("destination")
+@click.option("-r", "--recursive", is_flag=True, help="Directories with everything in them.")
+@click.option("-f", "--force", is_flag=True, help="Replace existing files (the old ones go to the trash).")
+@click.pass_context
+def put(ctx: click.Context, sources: Sequence[str], destination: str, recursive: bool, force: bool) -> None:
+    """Store local files in the cluster; '-' is standard input.
+
+    Into DESTINATION when that is a directory. A file appears under its name only when it is whole.
+    """
+    target = remote_path(destination)
+
+    async def work(client: AsyncClient) -> None:
+        into = await is_directory(client, target)
+        if list(sources) == ["-"]:
+            if into:
+                raise IsADirectory(
+                    f"{destination} is a directory", hint="Standard input has no name: give the whole path."
+                )
+            await _put_stream(client, target, force)
+            return
+        if len(sources) > 1 and not into:
+            raise InvalidArgument(
+                f"{destination} is not a directory in the cluster, so it cannot take {len(sources)} sources",
+                hint=f"Make it first: gfs mkdir -p {destination}",
+            )
+        await put_tree(client, sources, target, into=into, recursive=recursive, replace=force, ctx=ctx)
+
+    run_with_client(ctx, work)
+
+
+async def _put_stream(client: AsyncClient, target: str, force: bool) -> None:
+    source = sys.stdin.buffer
+    async with await client.open(target, "wb" if force else "xb", atomic=True) as file:
+        while data := await asyncio.to_thread(source.read, STREAM_BYTES):
+            await file.write(data)
+
+
+async def put_tree(
+    client: AsyncClient,
+    sources: Sequence[str],
+    target: str,
+    *,
+    into: bool,
+    recursive: bool,
+    replace: bool,
+    ctx: click.Context,
+) -> None:
+    """Store local files and trees; directories first, then all files with several in flight."""
+    jobs: list[Job] = []
+    for source in sources:
+        name = os.path.basename(os.path.abspath(source))
+        final = f"{target.rstrip('/')}/{name}" if into else target
+        if os.path.isdir(source):
+            if not recursive:
+                raise IsADirectory(f"{source} is a directory", hint="Add -r to store everything in it.")
+            await client.mkdir(final, parents=True)
+            jobs += [job async for job in _local_tree(client, source, final)]
+        elif os.path.exists(source):
+            jobs.append(Job(source, final, os.path.getsize(source)))
+        else:
+            raise NotFound(f"there is no local file {source!r}")
+    total = sum(job.length_bytes for job in jobs)
+    with progress(total, f"put {len(jobs)} files", quiet=ctx.obj.quiet) as advance:
+
+        async def store(job: Job) -> None:
+            await client.put_file(job.source, job.destination, replace=replace, progress=advance)
+
+        if len(jobs) == 1:
+            await store(jobs[0])
+            failures = []
+        else:
+            failures = await transfer_all(jobs, store)
+    _conclude(failures, len(jobs), total, "stored", ctx)
+
+
+async def _local_tree(client: AsyncClient, source: str, final: str) -> AsyncIterator[Job]:
+    for folder, below, files in os.walk(source):
+        relative = os.path.relpath(folder, source)
+        remote = final if relative == "." else f"{final}/{relative}"
+        for name in sorted(below):
+            await client.mkdir(f"{remote}/{name}", parents=True)
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                yield Job(path, f"{remote}/{name}", os.path.getsize(path))
+            else:
+                note(f"gfs: left out {path}: not a regular file")
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("destination")
+@click.option("-r", "--recursive", is_flag=True, help="Directories with everything in them.")
+@click.option("-f", "--force", is_flag=True, help="Replace existing local files.")
+@click.pass_context
+def get(ctx: click.Context, sources: Sequence[str], destination: str, recursive: bool, force: bool) -> None:
+    """Fetch files to this machine; '-' is standard output.
+
+    A local file appears under its name only when every byte has come and was verified.
+    """
+
+    async def work(client: AsyncClient) -> None:
+        if destination == "-":
+            for source in sources:
+                await _stream_out(client, remote_path(source), 0, None)
+            return
+        into = os.path.isdir(destination)
+        if len(sources) > 1 and not into:
+            raise InvalidArgument(
+                f"{destination} is not a local directory, so it cannot take several sources"
+            )
+        jobs: list[Job] = []
+        for source in sources:
+            top = await client.stat(remote_path(source))
+            final = os.path.join(destination, *split_path(top.path)[-1:]) if into else destination
+            if top.kind == "directory":
+                if not recursive:
+                    raise IsADirectory(f"{source} is a directory", hint="Add -r to fetch everything in it.")
+                jobs += [job async for job in _remote_tree(client, top.path, final)]
+            else:
+                jobs.append(Job(top.path, final, top.length_bytes))
+        await _fetch(client, jobs, force, ctx)
+
+    run_with_client(ctx, work)
+
+
+async def _remote_tree(client: AsyncClient, top: str, final: str) -> AsyncIterator[Job]:
+    os.makedirs(final, exist_ok=True)
+    async for entry in walk(client, top):
+        local = os.path.join(final, os.path.relpath(entry.path, top))
+        if entry.kind == "directory":
+            os.makedirs(local, exist_ok=True)
+        else:
+            yield Job(entry.path, local, entry.length_bytes)
+
+
+async def _fetch(client: AsyncClient, jobs: list[Job], force: bool, ctx: click.Context) -> None:
+    total = sum(job.length_bytes for job in jobs)
+    with progress(total, f"get {len(jobs)} files", quiet=ctx.obj.quiet) as advance:
+
+        async def fetch(job: Job) -> None:
+            if not force and os.path.lexists(job.destination):
+                raise AlreadyExists(f"the local file {job.destination} exists", hint="Add -f to replace it.")
+            await client.get_file(job.source, job.destination, progress=advance)
+
+        if len(jobs) == 1:
+            await fetch(jobs[0])
+            failures = []
+        else:
+            failures = await transfer_all(jobs, fetch)
+    _conclude(failures, len(jobs), total, "fetched", ctx)
+
+
+def _conclude(failures: list[str], files: int, total: int, verb: str, ctx: click.Context) -> None:
+    for failure in failures[:20]:
+        note(f"gfs: {failure}")
+    if len(failures) > 20:
+        note(f"gfs: … and {len(failures) - 20} more")
+    if failures:
+        raise PartlyDone(f"{len(failures)} of {files} files failed, as said above")
+    summary = {"files": files, "bytes": total}
+    if not ctx.obj.quiet:
+        emit_one(summary, ctx.obj.output, f"{verb} {files} files, {human_bytes(total)}")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="First byte.")
+@click.option("--length", type=click.IntRange(min=0), default=None, help="How many bytes.")
+@click.pass_context
+def cat(ctx: click.Context, paths: Sequence[str], offset: int, length: int | None) -> None:
+    """Write the bytes of files to standard output."""
+
+    async def work(client: AsyncClient) -> None:
+        for path in paths:
+            await _stream_out(client, remote_path(path), offset, length)
+
+    run_with_client(ctx, work)
+
+
+async def _stream_out(client: AsyncClient, path: str, offset: int, length: int | None) -> None:
+    out = sys.stdout.buffer
+    async with await client.open(path, "rb") as file:
+        file.seek(offset)
+        left = length
+        while left is None or left > 0:
+            data = await file.read(STREAM_BYTES if left is None else min(left, STREAM_BYTES))
+            if not data:
+                break
+            await asyncio.to_thread(out.write, data)
+            left = None if left is None else left - len(data)
+    await asyncio.to_thread(out.flush)
