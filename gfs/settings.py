@@ -23,6 +23,14 @@ FRAME_BYTES_MAX = 4 * MIB  # one control message
 CALLS_IN_FLIGHT_MAX = 1024  # per connection; more wait at the sender
 SEND_QUEUE_BYTES_MAX = 8 * MIB  # per connection; more is back-pressure
 CONNECTIONS_MAX = 4096  # per program
+CONNECT_SECONDS_MAX = 2.0  # to connect and say hello, unless the call's deadline is nearer
+HELLO_SECONDS_MAX = 5.0  # a connection that has not asked anything by then is closed
+PING_BUSY_SECONDS = 0.5  # of silence with calls in flight
+PING_IDLE_SECONDS = 5.0  # of silence without
+SILENCE_BUSY_SECONDS_MAX = 2.0  # with calls in flight: the connection is dead
+SILENCE_IDLE_SECONDS_MAX = 15.0  # without, and at the server: the peer is gone
+HTTP_CALL_SECONDS = 30.0  # deadline of a plain POST that names none
+HTTP_CALL_SECONDS_MAX = 300.0
 HTTP_HEAD_BYTES_MAX = 16 * 2**10  # bulk wire
 PUSH_BYTES_MAX = 8 * MIB  # one pushed piece; larger writes are split by the client (GFS §3.1)
 LIST_PAGE_MAX = 4096
@@ -39,6 +47,8 @@ SESSION_WINDOW = 1024  # outcomes kept per client
 SESSION_IDLE_SECONDS = 3600.0
 RETRY_SECONDS_MAX = 120.0
 assert PUSH_BYTES_MAX <= CHUNK_BYTES
+assert PING_BUSY_SECONDS * 2 < SILENCE_BUSY_SECONDS_MAX  # one lost ping is not a dead peer
+assert PING_IDLE_SECONDS * 2 < SILENCE_IDLE_SECONDS_MAX
 assert SESSION_IDLE_SECONDS > 10 * RETRY_SECONDS_MAX  # a retry always finds its first outcome
 assert SESSION_WINDOW >= CALLS_IN_FLIGHT_MAX
 assert APPLIED_MUTATIONS_KEPT > MUTATIONS_IN_FLIGHT_MAX  # whatever a primary may still repeat is known
