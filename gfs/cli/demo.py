@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 import click
 import msgspec
 
-from gfs.cli import local_cluster
 from gfs.cli.render import emit_one, human_bytes, note
-from gfs.cli.supervisor import Supervisor, wait_until_ready
 from gfs.cli.transfer import Job, progress, transfer_all
 from gfs.client.client import AsyncClient
 from gfs.errors import ChecksumMismatch, InvalidArgument, NotFound, PartlyDone
+from gfs.local import layout as local_layout
+from gfs.local.supervisor import Supervisor, wait_until_ready
 from gfs.vocabulary import MIB
 
 MASTERS, CHUNKSERVERS = 3, 4
@@ -85,7 +85,7 @@ class _Demo:
         self._digests: dict[str, str] = {}  # path in the cluster -> SHA-256 of the source
 
     async def run(self) -> DemoReport:
-        layout = local_cluster.make_layout(
+        layout = local_layout.make_layout(
             os.path.join(self._directory, "cluster"), masters=MASTERS, chunkservers=CHUNKSERVERS, first_port=0
         )
         supervisor = Supervisor(layout, restart=False, say=note)

@@ -11,11 +11,11 @@ import time
 
 import click
 
-from gfs.cli import local_cluster
 from gfs.cli.cluster_address import data_directory, load_settings, master_addresses
-from gfs.cli.local_cluster import CONTROL_PORT_FIRST, Layout, SupervisorLock
 from gfs.cli.render import note
 from gfs.errors import InvalidArgument, Unavailable
+from gfs.local import layout as local_layout
+from gfs.local.layout import CONTROL_PORT_FIRST, Layout, SupervisorLock
 
 DOWN_SECONDS_MAX = 20.0
 
@@ -42,14 +42,14 @@ def up(ctx: click.Context, masters: int | None, chunkservers: int | None, port: 
 
 
 def _layout(directory: str, masters: int | None, chunkservers: int | None, port: int) -> Layout:
-    if not local_cluster.exists(directory):
-        return local_cluster.make_layout(
+    if not local_layout.exists(directory):
+        return local_layout.make_layout(
             directory,
             masters=3 if masters is None else masters,
             chunkservers=4 if chunkservers is None else chunkservers,
             first_port=port,
         )
-    layout = local_cluster.open_layout(directory)
+    layout = local_layout.open_layout(directory)
     for wanted, there, what in (
         (masters, len(layout.settings.masters), "masters"),
         (chunkservers, len(layout.settings.chunkservers), "chunk servers"),
@@ -64,7 +64,7 @@ def _layout(directory: str, masters: int | None, chunkservers: int | None, port:
 
 async def _supervise(layout: Layout) -> None:
     from gfs import aio
-    from gfs.cli.supervisor import Supervisor, wait_until_ready
+    from gfs.local.supervisor import Supervisor, wait_until_ready
 
     lock = SupervisorLock(layout.directory)
     lock.acquire()
@@ -142,7 +142,7 @@ def _detach(layout: Layout) -> None:
 def down(ctx: click.Context) -> None:
     """Stop the cluster on this machine. Its data stays; 'gfs up' starts it again."""
     directory = data_directory(ctx.obj)
-    local_cluster.open_layout(directory)
+    local_layout.open_layout(directory)
     lock = SupervisorLock(directory)
     holder = lock.holder()
     if not holder:

@@ -13,8 +13,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
-from gfs.cli.local_cluster import Layout
 from gfs.errors import GfsError, Unavailable
+from gfs.local.layout import Layout
 from gfs.messages.control import ClusterStatusReply
 from gfs.settings import Settings
 

@@ -1,0 +1,132 @@
+"""Real gfs programs on loopback, for tests: start, arm failpoints, kill -9, restart. No assertions here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from gfs import aio, failpoints
+from gfs.client.client import AsyncClient
+from gfs.errors import GfsError
+from gfs.local import layout as local_layout
+from gfs.local.supervisor import wait_until_ready
+from gfs.messages.control import ClusterStatusReply, StateDigest, StateDigestReply
+from gfs.transport.websocket_client import WebSocketCaller
+from gfs.vocabulary import Address
+
+T = TypeVar("T")
+PATIENCE_SECONDS = 40.0
+POLL_SECONDS = 0.02
+
+
+async def eventually(ask: Callable[[], Awaitable[T | None]], what: str) -> T:
+    """Poll until `ask` gives something other than None. The one place in these tests that waits for time."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        found = await ask()
+        if found is not None:
+            return found
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        await asyncio.sleep(POLL_SECONDS)
+
+
+class ProcessCluster:
+    def __init__(self, directory: Path, *, masters: int = 3, chunkservers: int = 3) -> None:
+        self.layout = local_layout.make_layout(
+            str(directory), masters=masters, chunkservers=chunkservers, first_port=0
+        )
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def masters(self) -> list[str]:
+        return list(self.layout.settings.masters)
+
+    @property
+    def chunkservers(self) -> list[str]:
+        return list(self.layout.settings.chunkservers)
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.control for node in self.layout.settings.masters.values()]
+
+    def start(self, nodes: Iterable[str] | None = None, *, failpoint: str = "", **environment: str) -> None:
+        for node in self.masters + self.chunkservers if nodes is None else nodes:
+            role = "master" if node in self.layout.settings.masters else "chunkserver"
+            env = dict(os.environ, **environment)
+            if failpoint:
+                env[failpoints.ENVIRONMENT_KEY] = failpoint
+            with open(self.layout.log_path(node), "ab") as log:
+                self.processes[node] = subprocess.Popen(
+                    [sys.executable, "-m", "gfs", "--config", self.layout.config_path, role, node],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=env,
+                )
+
+    def kill(self, nodes: Iterable[str] | None = None, number: int = signal.SIGKILL) -> None:
+        chosen = list(self.processes if nodes is None else nodes)
+        for node in chosen:
+            self.processes[node].send_signal(number)
+        for node in chosen:
+            self.processes[node].wait(PATIENCE_SECONDS)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+        for process in self.processes.values():
+            process.wait(PATIENCE_SECONDS)
+
+    def log(self, node: str) -> str:
+        return Path(self.layout.log_path(node)).read_text(errors="replace")
+
+    async def connect(self) -> AsyncClient:
+        return await aio.connect(self.addresses, settings=self.layout.settings.client)
+
+    async def ready(self, client: AsyncClient, chunkservers: int | None = None) -> ClusterStatusReply:
+        return await wait_until_ready(
+            client.cluster_status,
+            chunkservers=len(self.chunkservers) if chunkservers is None else chunkservers,
+            seconds=PATIENCE_SECONDS,
+        )
+
+    async def died(self, node: str) -> int:
+        async def ended() -> int | None:
+            return self.processes[node].poll()
+
+        return await eventually(ended, f"{node} dies")
+
+    async def masters_agree(self) -> str:
+        """Wait until all masters are at one applied index; returns the digest they share there (I7)."""
+        caller = WebSocketCaller(role="test", node="test")
+
+        async def compare() -> str | None:
+            replies: list[StateDigestReply] = []
+            for address in self.addresses:
+                try:
+                    replies.append(
+                        await caller.call(
+                            Address(address), StateDigest(), StateDigestReply, deadline_seconds=2.0
+                        )
+                    )
+                except GfsError:
+                    return None
+            if len({reply.applied_index for reply in replies}) > 1:
+                return None
+            digests = {reply.digest for reply in replies}
+            assert len(digests) == 1, f"masters differ at index {replies[0].applied_index}: {replies}"
+            return digests.pop()
+
+        try:
+            return await eventually(compare, "all masters reach one index")
+        finally:
+            await caller.close()
