@@ -72,7 +72,14 @@ class AddChunk(Operation, tag="add_chunk", frozen=True, kw_only=True):
 
 
 class GrantLease(Operation, tag="grant", frozen=True, kw_only=True):
-    """Raise the version from `from_version` by one and name the replica set that may mutate it (§3.1)."""
+    """Raise the version from `from_version` by one and name the replica set that may mutate it (§3.1).
+
+    `replicas` is a non-empty subset of the present set (I2), unless `fresh`: the leader vouches that no
+    client was ever told of any version of this chunk, so it is empty and may go to other servers.
+    `held_version`: the leader knows that every member of the present set holds this version or a later
+    one (0: nothing new). The chunk keeps the highest it was told; a replica below it has gone back in
+    time and has lost mutations (I5).
+    """
 
     inode: InodeId
     index: ChunkIndex
@@ -80,6 +87,8 @@ class GrantLease(Operation, tag="grant", frozen=True, kw_only=True):
     from_version: ChunkVersion
     replicas: tuple[ServerId, ...]
     primary: ServerId
+    fresh: bool = False
+    held_version: ChunkVersion = ChunkVersion(0)
 
 
 class SealChunk(Operation, tag="seal", frozen=True, kw_only=True):
