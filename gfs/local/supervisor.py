@@ -75,6 +75,13 @@ class Supervisor:
         """kill -9, as a crash would."""
         self._processes[node].kill()
 
+    def signal(self, node: str, number: int) -> None:
+        self._processes[node].send_signal(number)
+
+    async def ended(self, node: str) -> int:
+        """Wait for a program to end; its exit status."""
+        return await self._processes[node].wait()
+
     async def _watch(self, node: str) -> None:
         delay = RESTART_SECONDS_FIRST
         while True:
