@@ -1,0 +1,176 @@
+"""The command line against a real cluster: the verbs, their output forms, exit statuses, up and down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+
+class Shell:
+    def __init__(self, data: Path) -> None:
+        self.data = data
+
+    def __call__(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "gfs", "--data", str(self.data), *arguments],
+            input=stdin,
+            capture_output=True,
+            timeout=90,
+        )
+        assert b"Traceback" not in ran.stderr, ran.stderr.decode()
+        return ran
+
+    def ok(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        ran = self(*arguments, stdin=stdin)
+        assert ran.returncode == 0, (arguments, ran.stderr.decode())
+        return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def gfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    shell = Shell(tmp_path_factory.mktemp("cli") / "cluster")
+    shell.ok("up", "--port", "0", "--detach")
+    yield shell
+    shell("down")
+
+
+def test_status_shows_three_masters_four_chunk_servers_and_health(gfs: Shell) -> None:
+    text = gfs.ok("status").decode()
+    assert text.count("leader") >= 1
+    assert text.count("follower") == 2
+    assert text.count("alive") == 4
+    found = json.loads(gfs.ok("-o", "json", "status"))
+    assert found["health"] == "ok"
+    assert len(found["masters"]) == 3
+
+
+def test_a_tree_goes_in_and_comes_back_equal(gfs: Shell, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / "empty").write_bytes(b"")
+    (source / "small").write_bytes(b"hello\n")
+    (source / "deep" / "block").write_bytes(os.urandom(65536))
+    (source / "deep" / "er" / "ünïcode name").write_bytes(os.urandom(70_001))
+    gfs.ok("mkdir", "-p", "/t/a")
+    gfs.ok("put", "-r", str(source), "/t/a")
+    gfs.ok("get", "-r", "/t/a/source", str(tmp_path / "back"))
+    for path in source.rglob("*"):
+        twin = tmp_path / "back" / path.relative_to(source)
+        assert twin.is_dir() if path.is_dir() else twin.read_bytes() == path.read_bytes()
+    listed = gfs.ok("ls", "-R", "/t/a/source").decode().split("\n")
+    assert "/t/a/source/deep/er/ünïcode name" in listed
+    assert gfs.ok("glob", "/t/**/block").decode() == "/t/a/source/deep/block\n"
+
+
+def test_standard_input_and_output(gfs: Shell) -> None:
+    content = os.urandom(5_000_000)
+    gfs.ok("put", "-", "/streamed", stdin=content)
+    assert hashlib.sha256(gfs.ok("cat", "/streamed")).digest() == hashlib.sha256(content).digest()
+    assert gfs.ok("get", "/streamed", "-") == content
+    assert gfs.ok("cat", "--offset", "4999990", "/streamed") == content[-10:]
+    assert gfs.ok("cat", "--offset", "10", "--length", "5", "/streamed") == content[10:15]
+
+
+def test_machine_output_is_json(gfs: Shell) -> None:
+    gfs.ok("mkdir", "-p", "/json/one", "/json/two")
+    entries = [json.loads(line) for line in gfs.ok("-o", "jsonl", "ls", "/json").splitlines()]
+    assert [entry["path"] for entry in entries] == ["/json/one", "/json/two"]
+    assert json.loads(gfs.ok("-o", "json", "stat", "/json"))["kind"] == "directory"
+    gfs.ok("put", "-", "/json/file", stdin=b"x" * 1000)
+    (place,) = json.loads(gfs.ok("-o", "json", "chunks", "/json/file"))
+    assert len(place["replicas"]) == 3
+    ran = gfs("-o", "json", "stat", "/json/none")
+    assert json.loads(ran.stderr)["error"]["code"] == "not_found"
+
+
+def test_move_and_remove(gfs: Shell) -> None:
+    gfs.ok("mkdir", "-p", "/mr/d/sub")
+    gfs.ok("put", "-", "/mr/f", stdin=b"1")
+    gfs.ok("mv", "/mr/f", "/mr/d")
+    assert gfs.ok("cat", "/mr/d/f") == b"1"
+    gfs.ok("mv", "/mr/d", "/mr/e")
+    assert gfs.ok("ls", "/mr/e").decode().split() == ["f", "sub/"]
+    gfs.ok("put", "-", "/mr/g", stdin=b"2")
+    assert gfs("mv", "-n", "/mr/g", "/mr/e/f").returncode == 4
+    gfs.ok("mv", "/mr/g", "/mr/e/f")
+    assert gfs.ok("cat", "/mr/e/f") == b"2"
+    assert gfs("rm", "/mr/e").returncode == 4
+    gfs.ok("rm", "-r", "/mr/e")
+    assert gfs("stat", "/mr/e").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["stat", "/none"], 3, "/none"),
+        (["stat", "relative"], 2, "relative"),
+        (["stat", "/a/../b"], 2, ".."),
+        (["mkdir", "/none/below"], 3, "/none"),
+        (["mkdir", "/" + "n" * 256], 2, "256 bytes"),
+        (["put", "nowhere-local", "/x"], 3, "nowhere-local"),
+        (["put", "-", "/"], 4, "directory"),
+        (["get", "/none", "x"], 3, "/none"),
+        (["get", "/", "x"], 4, "-r"),
+        (["cat", "/"], 4, "directory"),
+        (["rm", "/"], 2, "root"),
+        (["--master", "127.0.0.1:1", "--timeout", "1", "ls"], 6, ""),
+        (["--master", "nonsense", "ls"], 2, "nonsense"),
+        (["--timeout", "-1", "ls"], 2, "timeout"),
+        (["up", "--masters", "5"], 2, "3 masters"),
+        (["up"], 6, "already running"),
+        (["--data", "/nonexistent-gfs", "ls"], 3, "gfs up"),
+    ],
+)
+def test_errors_are_one_sentence_with_their_exit_status(
+    gfs: Shell, arguments: list[str], status: int, said: str
+) -> None:
+    ran = gfs(*arguments)
+    assert (ran.returncode, said in ran.stderr.decode()) == (status, True), ran.stderr.decode()
+    assert len(ran.stderr.decode().strip().splitlines()) <= 4
+
+
+def test_put_refuses_to_replace_unless_told_to(gfs: Shell, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(b"new")
+    gfs.ok("put", "-", "/replace-me", stdin=b"old")
+    assert gfs("put", str(local), "/replace-me").returncode == 4
+    assert gfs.ok("cat", "/replace-me") == b"old"
+    gfs.ok("put", "-f", str(local), "/replace-me")
+    assert gfs.ok("cat", "/replace-me") == b"new"
+
+
+def test_a_reader_that_goes_away_ends_cat_quietly(gfs: Shell) -> None:
+    gfs.ok("put", "-", "/pipe", stdin=b"y\n" * 5_000_000)
+    command = f"{sys.executable} -m gfs --data {gfs.data} cat /pipe | head -c 4; exit ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert ran.stdout == b"y\ny\n"
+    assert ran.returncode == 141
+    assert ran.stderr == b""
+
+
+def test_data_survives_down_and_up(gfs: Shell) -> None:
+    gfs.ok("put", "-", "/survivor", stdin=b"still here")
+    gfs.ok("down")
+    assert b"not running" in gfs("down").stderr
+    assert gfs("--timeout", "1", "ls").returncode == 6
+    gfs.ok("up", "--detach")
+    assert gfs.ok("cat", "/survivor") == b"still here"
+
+
+def test_one_master_and_one_chunk_server_are_a_valid_cluster(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "small")
+    shell.ok("up", "--masters", "1", "--chunkservers", "1", "--port", "0", "--detach")
+    try:
+        shell.ok("put", "-", "/x", stdin=b"one copy")
+        assert shell.ok("cat", "/x") == b"one copy"
+    finally:
+        shell("down")
