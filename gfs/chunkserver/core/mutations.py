@@ -16,6 +16,7 @@ from gfs.errors import (
     GfsError,
     InvalidArgument,
     LeaseExpired,
+    NoSpace,
     NotPrimary,
     Overloaded,
     ReplicaFailed,
@@ -37,12 +38,6 @@ class Mutation(NamedTuple):
     offset_bytes: int
     length_bytes: int
     push: PushId
-
-
-class Admitted(NamedTuple):
-    """A new mutation: apply it here and on every secondary."""
-
-    mutation: Mutation
 
 
 class UnderWay(NamedTuple):
@@ -98,37 +93,46 @@ class PrimaryOrder:
         self._outstanding: dict[SerialNumber, _Outstanding] = {}
         self._serial_of_push: dict[PushId, SerialNumber] = {}
         self._answered: OrderedDict[PushId, tuple[Mutation, Acknowledged]] = OrderedDict()
-        self._failed: dict[ServerId, str] = {}
+        self._failed: dict[ServerId, GfsError] = {}
         self._over: GfsError | None = None
 
     # --- writes from clients --------------------------------------------------------------------
 
+    def recall(self, push: PushId, *, offset_bytes: int, length_bytes: int) -> UnderWay | Acknowledged | None:
+        """Recognise a write that came before: its answer was lost, or it is not decided yet.
+
+        A repeat must not be ordered again: the bytes may have left the push buffers with the first one.
+        Raises: InvalidArgument when the same push was ordered at another place.
+        """
+        serial = self._serial_of_push.get(push)
+        if serial is not None:
+            self._check_repeat(self._outstanding[serial].mutation, offset_bytes, length_bytes)
+            return UnderWay(serial)
+        answered = self._answered.get(push)
+        if answered is None:
+            return None
+        self._check_repeat(answered[0], offset_bytes, length_bytes)
+        return answered[1]
+
     def admit(
         self, push: PushId, *, version: ChunkVersion, offset_bytes: int, length_bytes: int, now: float
-    ) -> Admitted | UnderWay | Acknowledged:
-        """Give a write its place in the order, or recognise it as a repeat of an earlier one.
+    ) -> Mutation:
+        """Give a write its place in the order, to be applied here and on every secondary.
 
         Raises:
-            StaleVersion, ChunkSealed, LeaseExpired, Overloaded, InvalidArgument: nothing was ordered.
+            StaleVersion, ChunkSealed, LeaseExpired, Overloaded: nothing was ordered.
             ReplicaFailed: a member of this version has failed; only a newer version can go on.
         Source: GFS §3.1 step 4.
         """
         assert 0 <= offset_bytes < offset_bytes + length_bytes <= CHUNK_BYTES  # the service refuses others
+        assert push not in self._serial_of_push and push not in self._answered  # recall() was asked first
         if version != self.version:
             raise StaleVersion(
                 f"chunk {self.handle:x} has version {self.version} here, not {version}",
                 details={"version": str(self.version)},
             )
-        answered = self._answered.get(push)
-        if answered is not None:
-            self._check_repeat(answered[0], offset_bytes, length_bytes)
-            return answered[1]
         if self._over is not None:
             raise _fresh(self._over)
-        serial = self._serial_of_push.get(push)
-        if serial is not None:
-            self._check_repeat(self._outstanding[serial].mutation, offset_bytes, length_bytes)
-            return UnderWay(serial)
         if now >= self.lease_until:
             raise LeaseExpired(f"the lease of chunk {self.handle:x} version {version} has run out")
         if len(self._outstanding) >= MUTATIONS_IN_FLIGHT_MAX:
@@ -138,7 +142,7 @@ class PrimaryOrder:
         self._outstanding[mutation.serial] = _Outstanding(mutation, self.members)
         self._serial_of_push[push] = mutation.serial
         self.admitted_at = now
-        return Admitted(mutation)
+        return mutation
 
     def applied_here(self, serial: SerialNumber, *, length_bytes: int) -> Acknowledged | None:
         """The primary's own copy has the mutation; the chunk is now `length_bytes` long."""
@@ -168,20 +172,29 @@ class PrimaryOrder:
 
     # --- the end of a version -------------------------------------------------------------------
 
-    def member_failed(self, member: ServerId, reason: str) -> tuple[SerialNumber, ...]:
+    def member_failed(self, member: ServerId, error: GfsError) -> tuple[SerialNumber, ...]:
         """A member does not have a mutation and never will under this version: the version is broken.
 
         Returns the outstanding serial numbers, all of which are to be answered with `verdict()`: a
         later mutation on the other members would be applied over the failed member's gap (I4).
         """
         assert member in self.members, (member, self.members)
-        self._failed.setdefault(member, reason)
-        named = ", ".join(f"{server} ({why})" for server, why in sorted(self._failed.items()))
+        self._failed.setdefault(member, error)
+        failed = sorted(self._failed.items())
+        named = "; ".join(f"{server}: {cause.message}" for server, cause in failed)
+        details = {
+            "servers": ",".join(server for server, _ in failed),
+            "reasons": ",".join(cause.code for _, cause in failed),
+            "version": str(self.version),
+        }
+        if self._failed.keys() == self.members and all(isinstance(e, NoSpace) for e in self._failed.values()):
+            # Nowhere applied, and there is no other member to go on with: a definite refusal.
+            return self._end(NoSpace(f"chunk {self.handle:x}: {named}", details=details))
         return self._end(
             ReplicaFailed(
-                f"chunk {self.handle:x} version {self.version} did not reach every replica: {named}",
+                f"chunk {self.handle:x} version {self.version} did not reach every replica ({named})",
                 hint="Ask the master for a newer version without these servers.",
-                details={"servers": ",".join(sorted(self._failed)), "version": str(self.version)},
+                details=details,
             )
         )
 
