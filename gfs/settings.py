@@ -46,11 +46,20 @@ CHUNK_ORDERS_KEPT = 65_536  # chunks whose order of mutations is in memory; idle
 SESSION_WINDOW = 1024  # outcomes kept per client
 SESSION_IDLE_SECONDS = 3600.0
 RETRY_SECONDS_MAX = 120.0
+CLIENT_WORKERS_MAX = 16  # threads of one client that move bulk bytes
+CLIENT_CALLS_IN_FLIGHT_MAX = 1024  # requests of one client to the masters; more wait in the client
+READ_RANGE_BYTES = 4 * MIB  # one bulk read; larger reads are split
+READ_RANGES_IN_FLIGHT = 4  # per read
+READ_AHEAD_RANGES = 3  # ranges of a sequential reader that are on their way before they are asked for
+CACHED_PLACES_MAX = 65_536  # chunk places one client remembers
+LOOKUP_CHUNKS = 16  # places per lookup (GFS §2.3: several at once, and those after)
 assert PUSH_BYTES_MAX <= CHUNK_BYTES
 assert PING_BUSY_SECONDS * 2 < SILENCE_BUSY_SECONDS_MAX  # one lost ping is not a dead peer
 assert PING_IDLE_SECONDS * 2 < SILENCE_IDLE_SECONDS_MAX
 assert SESSION_IDLE_SECONDS > 10 * RETRY_SECONDS_MAX  # a retry always finds its first outcome
 assert SESSION_WINDOW >= CALLS_IN_FLIGHT_MAX
+assert READ_RANGES_IN_FLIGHT <= CLIENT_WORKERS_MAX
+assert LOOKUP_CHUNKS <= FIND_CHUNKS_MAX
 assert APPLIED_MUTATIONS_KEPT > MUTATIONS_IN_FLIGHT_MAX  # whatever a primary may still repeat is known
 
 
