@@ -74,11 +74,11 @@ class AddChunk(Operation, tag="add_chunk", frozen=True, kw_only=True):
 class GrantLease(Operation, tag="grant", frozen=True, kw_only=True):
     """Raise the version from `from_version` by one and name the replica set that may mutate it (§3.1).
 
-    `replicas` is a non-empty subset of the present set (I2), unless `fresh`: the leader vouches that no
-    client was ever told of any version of this chunk, so it is empty and may go to other servers.
+    `replicas` is a non-empty subset of the present set (I2), unless `fresh`: the leader vouches that the
+    chunk has no acknowledged byte and can get none under `from_version`, so it may go to any servers.
     `held_version`: the leader knows that every member of the present set holds this version or a later
-    one (0: nothing new). The chunk keeps the highest it was told; a replica below it has gone back in
-    time and has lost mutations (I5).
+    one (0: nothing new). The chunk keeps the highest it was told, and a `fresh` grant sets it back to 0;
+    a replica below it has gone back in time and has lost mutations (I5).
     """
 
     inode: InodeId
