@@ -1,0 +1,125 @@
+"""What the failure of one piece says about its lease and replicas (GFS §3.1, §4.5). Decides, asks nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gfs.errors import (
+    ChecksumMismatch,
+    ConnectionLost,
+    CorruptState,
+    DataUnavailable,
+    GfsError,
+    InternalFault,
+    LeaseExpired,
+    NoSpace,
+    NotFound,
+    NotPrimary,
+    OutcomeUnknown,
+    Overloaded,
+    PushMissing,
+    ReplicaFailed,
+    StaleVersion,
+    Superseded,
+    Unavailable,
+)
+from gfs.messages.control import ChunkLease, Replica
+from gfs.vocabulary import ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class SameLease:
+    """The lease is good; try again under it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskForLease:
+    """The lease has run out, no replica has failed: the master may prolong or renew it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """Nothing more may be sent under this version; `suspects` are to be left out of the next.
+
+    `certain` False: one of the replicas failed, but it takes a look at them to say which;
+    `suspects` is the guess to use when all of them look well.
+    """
+
+    suspects: tuple[ServerId, ...]
+    certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """No lease can help: the caller has to know."""
+
+
+Diagnosis = SameLease | AskForLease | NewVersion | Final
+
+
+def diagnose(error: GfsError, lease: ChunkLease, asked: ServerId) -> Diagnosis:
+    """Judge `error`, which `asked` (a replica of `lease`) answered or caused."""
+    match error:
+        case Overloaded():
+            return SameLease()
+        case LeaseExpired():
+            return AskForLease()
+        case NotPrimary() | PushMissing() | Superseded():
+            return NewVersion((), certain=True)
+        case StaleVersion():
+            # A replica ahead of us has been told of a newer grant; one behind us has missed ours.
+            held = error.details.get("version", "")
+            behind = held.isdigit() and int(held) < lease.version
+            return NewVersion((asked,) if behind else (), certain=True)
+        case ReplicaFailed():
+            named = _named(error, lease)
+            return NewVersion(named, certain=len(named) == 1)
+        case (
+            NoSpace() | ChecksumMismatch() | CorruptState() | NotFound() | InternalFault() | DataUnavailable()
+        ):
+            return NewVersion(_named(error, lease) or (asked,), certain=True)
+        case Unavailable() | ConnectionLost():
+            return NewVersion((asked,), certain=True)
+        case OutcomeUnknown():
+            return NewVersion((asked,), certain=False)
+        case _:
+            return Final()
+
+
+def push_failure(failed: Mapping[str, str], lease: ChunkLease) -> ReplicaFailed:
+    """The error for a push that did not reach every hop; `failed` is the PushAnswer's, by data address.
+
+    A hop behind a dead one may be listed only because nobody could reach it, so the servers are named in
+    chain order: the first is surely at fault.
+    """
+    assert failed
+    servers = [replica.server for replica in lease.replicas if replica.data in failed]
+    told = ", ".join(f"{address}: {why}" for address, why in sorted(failed.items()))
+    return ReplicaFailed(f"the push did not reach {told}", details={"servers": ",".join(servers)})
+
+
+def suspects_after_look(
+    guess: Sequence[ServerId], silent: Sequence[ServerId], lease: ChunkLease
+) -> tuple[ServerId, ...]:
+    """Whom to leave out once it is known who keeps silent.
+
+    Never everybody: a client that is itself cut off must not talk the master out of all replicas.
+    """
+    everybody = {replica.server for replica in lease.replicas}
+    found = tuple(server for server in silent if server in everybody)
+    if found and len(found) < len(everybody):
+        return found
+    return tuple(guess[:1])
+
+
+def replica_of(lease: ChunkLease, server: ServerId) -> Replica | None:
+    for replica in lease.replicas:
+        if replica.server == server:
+            return replica
+    return None
+
+
+def _named(error: GfsError, lease: ChunkLease) -> tuple[ServerId, ...]:
+    named = set(error.details.get("servers", "").split(","))
+    return tuple(replica.server for replica in lease.replicas if replica.server in named)
