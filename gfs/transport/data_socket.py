@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Sequence
 
 from gfs.errors import FrameTooLarge
 from gfs.settings import HTTP_HEAD_BYTES_MAX
@@ -25,14 +26,14 @@ _TIMEVAL = struct.Struct("@ll")
 class DataSocket:
     """Every call raises TimeoutError past its limit, ConnectionError or OSError when the peer is gone."""
 
-    __slots__ = ("_deadline", "_early", "_limit_set", "_stall_seconds", "socket")
+    __slots__ = ("_deadline", "_early", "_idle_since", "_limit_set", "_stall_seconds", "socket")
 
     def __init__(self, connected: socket.socket) -> None:
         connected.settimeout(None)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connected
         self._early = b""  # received behind the last head
-        self._stall_seconds = self._deadline = self._limit_set = 0.0
+        self._stall_seconds = self._deadline = self._limit_set = self._idle_since = 0.0
 
     def allow(self, *, stall_seconds: float, total_seconds: float) -> None:
         """From now on: a call may wait `stall_seconds` for progress, all calls together `total_seconds`."""
@@ -116,12 +117,18 @@ class DataSocket:
             if sent:
                 waiting[0] = waiting[0][sent:]
 
-    def send_without_waiting(self, data: memoryview) -> int:
-        """Send what the socket takes at once; may be 0."""
+    def send_without_waiting(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Send what the socket takes at once; may be 0. Needs no allow()."""
         try:
-            return self.socket.send(data, socket.MSG_DONTWAIT)
+            return self.socket.sendmsg(pieces, (), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
+
+    def mark_idle(self) -> None:
+        self._idle_since = time.monotonic()
+
+    def idle_seconds(self) -> float:
+        return time.monotonic() - self._idle_since
 
     def is_stale(self) -> bool:
         """Whether a kept connection was closed, or spoke out of turn, while nobody used it."""

@@ -1,0 +1,184 @@
+"""The requests of one bulk connection, one after the other: read the head, move the bytes, answer.
+
+What is pushed or read is the DataHandler's business; threads and listening are data_server's.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+
+import msgspec
+
+from gfs.errors import GfsError, InternalFault, InvalidArgument, NoSpace, ProtocolFault
+from gfs.messages.control import ErrorReply
+from gfs.settings import PUSH_BYTES_MAX
+from gfs.telemetry import logger, trace_id
+from gfs.transport.data_handler import ChunkReader, DataHandler, PushSink
+from gfs.transport.data_head import CONTINUE, PushHead, ReadHead, read_request, status_of, write_answer
+from gfs.transport.data_socket import DATA_WINDOW_BYTES, DataSocket
+
+LINGER_SECONDS = 1.0  # for a refused sender to see why
+
+_log = logger("data_server")
+
+
+class Conversation:
+    """The requests of one connection, one after the other."""
+
+    __slots__ = ("_connection", "_handler", "_peer", "_scratch", "_stall_seconds")
+
+    def __init__(
+        self, connection: DataSocket, handler: DataHandler, scratch: memoryview, stall_seconds: float
+    ) -> None:
+        assert len(scratch) == DATA_WINDOW_BYTES
+        self._connection, self._handler = connection, handler
+        self._scratch, self._stall_seconds = scratch, stall_seconds
+        self._peer = _peer_name(connection.socket)
+
+    def serve_one(self) -> bool:
+        """Read and answer one request; False when the connection is to be closed.
+
+        Raises: OSError when the peer is gone. Nothing of a broken push is kept by then.
+        """
+        connection = self._connection
+        connection.allow(stall_seconds=self._stall_seconds, total_seconds=self._stall_seconds)
+        try:
+            head = read_request(connection.receive_head())
+        except GfsError as error:
+            return self._refuse(error, body_unread=True)
+        except TimeoutError:
+            return self._refuse(ProtocolFault("the head did not come in time"), body_unread=True)
+        trace_id.set(head.trace)
+        try:
+            answered = self._push(head) if isinstance(head, PushHead) else self._read(head)
+        finally:
+            trace_id.set("")
+        return answered and head.keep_alive
+
+    # --- PUT -----------------------------------------------------------------------------------
+
+    def _push(self, head: PushHead) -> bool:
+        try:
+            sink = self._handler.begin_push(head)
+        except Exception as error:
+            return self._refuse(_as_ours(error, "begin_push"), body_unread=True)
+        received = False
+        try:
+            self._receive_body(head, sink)
+            received = True
+        except TimeoutError:
+            return self._refuse(ProtocolFault("the body did not come in time"), body_unread=True)
+        finally:
+            if not received:
+                sink.abandon()
+        try:
+            answer = msgspec.json.encode(sink.finish())
+        except Exception as error:
+            return self._refuse(_as_ours(error, "finish of a push"), body_unread=False)
+        fields = {"Content-Type": "application/json"}
+        self._connection.allow(stall_seconds=self._stall_seconds, total_seconds=self._stall_seconds)
+        self._connection.send_all(write_answer(200, len(answer), fields, keep_alive=head.keep_alive), answer)
+        return True
+
+    def _receive_body(self, head: PushHead, sink: PushSink) -> None:
+        connection, memory, have = self._connection, sink.memory, 0
+        assert len(memory) == head.length, (len(memory), head.length)
+        connection.allow_transfer(head.length, self._stall_seconds)
+        if head.expects_continue and not connection.has_early_bytes:
+            connection.send_all(CONTINUE)
+        while have < head.length:
+            got = connection.receive_into(memory[have : have + DATA_WINDOW_BYTES])
+            if got == 0:
+                raise ConnectionResetError(f"{self._peer} closed after {have} of {head.length} bytes")
+            have += got
+            sink.arrived(have)
+
+    # --- GET -----------------------------------------------------------------------------------
+
+    def _read(self, head: ReadHead) -> bool:
+        connection = self._connection
+        try:
+            reader = self._handler.open_read(head.handle, head.version, head.first, head.last)
+            length, committed = reader.length, reader.committed_length
+            # Before the head: a first window that does not verify is still an honest error.
+            window = self._read_window(reader, head.first, head.first + length) if head.with_body else b""
+        except Exception as error:
+            return self._refuse(_as_ours(error, "read"), body_unread=False)
+        fields = {"Content-Type": "application/octet-stream", "Gfs-Length": str(committed)}
+        if length == 0 and not head.whole:
+            fault = InvalidArgument(f"the chunk ends at {committed}, before the range begins")
+            fields = {"Gfs-Length": str(committed), "Content-Range": f"bytes */{committed}"}
+            return self._refuse(fault, body_unread=False, status=416, fields=fields)
+        if not head.whole:
+            last = head.first + length - 1
+            fields["Content-Range"] = f"bytes {head.first}-{last}/{committed}"
+        connection.allow_transfer(length, self._stall_seconds)
+        status = 200 if head.whole else 206
+        connection.send_all(write_answer(status, length, fields, keep_alive=head.keep_alive), window)
+        if not head.with_body:
+            return True
+        return self._send_rest(reader, head, at=head.first + len(window), end=head.first + length)
+
+    def _send_rest(self, reader: ChunkReader, head: ReadHead, *, at: int, end: int) -> bool:
+        while at < end:
+            try:
+                window = self._read_window(reader, at, end)
+            except Exception as error:
+                # The head has promised these bytes. A cut connection is the only honest answer left.
+                fault = _as_ours(error, "read")
+                _log.warning("read cut off", handle=head.handle, code=fault.code, problem=fault.message)
+                return False
+            self._connection.send_all(window)
+            at += len(window)
+        return True
+
+    def _read_window(self, reader: ChunkReader, at: int, end: int) -> memoryview:
+        # Windows end on multiples of their length, so that no checksum block is read twice.
+        wanted = min(end, at - at % DATA_WINDOW_BYTES + DATA_WINDOW_BYTES) - at
+        window = self._scratch[:wanted]
+        got = reader.read_into(window, at) if wanted else 0
+        if got != wanted:
+            raise InternalFault(f"read {got} of {wanted} bytes at {at}, within the committed length")
+        return window
+
+    # --- refusals ------------------------------------------------------------------------------
+
+    def _refuse(
+        self,
+        error: GfsError,
+        *,
+        body_unread: bool,
+        status: int = 0,
+        fields: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Answer with an error; the connection survives only when the next request's start is known."""
+        _log.info("bulk request refused", peer=self._peer, code=error.code, problem=error.message)
+        reply = ErrorReply(code=error.code, message=error.message, hint=error.hint, details=error.details)
+        body = msgspec.json.encode(reply)
+        fields = {"Content-Type": "application/json", **(fields or {})}
+        answer = write_answer(status or status_of(error), len(body), fields, keep_alive=not body_unread)
+        self._connection.allow(stall_seconds=LINGER_SECONDS, total_seconds=LINGER_SECONDS)
+        self._connection.send_all(answer, body)
+        if body_unread:
+            self._connection.close_gently(LINGER_SECONDS, PUSH_BYTES_MAX, self._scratch)
+        return not body_unread
+
+
+def _as_ours(error: Exception, doing: str) -> GfsError:
+    """What a handler raised, as an error that may cross the wire."""
+    if isinstance(error, GfsError):
+        return error
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return NoSpace("no space is left on this chunk server")
+    _log.error("a bulk handler failed", doing=doing, exc_info=error)
+    return InternalFault(f"{doing} failed on this chunk server: {type(error).__name__}")
+
+
+def _peer_name(connection: socket.socket) -> str:
+    try:
+        host, port = connection.getpeername()[:2]
+    except OSError:
+        return "a peer that has gone"
+    return f"{host}:{port}"

@@ -1,0 +1,67 @@
+"""What the bulk port asks of its owner: where pushes go, where reads come from. No sockets."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gfs.messages.data import PushAnswer
+from gfs.transport.data_head import PushHead
+from gfs.vocabulary import ChunkHandle, ChunkVersion
+
+
+class PushSink(Protocol):
+    """Where one push goes. The server calls arrived() as bytes come, then finish() or abandon(), once."""
+
+    @property
+    def memory(self) -> memoryview:
+        """Exactly the memory the body is received into."""
+        ...
+
+    def arrived(self, end: int) -> None:
+        """memory[:end] is there. Must not raise: what goes wrong downstream is told by finish()."""
+        ...
+
+    def finish(self) -> PushAnswer:
+        """All has arrived. Raises: GfsError when this hop does not keep the bytes."""
+        ...
+
+    def abandon(self) -> None:
+        """The sender went away or was cut off: keep nothing."""
+        ...
+
+
+class ChunkReader(Protocol):
+    """Verified bytes of one chunk, from the offset asked for."""
+
+    @property
+    def length(self) -> int:
+        """How many bytes there are to send: the range asked for, cut back to the committed length."""
+        ...
+
+    @property
+    def committed_length(self) -> int: ...
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` with verified bytes from `offset` of the chunk; short only at the committed end.
+
+        Raises: GfsError (ChecksumMismatch, StaleVersion …): no unverified byte is ever in the buffer's
+        returned part.
+        """
+        ...
+
+
+class DataHandler(Protocol):
+    """What a chunk server does with the bulk port. Called from many threads."""
+
+    def begin_push(self, head: PushHead) -> PushSink:
+        """Raises: GfsError to refuse the push before its body is read."""
+        ...
+
+    def open_read(
+        self, handle: ChunkHandle, version: ChunkVersion, first: int, last: int | None
+    ) -> ChunkReader:
+        """`last` is inclusive and may lie past the end; None reads to the end.
+
+        Raises: NotFound, StaleVersion.
+        """
+        ...
