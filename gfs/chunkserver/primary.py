@@ -1,0 +1,237 @@
+"""The primary's part of a write (GFS §3.1 steps 4-7): order it, have every replica apply it, then answer.
+
+What may be acknowledged, core/mutations decides; applying to the primary's own copy is secondary's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from gfs import failpoints
+from gfs.chunkserver.chunk_orders import VersionOrder
+from gfs.chunkserver.core.mutations import Acknowledged, Mutation, UnderWay
+from gfs.chunkserver.push_buffer import PushBuffer, Pushed
+from gfs.chunkserver.secondary import OrderedWriter, take_push
+from gfs.clock import Clock
+from gfs.errors import (
+    ChunkSealed,
+    GfsError,
+    InternalFault,
+    LeaseExpired,
+    NotPrimary,
+    PushMissing,
+    StaleVersion,
+    Superseded,
+)
+from gfs.messages.control import Ack, ApplyMutation, Replica, WriteChunk, WriteReply
+from gfs.telemetry import logger
+from gfs.transport.interface import RpcCaller
+from gfs.vocabulary import Address, ChunkHandle, SerialNumber, ServerId
+
+_log = logger("chunkserver")
+
+PushCopy = Callable[[Address, Pushed], Awaitable[None]]
+"""Push the primary's own copy of a piece to one data address, without a chain; raises GfsError."""
+
+# A replica that answers so is alive and well: it is the version that is over. To name it as failed would
+# drive a good replica out of the next set.
+_VERSION_IS_OVER = (LeaseExpired, NotPrimary, ChunkSealed, Superseded)
+
+
+@dataclass(slots=True)
+class _Write:
+    """A mutation on its way to all members. The piece stays pinned until none of them can need it."""
+
+    mutation: Mutation
+    pushed: Pushed
+    reply: asyncio.Future[WriteReply]
+    members_busy: int
+
+
+class PrimaryWrites:
+    """Carries out the writes of all chunks this server is primary of."""
+
+    def __init__(
+        self,
+        me: ServerId,
+        writer: OrderedWriter,
+        pushes: PushBuffer,
+        caller: RpcCaller,
+        clock: Clock,
+        *,
+        push_copy: PushCopy,
+        forward_seconds: float,
+        on_acknowledged: Callable[[], None],
+    ) -> None:
+        self._me = me
+        self._writer = writer
+        self._pushes = pushes
+        self._caller = caller
+        self._clock = clock
+        self._push_copy = push_copy
+        self._forward_seconds = forward_seconds
+        self._on_acknowledged = on_acknowledged
+        self._forwards: set[asyncio.Task[None]] = set()
+
+    async def write(self, handle: ChunkHandle, order: VersionOrder, request: WriteChunk) -> WriteReply:
+        """Order one write, apply it on every replica, and answer when all have it (I2).
+
+        Up to the first await nothing else runs, so writes are ordered as they arrive.
+        Raises: definite errors before it is ordered; ReplicaFailed afterwards.
+        """
+        lead = order.lead
+        assert lead is not None and lead.handle == handle
+        known = lead.recall(
+            request.push, offset_bytes=request.offset_bytes, length_bytes=request.length_bytes
+        )
+        match known:
+            case Acknowledged(serial, length_bytes):
+                return WriteReply(serial=serial, length_bytes=length_bytes)
+            case UnderWay(serial):
+                return await asyncio.shield(order.writes[serial])
+        pushed = take_push(self._pushes, request.push, request.offset_bytes, request.length_bytes)
+        try:
+            mutation = lead.admit(
+                request.push,
+                version=request.version,
+                offset_bytes=request.offset_bytes,
+                length_bytes=request.length_bytes,
+                now=self._clock.monotonic(),
+            )
+        except GfsError:
+            self._pushes.release(pushed, used=False)
+            raise
+        # Shielded: a client that goes away must not leave a gap in the order.
+        return await asyncio.shield(self._send_everywhere(handle, order, mutation, pushed))
+
+    def end_outstanding(self, order: VersionOrder, cut_short: tuple[SerialNumber, ...]) -> None:
+        """Answer writes that were under way when their version ended."""
+        lead = order.lead
+        assert lead is not None
+        for serial in cut_short:
+            reply = order.writes.pop(serial)
+            if not reply.done():
+                reply.set_exception(lead.verdict())
+
+    async def drain(self) -> None:
+        while self._forwards:
+            await asyncio.wait(self._forwards)
+
+    def _send_everywhere(
+        self, handle: ChunkHandle, order: VersionOrder, mutation: Mutation, pushed: Pushed
+    ) -> asyncio.Future[WriteReply]:
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[WriteReply] = loop.create_future()
+        reply.add_done_callback(_retrieve)
+        order.writes[mutation.serial] = reply
+        write = _Write(mutation, pushed, reply, members_busy=len(order.replicas))
+        request = ApplyMutation(
+            handle=handle,
+            version=order.version,
+            serial=mutation.serial,
+            primary=self._me,
+            offset_bytes=mutation.offset_bytes,
+            length_bytes=mutation.length_bytes,
+            push=mutation.push,
+        )
+        for server, replica in order.replicas.items():
+            if server != self._me:
+                task = loop.create_task(self._forward(order, write, request, replica))
+                self._forwards.add(task)
+                task.add_done_callback(self._forwards.discard)
+        self._apply_here(handle, order, write)
+        return reply
+
+    def _apply_here(self, handle: ChunkHandle, order: VersionOrder, write: _Write) -> None:
+        try:
+            applied = self._writer.submit(
+                handle, order, write.mutation, version=order.version, primary=self._me
+            )
+        except GfsError as error:
+            self._member_failed(order, self._me, error)
+            self._member_finished(write)
+            return
+        assert applied is not None  # a serial number is given once, so it cannot have been applied before
+        applied.add_done_callback(lambda future: self._applied_here(order, write, future))
+
+    def _applied_here(self, order: VersionOrder, write: _Write, applied: asyncio.Future[int]) -> None:
+        error = applied.exception()
+        if error is None:
+            assert order.lead is not None
+            self._acknowledge(
+                order, write, order.lead.applied_here(write.mutation.serial, length_bytes=applied.result())
+            )
+        else:
+            self._member_failed(order, self._me, error)
+        self._member_finished(write)
+
+    async def _forward(
+        self, order: VersionOrder, write: _Write, request: ApplyMutation, replica: Replica
+    ) -> None:
+        assert order.lead is not None
+        try:
+            try:
+                await self._call(replica, request)
+            except PushMissing:
+                # It lost the piece (its buffer is an LRU); we still have ours. Same serial number: no gap.
+                await self._push_copy(replica.data, write.pushed)
+                await self._call(replica, request)
+        except GfsError as error:
+            self._member_failed(order, replica.server, error)
+        except Exception:
+            _log.exception("forwarding a mutation failed unexpectedly", server=replica.server)
+            self._member_failed(
+                order, replica.server, InternalFault("the primary could not forward the mutation")
+            )
+        else:
+            self._acknowledge(order, write, order.lead.applied_on(request.serial, replica.server))
+        finally:
+            self._member_finished(write)
+
+    async def _call(self, replica: Replica, request: ApplyMutation) -> None:
+        await self._caller.call(replica.control, request, Ack, deadline_seconds=self._forward_seconds)
+
+    def _acknowledge(self, order: VersionOrder, write: _Write, done: Acknowledged | None) -> None:
+        if done is None:
+            return
+        failpoints.hit("chunk.before_ack")
+        self._on_acknowledged()
+        del order.writes[done.serial]
+        write.reply.set_result(WriteReply(serial=done.serial, length_bytes=done.length_bytes))
+
+    def _member_failed(self, order: VersionOrder, server: ServerId, error: BaseException) -> None:
+        lead = order.lead
+        assert lead is not None
+        assert isinstance(error, GfsError), error
+        if isinstance(error, _VERSION_IS_OVER) or _is_ahead(error, order):
+            cut_short = lead.supersede(f"{server} says: {error.message}")
+        else:
+            cut_short = lead.member_failed(server, error)
+            if cut_short:
+                _log.warning(
+                    "a replica failed a mutation", chunk=f"{lead.handle:x}", version=lead.version,
+                    server=server, error=error.message,
+                )  # fmt: skip
+        self.end_outstanding(order, cut_short)
+
+    def _member_finished(self, write: _Write) -> None:
+        write.members_busy -= 1
+        assert write.members_busy >= 0
+        if write.members_busy == 0:
+            acknowledged = write.reply.done() and write.reply.exception() is None
+            # Kept after a failure: the client tries again under a newer version, with these very bytes.
+            self._pushes.release(write.pushed, used=acknowledged)
+
+
+def _is_ahead(error: GfsError, order: VersionOrder) -> bool:
+    """Whether a replica refused because it holds a newer version already: this primary has been fenced."""
+    theirs = error.details.get("version", "") if isinstance(error, StaleVersion) else ""
+    return theirs.isdigit() and int(theirs) > order.version
+
+
+def _retrieve(future: asyncio.Future[WriteReply]) -> None:
+    """The client may have gone; an outcome nobody reads is no reason for a warning from asyncio."""
+    if not future.cancelled():
+        future.exception()

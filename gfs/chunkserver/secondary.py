@@ -1,0 +1,238 @@
+"""Applies mutations to this server's replicas in serial order, off the event loop's thread (GFS §3.1 step 5).
+
+A primary applies to its own copy through the same door. What the order is, core/mutations decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Protocol, TypeVar
+
+from gfs.chunkserver.chunk_orders import ChunkOrders, ChunkTurn, VersionOrder, WaitingMutation
+from gfs.chunkserver.core.mutations import Mutation, Receipt
+from gfs.chunkserver.push_buffer import PushBuffer, Pushed
+from gfs.clock import Clock
+from gfs.disk import Bytes
+from gfs.errors import (
+    DeadlineExceeded,
+    GfsError,
+    InternalFault,
+    InvalidArgument,
+    NoSpace,
+    Unavailable,
+)
+from gfs.telemetry import logger
+from gfs.vocabulary import ChunkHandle, ChunkVersion, PushId, SerialNumber, ServerId
+
+_log = logger("chunkserver")
+T = TypeVar("T")
+
+
+class MutableReplicas(Protocol):
+    """What ordered mutations need of the replica store; blocking, called from worker threads."""
+
+    def write(
+        self, handle: ChunkHandle, version: ChunkVersion, offset: int, data: Bytes, checksums: Sequence[int]
+    ) -> int: ...
+
+
+class OrderedWriter:
+    """Applies each chunk's mutations one after another, different chunks at the same time."""
+
+    def __init__(
+        self,
+        replicas: MutableReplicas,
+        pushes: PushBuffer,
+        orders: ChunkOrders,
+        workers: Executor,
+        clock: Clock,
+        *,
+        on_applied: Callable[[int], None],
+    ) -> None:
+        self._replicas = replicas
+        self._pushes = pushes
+        self._orders = orders
+        self._workers = workers
+        self._clock = clock
+        self._on_applied = on_applied
+        self._driving: set[asyncio.Task[None]] = set()
+
+    def submit(
+        self,
+        handle: ChunkHandle,
+        order: VersionOrder,
+        mutation: Mutation,
+        *,
+        version: ChunkVersion,
+        primary: ServerId,
+    ) -> asyncio.Future[int] | None:
+        """Accept one mutation; None says that it was applied before. No await: arrival order is kept.
+
+        Await the future shielded: the mutation has its place in the order whether or not anybody waits.
+        Raises: PushMissing (may be sent again under the same serial number), InvalidArgument, and what
+            SecondaryOrder.receive raises.
+        """
+        receipt = order.local.receive(mutation, version=version, primary=primary)
+        if receipt is Receipt.APPLIED:
+            return None
+        if receipt is Receipt.UNDER_WAY:
+            return order.waiting[mutation.serial].applied
+        try:
+            pushed = take_push(self._pushes, mutation.push, mutation.offset_bytes, mutation.length_bytes)
+        except GfsError:
+            withdrawn = order.local.withdraw(mutation.serial)
+            assert withdrawn
+            raise
+        applied = asyncio.get_running_loop().create_future()
+        applied.add_done_callback(_retrieve)
+        order.waiting[mutation.serial] = WaitingMutation(mutation, pushed, applied)
+        self._drive(handle)
+        return applied
+
+    async def wait_applied(
+        self, order: VersionOrder, serial: SerialNumber, applied: asyncio.Future[int], *, seconds_max: float
+    ) -> int:
+        """Wait for a mutation's outcome; one that waits for a gap before it gives up after `seconds_max`.
+
+        Raises: DeadlineExceeded for a gap that was not filled; what made the mutation fail.
+        """
+        if serial == order.local.applied_through + 1 or applied.done():
+            return await asyncio.shield(applied)
+        limit = asyncio.ensure_future(self._clock.sleep(seconds_max))
+        try:
+            await asyncio.wait((applied, limit), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            limit.cancel()
+        if not applied.done() and order.local.withdraw(serial):
+            waiting = order.waiting.pop(serial)
+            self._pushes.release(waiting.pushed, used=False)
+            raise DeadlineExceeded(
+                f"serial {serial} of chunk {order.local.handle:x} waited {seconds_max} s for those before it"
+            )
+        return await asyncio.shield(applied)
+
+    def refuse(self, order: VersionOrder, never: Sequence[Mutation], error: GfsError) -> None:
+        """Answer mutations that will never be applied under this version."""
+        for mutation in never:
+            waiting = order.waiting.pop(mutation.serial)
+            self._pushes.release(waiting.pushed, used=False)
+            if not waiting.applied.done():
+                waiting.applied.set_exception(
+                    type(error)(error.message, hint=error.hint, details=error.details)
+                )
+
+    async def in_worker(self, work: Callable[[], T]) -> T:
+        """Run blocking store work; its OSError becomes ours.
+
+        Raises: NoSpace, Unavailable (the disk failed), any GfsError of the work.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        except OSError as error:
+            raise disk_error(error) from error
+
+    async def drain(self) -> None:
+        """Wait until no accepted mutation can go on any further."""
+        while self._driving:
+            await asyncio.wait(self._driving)
+
+    def _drive(self, handle: ChunkHandle) -> None:
+        turn = self._orders.turn(handle)
+        if turn.is_driven:
+            return
+        turn.is_driven = True
+        task = asyncio.get_running_loop().create_task(self._apply_runs(handle, turn))
+        self._driving.add(task)
+        task.add_done_callback(self._driving.discard)
+
+    async def _apply_runs(self, handle: ChunkHandle, turn: ChunkTurn) -> None:
+        try:
+            while True:
+                async with turn.lock:
+                    # A bump may have had the turn before: look up the order anew each time.
+                    order = turn.order
+                    run = () if order is None else order.local.next_run()
+                    if order is None or not run:
+                        return
+                    work = [order.waiting[mutation.serial] for mutation in run]
+                    lengths, failure = await asyncio.get_running_loop().run_in_executor(
+                        self._workers, self._write_run, handle, order.version, work
+                    )
+                    self._settle(order, work, lengths, failure)
+        finally:
+            turn.is_driven = False
+
+    def _write_run(
+        self, handle: ChunkHandle, version: ChunkVersion, work: Sequence[WaitingMutation]
+    ) -> tuple[list[int], GfsError | None]:
+        """In a worker thread: apply consecutive mutations until one fails; chunk lengths after each."""
+        lengths: list[int] = []
+        for waiting in work:
+            mutation, pushed = waiting.mutation, waiting.pushed
+            try:
+                lengths.append(
+                    self._replicas.write(
+                        handle, version, mutation.offset_bytes, pushed.data, pushed.checksums
+                    )
+                )
+            except GfsError as error:
+                return lengths, error
+            except OSError as error:
+                return lengths, disk_error(error)
+            except Exception:
+                _log.exception("applying a mutation failed unexpectedly", chunk=f"{handle:x}")
+                return lengths, InternalFault("applying the mutation failed; the server's log tells why")
+        return lengths, None
+
+    def _settle(
+        self,
+        order: VersionOrder,
+        work: Sequence[WaitingMutation],
+        lengths: Sequence[int],
+        failure: GfsError | None,
+    ) -> None:
+        handle = order.local.handle
+        never = order.local.finish_run(len(lengths), failure=None if failure is None else failure.message)
+        for waiting, length_bytes in zip(work, lengths, strict=False):
+            del order.waiting[waiting.mutation.serial]
+            # A primary keeps its copy until all replicas have theirs: one of them may need it pushed again.
+            self._pushes.release(waiting.pushed, used=order.lead is None)
+            self._on_applied(waiting.mutation.length_bytes)
+            if not waiting.applied.done():
+                waiting.applied.set_result(length_bytes)
+        if failure is None:
+            return
+        _log.warning(
+            "a mutation failed here", chunk=f"{handle:x}", version=order.version, error=failure.message
+        )
+        self.refuse(order, never[:1], failure)
+        if never[1:]:
+            self.refuse(order, never[1:], order.local.verdict())
+
+
+def take_push(pushes: PushBuffer, push: PushId, offset_bytes: int, length_bytes: int) -> Pushed:
+    """Pin pushed bytes that were meant for exactly this place.
+
+    Raises: PushMissing; InvalidArgument when they were pushed for another offset or length.
+    """
+    pushed = pushes.take(push)
+    if pushed.offset != offset_bytes or len(pushed.data) != length_bytes:
+        found = f"{len(pushed.data)} bytes for offset {pushed.offset}"
+        pushes.release(pushed, used=False)
+        raise InvalidArgument(f"push {push} is {found}, not {length_bytes} bytes for offset {offset_bytes}")
+    return pushed
+
+
+def disk_error(error: OSError) -> GfsError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace("no space left on the chunk server's disk")
+    return Unavailable(f"the chunk server's disk failed: {error.strerror or error}")
+
+
+def _retrieve(future: asyncio.Future[int]) -> None:
+    """Nobody may be waiting for this outcome any more; that is no reason for a warning from asyncio."""
+    if not future.cancelled():
+        future.exception()

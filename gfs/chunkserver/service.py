@@ -1,0 +1,362 @@
+"""The chunk server's answers to CHUNKSERVER_REQUESTS: checks at the door, then the room that does it.
+
+Bytes and index are replica_store's, order is core/mutations', heartbeats are elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from gfs import failpoints
+from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
+from gfs.chunkserver.core.mutations import Mutation, PrimaryOrder, SecondaryOrder
+from gfs.chunkserver.disk_identity import DiskIdentity
+from gfs.chunkserver.primary import PrimaryWrites, PushCopy
+from gfs.chunkserver.push_buffer import PushBuffer
+from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.chunkserver.secondary import OrderedWriter
+from gfs.chunkserver.tallies import Tallies
+from gfs.clock import Clock
+from gfs.errors import (
+    ChunkSealed,
+    GfsError,
+    InvalidArgument,
+    LeaseExpired,
+    NotPrimary,
+    StaleVersion,
+    Superseded,
+    Unavailable,
+)
+from gfs.messages.control import (
+    Ack,
+    AlignReplica,
+    ApplyMutation,
+    BumpReply,
+    BumpVersion,
+    ChunkStatus,
+    ChunkStatusReply,
+    DiskStatus,
+    DiskStatusReply,
+    Ping,
+    Reply,
+    Request,
+    SealReplica,
+    WriteChunk,
+)
+from gfs.settings import PUSH_BYTES_MAX
+from gfs.telemetry import logger
+from gfs.transport.interface import CallContext, Handlers, RpcCaller
+from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, PushId
+
+_log = logger("chunkserver")
+T = TypeVar("T")
+
+
+class ChunkService:
+    """One chunk server's part in versions, leases and mutations (I1-I5). On the event loop's thread."""
+
+    def __init__(
+        self,
+        identity: DiskIdentity,
+        replicas: ReplicaStore,
+        pushes: PushBuffer,
+        caller: RpcCaller,
+        workers: Executor,
+        clock: Clock,
+        *,
+        push_copy: PushCopy,
+        forward_seconds: float,
+        tallies: Tallies,
+    ) -> None:
+        self.orders = ChunkOrders()
+        self._identity = identity
+        self._replicas = replicas
+        self._pushes = pushes
+        self._clock = clock
+        self._forward_seconds = forward_seconds
+        self._writer = OrderedWriter(
+            replicas, pushes, self.orders, workers, clock, on_applied=tallies.mutation_applied
+        )
+        self._primary = PrimaryWrites(
+            identity.server,
+            self._writer,
+            pushes,
+            caller,
+            clock,
+            push_copy=push_copy,
+            forward_seconds=forward_seconds,
+            on_acknowledged=tallies.write_acknowledged,
+        )
+        self._changing: set[asyncio.Task[Any]] = set()  # Any: each change has its own result
+        self._stopping = False
+
+    def handlers(self) -> Handlers:
+        return {
+            Ping: self._ping,
+            BumpVersion: self._bump,
+            AlignReplica: self._align,
+            ChunkStatus: self._chunk_status,
+            SealReplica: self._seal,
+            WriteChunk: self._write,
+            ApplyMutation: self._apply,
+            DiskStatus: self._disk_status,
+        }
+
+    async def stop(self) -> None:
+        """Take no more mutations, and let those that have their place in the order come to their end."""
+        self._stopping = True
+        while self._changing:
+            await asyncio.wait(self._changing)
+        await self._writer.drain()
+        await self._primary.drain()
+
+    async def delete(self, handle: ChunkHandle, *, known_at: float) -> bool:
+        """Delete a replica that the leader has named (I6), by what it was told at `known_at` (monotonic).
+
+        Returns False, and keeps the replica, when a version was granted here since: the leader's word is
+        older than that, and it will name the chunk again if it still means it.
+        """
+        return await self._finish(self._delete_exclusively(handle, known_at))
+
+    # --- versions: from the master ------------------------------------------------------------
+
+    async def _bump(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, BumpVersion)
+        await self._check_cluster(request.cluster)
+        servers = [replica.server for replica in request.replicas]
+        if not 0 < len(servers) <= REPLICATION_GOAL_MAX or len(set(servers)) != len(servers):
+            raise InvalidArgument(f"a set of {len(servers)} replicas, {len(set(servers))} of them different")
+        if request.primary not in servers or self._identity.server not in servers:
+            raise InvalidArgument(f"{request.primary} and {self._identity.server} must be among {servers}")
+        if request.version < 1 or not 0 <= request.oldest_version <= request.version:
+            raise InvalidArgument(f"version {request.version}, oldest {request.oldest_version}")
+        if not request.lease_seconds > 0:
+            raise InvalidArgument(f"a lease of {request.lease_seconds} s")
+        return await self._finish(self._bump_exclusively(request))
+
+    async def _bump_exclusively(self, request: BumpVersion) -> BumpReply:
+        handle, version = request.handle, request.version
+        async with self.orders.exclusively(handle) as turn:
+            # Whatever is being applied has ended; what waits comes after this, and finds the newer version.
+            now = self._clock.monotonic()  # before the disk: the lease never outlasts the master's view of it
+            known = turn.order
+            if known is not None and known.version == version and not _same_grant(known, request):
+                raise StaleVersion(
+                    f"version {version} of chunk {handle:x} was granted here for another set (I1)",
+                    details={"version": str(known.version)},
+                )
+            failpoints.hit("chunk.before_bump")
+            bumped = await self._writer.in_worker(
+                lambda: self._replicas.bump(
+                    handle,
+                    version,
+                    oldest_version=request.oldest_version,
+                    create=request.create,
+                    master_term=request.master_term,
+                )
+            )
+            failpoints.hit("chunk.bumped")
+            if known is not None and known.version < version:
+                self._end_order(known, version, f"version {version} was granted")
+            # A bump to the version already on the disk is a repeat. If the order is not in memory, this
+            # server has started anew since, and cannot know which mutations of this version it has: it
+            # stays without an order, so that the next write brings a newer version (I4).
+            if bumped.replaced_version < version:
+                self.orders.install(handle, self._new_order(request, now), now=now)
+            elif known is not None and known.lead is not None and known.version == version:
+                known.lead.extend(now=now, lease_seconds=request.lease_seconds)
+            return BumpReply(replaced_version=bumped.replaced_version, length_bytes=bumped.length_bytes)
+
+    async def _align(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, AlignReplica)
+        await self._check_cluster(request.cluster)
+        _check_length(request.length_bytes)
+        return await self._finish(self._align_exclusively(request))
+
+    async def _align_exclusively(self, request: AlignReplica) -> Ack:
+        async with self.orders.exclusively(request.handle) as turn:
+            order = turn.order
+            # Cutting is safe only before any client can have had a mutation of this version acknowledged.
+            if order is None or order.version != request.version or not order.local.is_untouched:
+                held = "none" if order is None else f"version {order.version}"
+                raise Superseded(
+                    f"chunk {request.handle:x} cannot be aligned to version {request.version}: "
+                    f"order in memory: {held}, or mutations have begun"
+                )
+            await self._writer.in_worker(
+                lambda: self._replicas.align(
+                    request.handle, request.version, request.length_bytes, master_term=request.master_term
+                )
+            )
+            return Ack()
+
+    async def _seal(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, SealReplica)
+        await self._check_cluster(request.cluster)
+        _check_length(request.length_bytes)
+        return await self._finish(self._seal_exclusively(request))
+
+    async def _seal_exclusively(self, request: SealReplica) -> Ack:
+        async with self.orders.exclusively(request.handle) as turn:
+            await self._writer.in_worker(
+                lambda: self._replicas.seal(
+                    request.handle, request.version, request.length_bytes, master_term=request.master_term
+                )
+            )
+            order = turn.order
+            if order is not None:
+                self._writer.refuse(
+                    order, order.local.seal(), ChunkSealed(f"chunk {request.handle:x} is sealed")
+                )
+                if order.lead is not None:
+                    self._primary.end_outstanding(order, order.lead.seal())
+            return Ack()
+
+    async def _delete_exclusively(self, handle: ChunkHandle, known_at: float) -> bool:
+        async with self.orders.exclusively(handle) as turn:
+            if turn.order is not None:
+                if turn.order.granted_at >= known_at:
+                    return False
+                self._end_order(turn.order, ChunkVersion(turn.order.version + 1), "the replica was deleted")
+                turn.order = None
+            await self._writer.in_worker(lambda: self._replicas.delete(handle))
+            return True
+
+    async def _chunk_status(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, ChunkStatus)
+        status = await self._writer.in_worker(
+            lambda: self._replicas.status(
+                request.handle, request.version, with_checksums=request.with_checksums
+            )
+        )
+        return ChunkStatusReply(
+            version=status.version,
+            length_bytes=status.length_bytes,
+            sealed=status.sealed,
+            block_checksums=list(status.block_checksums),
+        )
+
+    # --- mutations ------------------------------------------------------------------------------
+
+    async def _write(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, WriteChunk)
+        self._check_mutation(request.offset_bytes, request.length_bytes)
+        order = self.orders.find(request.handle)
+        if order is None or order.version != request.version:
+            raise await self._why_unordered(request.handle, request.version)
+        if order.lead is None:
+            raise NotPrimary(
+                f"{order.primary} is the primary of chunk {request.handle:x} version {order.version}",
+                details={"primary": order.primary},
+            )
+        return await self._primary.write(request.handle, order, request)
+
+    async def _apply(self, request: Request, context: CallContext) -> Reply:
+        assert isinstance(request, ApplyMutation)
+        self._check_mutation(request.offset_bytes, request.length_bytes)
+        order = self.orders.find(request.handle)
+        if order is None or order.version != request.version:
+            raise await self._why_unordered(request.handle, request.version)
+        if request.serial < 1:
+            raise InvalidArgument("serial numbers count from 1")
+        mutation = Mutation(request.serial, request.offset_bytes, request.length_bytes, PushId(request.push))
+        applied = self._writer.submit(
+            request.handle, order, mutation, version=request.version, primary=request.primary
+        )
+        if applied is not None:
+            await self._writer.wait_applied(
+                order, request.serial, applied, seconds_max=min(self._forward_seconds, context.seconds_left)
+            )
+        failpoints.hit("chunk.before_ack")
+        return Ack()
+
+    async def _why_unordered(self, handle: ChunkHandle, version: ChunkVersion) -> GfsError:
+        """Why there is no order of this version here. Raises: NotFound, StaleVersion."""
+        status = await self._writer.in_worker(lambda: self._replicas.status(handle, version))
+        if status.sealed:
+            return ChunkSealed(f"chunk {handle:x} is sealed")
+        return LeaseExpired(
+            f"{self._identity.server} knows no lease of chunk {handle:x} version {version}",
+            hint="Ask the master for a newer version: this server has started anew since it was granted.",
+        )
+
+    def _check_mutation(self, offset_bytes: int, length_bytes: int) -> None:
+        if self._stopping:
+            raise Unavailable("this chunk server is stopping")
+        if not (0 < length_bytes <= PUSH_BYTES_MAX and 0 <= offset_bytes <= CHUNK_BYTES - length_bytes):
+            raise InvalidArgument(
+                f"{length_bytes} bytes at offset {offset_bytes}: a mutation is 1 to {PUSH_BYTES_MAX} bytes "
+                f"within a chunk of {CHUNK_BYTES}"
+            )
+
+    # --- the rest -------------------------------------------------------------------------------
+
+    async def _ping(self, _request: Request, _: CallContext) -> Reply:
+        return Ack()
+
+    async def _disk_status(self, _request: Request, _: CallContext) -> Reply:
+        usage = await self._writer.in_worker(self._replicas.usage)
+        return DiskStatusReply(
+            server=self._identity.server,
+            cluster=self._identity.cluster,
+            disk_total_bytes=usage.total_bytes,
+            disk_free_bytes=usage.free_bytes,
+            chunk_count=self._replicas.chunk_count,
+            push_buffer_bytes=self._pushes.used_bytes,
+        )
+
+    async def _check_cluster(self, cluster: str) -> None:
+        if self._identity.cluster != cluster:
+            await self._writer.in_worker(lambda: self._identity.join(cluster))
+
+    async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
+        """Run a change of a chunk to its end even if the caller goes away: half of it must not be left."""
+        if self._stopping:
+            change.close()
+            raise Unavailable("this chunk server is stopping")
+        task = asyncio.get_running_loop().create_task(change)
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        return await asyncio.shield(task)
+
+    def _end_order(self, order: VersionOrder, newer: ChunkVersion, reason: str) -> None:
+        never = order.local.supersede(newer)
+        if never:
+            self._writer.refuse(order, never, order.local.verdict())
+        if order.lead is not None:
+            self._primary.end_outstanding(order, order.lead.supersede(reason))
+
+    def _new_order(self, request: BumpVersion, now: float) -> VersionOrder:
+        me = self._identity.server
+        lead = None
+        if request.primary == me:
+            lead = PrimaryOrder(
+                handle=request.handle,
+                version=request.version,
+                me=me,
+                members=[replica.server for replica in request.replicas],
+                now=now,
+                lease_seconds=request.lease_seconds,
+            )
+        return VersionOrder(
+            version=request.version,
+            granted_at=now,
+            primary=request.primary,
+            replicas={replica.server: replica for replica in request.replicas},
+            local=SecondaryOrder(
+                handle=request.handle, version=request.version, me=me, primary=request.primary
+            ),
+            lead=lead,
+        )
+
+
+def _same_grant(order: VersionOrder, request: BumpVersion) -> bool:
+    return order.primary == request.primary and order.replicas.keys() == {r.server for r in request.replicas}
+
+
+def _check_length(length_bytes: int) -> None:
+    if not 0 <= length_bytes <= CHUNK_BYTES:
+        raise InvalidArgument(f"{length_bytes} is not a length of a chunk")
