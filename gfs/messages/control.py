@@ -382,10 +382,15 @@ class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):
 
 
 class BumpReply(Reply, tag="bumped", frozen=True, kw_only=True):
-    """`replaced_version` is what this replica held before (0: it held none); `length_bytes` is committed."""
+    """`replaced_version` is what this replica held before (0: it held none); `length_bytes` is committed.
+
+    `may_be_short`: its machine lost power since, so it may lack acknowledged bytes that were not on its
+    disk yet; no other replica is cut back to its length.
+    """
 
     replaced_version: ChunkVersion
     length_bytes: int
+    may_be_short: bool = False
 
 
 class BumpVersion(Request, tag="bump", frozen=True, kw_only=True):
