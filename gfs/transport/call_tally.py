@@ -1,11 +1,11 @@
-"""Counts and durations of the calls a program answered, for Prometheus. Plain integers on the hot path."""
+"""Calls and connections of a program, counted for Prometheus. Plain integers on the hot path."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -57,3 +57,18 @@ class CallTally(Collector):
             seconds.add_metric([method], buckets, tally.seconds)
         yield calls
         yield seconds
+
+
+class ConnectionTally(Collector):
+    """`gfs_connections` (open now) and `gfs_connections_refused_total` (over the limit)."""
+
+    def __init__(self, metrics: Metrics, count_open: Callable[[], int]) -> None:
+        self.refused = 0
+        self._count_open = count_open
+        metrics.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("gfs_connections", "Open control connections", value=self._count_open())
+        yield CounterMetricFamily(
+            "gfs_connections_refused", "Connections refused: too many open", value=self.refused
+        )

@@ -11,7 +11,7 @@ from gfs.errors import GfsError, InternalFault, InvalidArgument, ProtocolFault, 
 from gfs.messages.control import Ack, ErrorReply, Ping, Reply, Request, method_name
 from gfs.telemetry import logger, trace_id
 from gfs.transport.call_tally import CallTally
-from gfs.transport.frames import error_reply
+from gfs.transport.frames import error_reply, request_decoder
 from gfs.transport.interface import CallContext, Handler, Handlers
 from gfs.vocabulary import Address
 
@@ -31,6 +31,7 @@ class Dispatcher:
         self._handlers: dict[type[Request], Handler] = dict(handlers)
         self._role = role
         self._tally = tally or CallTally()
+        self.message_decoder = request_decoder(self.requests)
         self._request_decoders = {
             method: msgspec.msgpack.Decoder(kind) for method, kind in self.by_method.items()
         }

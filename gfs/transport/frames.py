@@ -11,7 +11,7 @@ the other's. A request or reply inside a frame is a map with its method or reply
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Generic, TypeVar, Union
 
 import msgspec
@@ -84,7 +84,7 @@ def encode_frame(frame: Frame) -> bytes:
     return encoded
 
 
-def join_frames(frames: list[bytes]) -> bytes:
+def join_frames(frames: Collection[bytes]) -> bytes:
     return b"".join((_COUNT.pack(_ARRAY_32, len(frames)), *frames))
 
 
@@ -107,6 +107,11 @@ def reply_decoder(replies: Iterable[type[Reply]]) -> msgspec.msgpack.Decoder[Rep
 # A message with one bad request or reply is decoded again by these, so that the others are not lost with it.
 raw_request_decoder = msgspec.msgpack.Decoder(RawRequestFrames)
 raw_reply_decoder = msgspec.msgpack.Decoder(RawReplyFrames)
+
+
+def decode_reply(encoded: msgspec.Raw | bytes, expected: type[Reply]) -> Reply:
+    """Decode one reply alone. Raises: msgspec.MsgspecError, RecursionError."""
+    return msgspec.msgpack.decode(encoded, type=_union((expected, ErrorReply)))
 
 
 def _union(kinds: Iterable[type[M]]) -> type[M]:
