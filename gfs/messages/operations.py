@@ -34,11 +34,15 @@ class MakeDirectory(Operation, tag="mkdir", frozen=True, kw_only=True):
 
 
 class CreateFile(Operation, tag="create", frozen=True, kw_only=True):
-    """`path` comes into being, empty. `replace`: an existing file moves to the trash first (§6.3.4)."""
+    """`path` comes into being, empty. `replace`: an existing file moves to the trash first (§6.3.4).
+
+    `expires_at_ms`: until when the trash keeps a replaced file; 0 is three days.
+    """
 
     path: str
     replication_goal: int
     replace: bool = False
+    expires_at_ms: int = 0
 
 
 class DeletePath(Operation, tag="delete", frozen=True, kw_only=True):
@@ -115,7 +119,12 @@ class ForgetSessions(Operation, tag="forget_sessions", frozen=True, kw_only=True
 
 
 class CheckDigest(Operation, tag="check_digest", frozen=True, kw_only=True):
-    """Every master compares its own digest at `index` with the leader's (I7)."""
+    """Every master compares the digest it noted at `index` with the leader's (I7), and notes a new one.
+
+    The digest is noted just before the log entry of each CheckDigest, together with that entry's index; the
+    next CheckDigest carries it (`MasterState.digest_mark`). So each master compares equal points of the log,
+    whatever else is under way. Refused as corrupt_state when they differ; 0 compares nothing.
+    """
 
     index: int
     digest: str
@@ -162,7 +171,11 @@ class ChunkGranted(Outcome, tag="granted", frozen=True, kw_only=True):
 
 
 class Refused(Outcome, tag="refused", frozen=True, kw_only=True):
-    """The operation had no effect; `code` is a definite error's code from gfs.errors."""
+    """The operation had no effect; `code` is a definite error's code from gfs.errors.
+
+    But for outcome_unknown: the request is older than the outcomes kept for its client, so that nobody can
+    say whether its first try had one.
+    """
 
     code: str
     message: str

@@ -21,8 +21,12 @@ class Table(Enum):
     CHUNKS = b"chunks"  # handle -> chunk record
     TRASH = b"trash"  # (deadline, inode) -> original path
     SESSIONS = b"sessions"  # client id -> last use; (client id, sequence) -> outcome
+    SERVERS = b"servers"  # chunk server id -> its number in chunk records, and number -> id
     POLICIES = b"policies"  # directory inode -> replicas, rack rule, reclamation delay, quota
-    META = b"meta"  # cluster id, format version, next ids, applied (index, term), counters
+    META = b"meta"  # format version, applied (index, term), next ids and counters, digest
+
+    # The default hashes the member's name in Python at every lookup; members are singletons.
+    __hash__ = object.__hash__
 
 
 class ReadTables(Protocol):

@@ -1,0 +1,232 @@
+"""The map from files to chunks, and each chunk's version, replica set and seal (GFS §2.6.1, §4.5). No names.
+
+Where replicas are is not here (it is never logged); this says which servers *may* hold the version.
+
+Invariants: a file's chunks are 0 … chunk_count - 1 without gaps; each has a row whose `references` counts the
+files that name it; versions only rise; a replica set is never empty, names no server twice and contains the
+primary; a sealed chunk changes no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gfs.errors import ChunkSealed, InvalidArgument, NotFound, StaleVersion
+from gfs.master.core.digest import DigestedTables
+from gfs.master.core.lookup import live_file, server_by_number
+from gfs.master.core.records import (
+    CHUNK_INDEX_MAX,
+    ID_MAX,
+    Counters,
+    InodeRecord,
+    StoredChunk,
+    decode_chunk,
+    encode_chunk,
+    encode_inode,
+    file_chunk_key,
+    handle_value,
+    id_key,
+    read_handle,
+    server_id_key,
+    server_number_key,
+)
+from gfs.master.core.tables import Table
+from gfs.messages.operations import AddChunk, ChunkGranted, GrantLease, SealChunk, SetLengthHint
+from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ServerId
+
+SERVER_ID_BYTES_MAX = 128
+VERSION_MAX = 2**62
+
+
+class ChunkTable:
+    """Every method checks first and writes after: when it raises, nothing was written."""
+
+    def __init__(self, tables: DigestedTables, counters: Counters) -> None:
+        self._tables = tables
+        self._counters = counters
+
+    def add_chunk(self, operation: AddChunk, *, at_ms: int) -> ChunkGranted:
+        """Raises: InvalidArgument, NotFound, IsADirectory."""
+        _check_set(operation.replicas, operation.primary)
+        row, file = live_file(self._tables, operation.inode)
+        if 0 <= operation.index < file.chunk_count:
+            return self._present_grant(operation.inode, operation.index)
+        if operation.index != file.chunk_count or operation.index > CHUNK_INDEX_MAX:
+            raise InvalidArgument(
+                f"chunk {operation.index} would leave a gap: the file has {file.chunk_count} chunks"
+            )
+        handle = self._counters.next_handle
+        assert handle <= ID_MAX
+        self._counters.next_handle = handle + 1
+        self._counters.chunks += 1
+        numbers = tuple([self._number_of(server) for server in operation.replicas])
+        chunk = StoredChunk(
+            version=1,
+            references=1,
+            held_version=0,
+            primary=operation.replicas.index(operation.primary),
+            servers=numbers,
+        )
+        key = file_chunk_key(operation.inode, operation.index)
+        self._tables.insert(Table.CHUNKS, id_key(handle), encode_chunk(chunk))
+        self._tables.insert(Table.FILE_CHUNKS, key, handle_value(handle))
+        grown = InodeRecord(
+            is_directory=0,
+            parent=file.parent,
+            created_ms=file.created_ms,
+            modified_after_ms=at_ms - file.created_ms,
+            length_bytes=file.length_bytes,
+            length_exact=0,
+            chunk_count=file.chunk_count + 1,
+            replication_goal=file.replication_goal,
+        )
+        self._rewrite_file(operation.inode, row, grown)
+        return ChunkGranted(
+            handle=ChunkHandle(handle),
+            version=ChunkVersion(1),
+            replicas=operation.replicas,
+            primary=operation.primary,
+        )
+
+    def grant_lease(self, operation: GrantLease, *, at_ms: int) -> ChunkGranted:
+        """Raises: InvalidArgument, NotFound, IsADirectory, ChunkSealed, StaleVersion."""
+        _check_set(operation.replicas, operation.primary)
+        file_row, file = live_file(self._tables, operation.inode)
+        named = None
+        if 0 <= operation.index < file.chunk_count:
+            named = self._tables.get(Table.FILE_CHUNKS, file_chunk_key(operation.inode, operation.index))
+        if named is None or read_handle(named) != operation.handle:
+            raise NotFound(f"chunk {operation.index} of the file is not {operation.handle}")
+        row, chunk = self._chunk(operation.handle)
+        if chunk.sealed:
+            raise ChunkSealed(f"chunk {operation.handle} is sealed at {chunk.length_bytes} bytes")
+        if chunk.version != operation.from_version:
+            raise StaleVersion(
+                f"chunk {operation.handle} has version {chunk.version}, not {operation.from_version}"
+            )
+        assert chunk.version < VERSION_MAX
+        if not 0 <= operation.held_version <= chunk.version:
+            raise InvalidArgument(f"no replica can hold version {operation.held_version} yet")
+        if not operation.fresh:
+            # Only members of the set hold every acknowledged mutation, so only they may follow it (I2). A
+            # fresh chunk has none acknowledged: the leader has told no client of it, and vouches for that.
+            members = {self._server(number) for number in chunk.servers}
+            strangers = [server for server in operation.replicas if server not in members]
+            if strangers:
+                raise InvalidArgument(f"{', '.join(strangers)} held no replica of version {chunk.version}")
+        granted = StoredChunk(
+            version=chunk.version + 1,
+            references=chunk.references,
+            held_version=max(chunk.held_version, operation.held_version),
+            primary=operation.replicas.index(operation.primary),
+            servers=tuple([self._number_of(server) for server in operation.replicas]),
+        )
+        self._tables.replace(Table.CHUNKS, id_key(operation.handle), old=row, new=encode_chunk(granted))
+        changed = msgspec.structs.replace(file, modified_after_ms=at_ms - file.created_ms, length_exact=0)
+        self._rewrite_file(operation.inode, file_row, changed)
+        return ChunkGranted(
+            handle=operation.handle,
+            version=ChunkVersion(granted.version),
+            replicas=operation.replicas,
+            primary=operation.primary,
+        )
+
+    def seal_chunk(self, operation: SealChunk) -> None:
+        """Raises: InvalidArgument, NotFound, StaleVersion, ChunkSealed (already, at another length)."""
+        if not 0 <= operation.length_bytes <= CHUNK_BYTES:
+            raise InvalidArgument(f"a chunk cannot be {operation.length_bytes} bytes long")
+        row, chunk = self._chunk(operation.handle)
+        if chunk.sealed:
+            if chunk.length_bytes == operation.length_bytes:
+                return
+            raise ChunkSealed(f"chunk {operation.handle} is sealed at {chunk.length_bytes} bytes")
+        if chunk.version != operation.version:
+            raise StaleVersion(
+                f"chunk {operation.handle} has version {chunk.version}, not {operation.version}"
+            )
+        sealed = msgspec.structs.replace(chunk, sealed=1, length_bytes=operation.length_bytes)
+        self._tables.replace(Table.CHUNKS, id_key(operation.handle), old=row, new=encode_chunk(sealed))
+
+    def set_length_hint(self, operation: SetLengthHint, *, at_ms: int) -> None:
+        """A later, smaller word never hides what an earlier one has shown: the longest counts.
+
+        Raises: InvalidArgument, NotFound, IsADirectory.
+        """
+        row, file = live_file(self._tables, operation.inode)
+        length_max = file.chunk_count * CHUNK_BYTES
+        if not 0 <= operation.length_bytes <= length_max:
+            raise InvalidArgument(
+                f"a file of {file.chunk_count} chunks cannot be {operation.length_bytes} bytes long"
+            )
+        if operation.closed:
+            exact = 1
+        else:
+            exact = 0 if operation.length_bytes > file.length_bytes else file.length_exact
+        changed = msgspec.structs.replace(
+            file,
+            length_bytes=max(file.length_bytes, operation.length_bytes),
+            length_exact=exact,
+            modified_after_ms=at_ms - file.created_ms,
+        )
+        self._rewrite_file(operation.inode, row, changed)
+
+    def _present_grant(self, inode: int, index: int) -> ChunkGranted:
+        named = self._tables.get(Table.FILE_CHUNKS, file_chunk_key(inode, index))
+        assert named is not None, (inode, index)
+        handle = read_handle(named)
+        _, chunk = self._chunk(handle)
+        replicas = tuple([self._server(number) for number in chunk.servers])
+        return ChunkGranted(
+            handle=handle,
+            version=ChunkVersion(chunk.version),
+            replicas=replicas,
+            primary=replicas[chunk.primary],
+            existed=True,
+        )
+
+    def _chunk(self, handle: int) -> tuple[bytes, StoredChunk]:
+        row = self._tables.get(Table.CHUNKS, id_key(handle)) if 0 < handle <= ID_MAX else None
+        if row is None:
+            raise NotFound(f"there is no chunk {handle}")
+        return row, decode_chunk(row)
+
+    def _rewrite_file(self, inode: int, old: bytes, file: InodeRecord) -> None:
+        new = encode_inode(file)
+        if new != old:
+            self._tables.replace(Table.INODES, id_key(inode), old=old, new=new)
+
+    def _server(self, number: int) -> ServerId:
+        return server_by_number(self._tables, number, {})
+
+    def _number_of(self, server: ServerId) -> int:
+        """The number that stands for a server in chunk rows; its first mention gives it one.
+
+        Ids are long and chunks are many: a number takes one or two bytes where an id takes twenty.
+        """
+        key = server_id_key(server)
+        row = self._tables.get(Table.SERVERS, key)
+        if row is not None:
+            return int.from_bytes(row, "big")
+        number = self._counters.next_server
+        self._counters.next_server = number + 1
+        self._tables.insert(Table.SERVERS, key, id_key(number))
+        self._tables.insert(Table.SERVERS, server_number_key(number), server.encode("utf-8"))
+        return number
+
+
+def _check_set(replicas: Sequence[ServerId], primary: ServerId) -> None:
+    if not 0 < len(replicas) <= REPLICATION_GOAL_MAX:
+        raise InvalidArgument(f"{len(replicas)} replicas are not within 1..{REPLICATION_GOAL_MAX}")
+    if len(set(replicas)) != len(replicas):
+        raise InvalidArgument("the replica set names a server twice")
+    if primary not in replicas:
+        raise InvalidArgument("the primary is not a member of its replica set")
+    for server in replicas:
+        try:
+            length = len(server.encode("utf-8"))
+        except UnicodeEncodeError:
+            raise InvalidArgument("a chunk server's id is not valid UTF-8") from None
+        if not 0 < length <= SERVER_ID_BYTES_MAX:
+            raise InvalidArgument(f"a chunk server's id has {length} bytes, not 1..{SERVER_ID_BYTES_MAX}")

@@ -1,0 +1,263 @@
+"""Reading the state: stat, listings, chunks of a file. Pure functions over ReadTables that change nothing.
+
+They read one view of the tables to the end and never wait, so an answer is of one point of the log.
+"""
+
+from __future__ import annotations
+
+from gfs.errors import CorruptState, InvalidPath, IsADirectory, NotADirectory, NotFound
+from gfs.master.core.digest import digest_text
+from gfs.master.core.records import (
+    COUNTERS_KEY,
+    DIGEST_KEY,
+    ID_MAX,
+    TRASH_INODE,
+    ChunkRecord,
+    Counters,
+    InodeRecord,
+    decode_chunk,
+    decode_counters,
+    decode_inode,
+    dentry_key,
+    file_chunk_key,
+    id_key,
+    read_dentry,
+    read_handle,
+    server_number_key,
+)
+from gfs.master.core.tables import ReadTables, Table
+from gfs.messages.control import Entry
+from gfs.settings import FIND_CHUNKS_MAX, LIST_PAGE_MAX
+from gfs.vocabulary import (
+    NAME_BYTES_MAX,
+    PATH_DEPTH_MAX,
+    ROOT_INODE,
+    ChunkHandle,
+    ChunkVersion,
+    InodeId,
+    ServerId,
+    path_fault,
+)
+
+NamePath = tuple[bytes, ...]  # a path as the tables know it: names in UTF-8, the root is ()
+
+_SPELL_MAX = 200  # characters of a path in an error message: messages are kept with the outcomes
+
+
+def names_of(path: str) -> NamePath:
+    """Raises: InvalidPath."""
+    # Nearly all paths are short ASCII, where a few scans of the string rule out every fault.
+    if not (
+        path.isascii()
+        and len(path) <= NAME_BYTES_MAX
+        and path.startswith("/")
+        and "/." not in path
+        and "\0" not in path
+        and path.count("/") <= PATH_DEPTH_MAX
+    ):
+        fault = path_fault(path)
+        if fault is not None:
+            raise InvalidPath(fault if len(fault) <= 2 * _SPELL_MAX else fault[: 2 * _SPELL_MAX] + "…")
+    return tuple(name for name in path.encode("utf-8").split(b"/") if name)
+
+
+def spell(names: NamePath, *, whole: bool = False) -> str:
+    """The path of these names; without `whole`, shortened for a message."""
+    path = "/" + b"/".join(names).decode("utf-8")
+    return path if whole or len(path) <= _SPELL_MAX else path[: _SPELL_MAX - 1] + "…"
+
+
+def find(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
+    """The inode at these names, and whether it is a directory.
+
+    Raises: NotFound, NotADirectory (a file where a directory would have to be).
+    """
+    inode, is_directory = ROOT_INODE, True
+    for depth, name in enumerate(names):
+        if not is_directory:
+            raise NotADirectory(f"{spell(names[:depth])} is a file, not a directory")
+        row = tables.get(Table.DENTRIES, dentry_key(inode, name))
+        if row is None:
+            raise NotFound(f"{spell(names[: depth + 1])} does not exist")
+        inode, is_directory = read_dentry(row)
+    return inode, is_directory
+
+
+def find_directory(tables: ReadTables, names: NamePath) -> InodeId:
+    """Raises: NotFound, NotADirectory."""
+    inode, is_directory = find(tables, names)
+    if not is_directory:
+        raise NotADirectory(f"{spell(names)} is a file, not a directory")
+    return inode
+
+
+def stat(tables: ReadTables, path: str) -> Entry:
+    """Raises: InvalidPath, NotFound, NotADirectory."""
+    names = names_of(path)
+    inode, _ = find(tables, names)
+    return entry_of(tables, spell(names, whole=True), inode)
+
+
+def entry_of(tables: ReadTables, path: str, inode: InodeId) -> Entry:
+    """The entry at `path`, whose inode the caller has just found."""
+    row = tables.get(Table.INODES, id_key(inode))
+    if row is None:
+        raise CorruptState(f"{path} names inode {inode}, which is missing")
+    record = decode_inode(row)
+    if record.is_directory:
+        return Entry(
+            path=path,
+            inode=inode,
+            kind="directory",
+            created_ms=record.created_ms,
+            modified_ms=record.created_ms + record.modified_after_ms,
+        )
+    return Entry(
+        path=path,
+        inode=inode,
+        kind="file",
+        created_ms=record.created_ms,
+        modified_ms=record.created_ms + record.modified_after_ms,
+        length_bytes=record.length_bytes,
+        length_exact=bool(record.length_exact),
+        chunk_count=record.chunk_count,
+        replication_goal=record.replication_goal,
+    )
+
+
+def list_page(
+    tables: ReadTables, path: str, *, after: str = "", limit: int = 1000
+) -> tuple[list[Entry], str]:
+    """Entries of a directory in byte order of their names, strictly after the name `after`.
+
+    Returns: at most `limit` (and LIST_PAGE_MAX) entries, and the name to go on after, empty at the end.
+    Raises: InvalidPath, NotFound, NotADirectory.
+    """
+    names = names_of(path)
+    directory = find_directory(tables, names)
+    limit = min(max(1, limit), LIST_PAGE_MAX)
+    start = id_key(directory)
+    if after:
+        # The shortest name behind `after`: no name holds a NUL.
+        name_after = after.encode("utf-8", "surrogatepass")[: NAME_BYTES_MAX + 1]
+        start = dentry_key(directory, name_after + b"\0")
+    prefix = spell(names, whole=True).rstrip("/") + "/"
+    entries: list[Entry] = []
+    for key, row in tables.scan(Table.DENTRIES, start, id_key(directory + 1)):
+        name = key[8:].decode("utf-8")
+        if len(entries) == limit:
+            return entries, entries[-1].path[len(prefix) :]
+        entries.append(entry_of(tables, prefix + name, read_dentry(row)[0]))
+    return entries, ""
+
+
+def find_chunks(tables: ReadTables, path: str, first: int, count: int) -> tuple[Entry, list[ChunkRecord]]:
+    """A file's entry and its chunks first … first + count - 1, as far as they exist, in order (§2.3).
+
+    At most FIND_CHUNKS_MAX. Raises: InvalidPath, NotFound, NotADirectory, IsADirectory.
+    """
+    entry = stat(tables, path)
+    if entry.kind == "directory":
+        raise IsADirectory(f"{entry.path} is a directory")
+    first = max(0, first)
+    stop = min(first + min(count, FIND_CHUNKS_MAX), entry.chunk_count)
+    if first >= stop:
+        return entry, []
+    inode = entry.inode
+    servers: dict[int, ServerId] = {}
+    handles = [
+        read_handle(row)
+        for _, row in tables.scan(
+            Table.FILE_CHUNKS, file_chunk_key(inode, first), file_chunk_key(inode, stop)
+        )
+    ]
+    if len(handles) != stop - first:
+        raise CorruptState(f"{entry.path} lacks some of its chunks {first}..{stop - 1}")
+    return entry, [_existing_chunk(tables, handle, servers) for handle in handles]
+
+
+def chunk_of(tables: ReadTables, inode: int, index: int) -> ChunkRecord | None:
+    """Chunk `index` of a file that can be reached from the root, or None when the file has no such chunk.
+
+    Raises: NotFound, IsADirectory.
+    """
+    _, record = live_file(tables, inode)
+    if not 0 <= index < record.chunk_count:
+        return None
+    row = tables.get(Table.FILE_CHUNKS, file_chunk_key(inode, index))
+    if row is None:
+        raise CorruptState(f"the file with inode {inode} lacks its chunk {index}")
+    return _existing_chunk(tables, read_handle(row), {})
+
+
+def live_file(tables: ReadTables, inode: int) -> tuple[bytes, InodeRecord]:
+    """The row of a file that can be reached from the root, as bytes and decoded.
+
+    Raises: NotFound when there is none, or when it or a directory above it is in the trash; IsADirectory.
+    """
+    row = tables.get(Table.INODES, id_key(inode)) if 0 < inode <= ID_MAX else None
+    if row is None:
+        raise NotFound(f"there is no file with inode {inode}")
+    record = decode_inode(row)
+    if record.is_directory:
+        raise IsADirectory(f"inode {inode} is a directory")
+    above = record.parent
+    while above != ROOT_INODE:
+        if above == TRASH_INODE:
+            raise NotFound(f"the file with inode {inode} has been deleted")
+        above_row = tables.get(Table.INODES, id_key(above))
+        if above_row is None:
+            raise CorruptState(f"inode {inode} is below inode {above}, which is missing")
+        above = decode_inode(above_row).parent
+    return row, record
+
+
+def chunk_by_handle(tables: ReadTables, handle: int) -> ChunkRecord | None:
+    if not 0 < handle <= ID_MAX or tables.get(Table.CHUNKS, id_key(handle)) is None:
+        return None
+    return _existing_chunk(tables, ChunkHandle(handle), {})
+
+
+def _existing_chunk(tables: ReadTables, handle: ChunkHandle, servers: dict[int, ServerId]) -> ChunkRecord:
+    row = tables.get(Table.CHUNKS, id_key(handle))
+    if row is None:
+        raise CorruptState(f"chunk {handle} is part of a file but missing")
+    stored = decode_chunk(row)
+    replicas = tuple(server_by_number(tables, number, servers) for number in stored.servers)
+    return ChunkRecord(
+        handle=handle,
+        version=ChunkVersion(stored.version),
+        replicas=replicas,
+        primary=replicas[stored.primary],
+        held_version=ChunkVersion(stored.held_version),
+        sealed=bool(stored.sealed),
+        length_bytes=stored.length_bytes if stored.sealed else -1,
+        references=stored.references,
+    )
+
+
+def server_by_number(tables: ReadTables, number: int, known: dict[int, ServerId]) -> ServerId:
+    """The server a chunk's row means; `known` remembers those already looked up."""
+    server = known.get(number)
+    if server is None:
+        row = tables.get(Table.SERVERS, server_number_key(number))
+        if row is None:
+            raise CorruptState(f"chunk server number {number} has no id")
+        server = known[number] = ServerId(row.decode("utf-8"))
+    return server
+
+
+def read_counters(tables: ReadTables) -> Counters:
+    """Totals as of the last commit; files and directories include those in the trash."""
+    row = tables.get(Table.META, COUNTERS_KEY)
+    if row is None:
+        raise CorruptState("the state has no counters")
+    return decode_counters(row)
+
+
+def state_digest(tables: ReadTables) -> str:
+    """The digest as of the last commit, without reading the rows (I7)."""
+    counters, digest = tables.get(Table.META, COUNTERS_KEY), tables.get(Table.META, DIGEST_KEY)
+    if counters is None or digest is None:
+        raise CorruptState("the state has no digest")
+    return digest_text(int.from_bytes(digest, "big"), counters)

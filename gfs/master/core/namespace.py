@@ -1,0 +1,207 @@
+"""The namespace: directories, files, the trash, and what operations do to them (GFS §4.1, §4.4). No chunks.
+
+A directory entry is a row (parent inode, name) -> inode. A rename moves a tree of any size by rewriting one
+entry, a deletion hangs it into the trash likewise, and two creations in one directory touch different rows.
+
+Invariants: every inode but the root is held by exactly one entry, of the directory its `parent` names, or by
+exactly one row of the trash when its `parent` is TRASH_INODE; parents form a tree under root or trash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from gfs.errors import (
+    AlreadyExists,
+    DirectoryNotEmpty,
+    InvalidArgument,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+)
+from gfs.master.core.digest import DigestedTables
+from gfs.master.core.lookup import NamePath, find_directory, names_of, spell
+from gfs.master.core.records import (
+    ID_MAX,
+    TIME_MS_MAX,
+    TRASH_INODE,
+    Counters,
+    InodeRecord,
+    decode_inode,
+    dentry_key,
+    dentry_value,
+    encode_inode,
+    id_key,
+    read_dentry,
+    trash_key,
+)
+from gfs.master.core.tables import Table
+from gfs.messages.operations import CreateFile, DeletePath, MakeDirectory, RenamePath
+from gfs.vocabulary import REPLICATION_GOAL_MAX, ROOT_INODE, InodeId
+
+TRASH_MS_DEFAULT = 3 * 86400 * 1000  # for a record that does not say when its trash expires (§4.4)
+
+
+def root_record() -> InodeRecord:
+    return InodeRecord(is_directory=1, parent=ROOT_INODE, created_ms=0)
+
+
+class Namespace:
+    """Every method checks first and writes after: when it raises, nothing was written."""
+
+    def __init__(self, tables: DigestedTables, counters: Counters) -> None:
+        self._tables = tables
+        self._counters = counters
+
+    def make_directory(self, operation: MakeDirectory, *, at_ms: int) -> InodeId:
+        """Raises: InvalidPath, NotFound, NotADirectory, AlreadyExists."""
+        names = names_of(operation.path)
+        inode = ROOT_INODE
+        for depth, name in enumerate(names):
+            row = self._tables.get(Table.DENTRIES, dentry_key(inode, name))
+            if row is None:
+                missing = names[depth:]
+                if len(missing) > 1 and not operation.parents:
+                    raise NotFound(f"the directory {spell(names[: depth + 1])} does not exist")
+                for new_name in missing:
+                    inode = self._add_directory(inode, new_name, at_ms=at_ms)
+                return inode
+            inode, is_directory = read_dentry(row)
+            if not is_directory:
+                if depth + 1 == len(names):
+                    raise AlreadyExists(f"{spell(names)} exists, and is a file")
+                raise NotADirectory(f"{spell(names[: depth + 1])} is a file, not a directory")
+        if not operation.parents:
+            raise AlreadyExists(f"{spell(names)} exists")
+        return inode
+
+    def create_file(self, operation: CreateFile, *, at_ms: int) -> InodeId:
+        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, IsADirectory."""
+        names = names_of(operation.path)
+        if not 0 < operation.replication_goal <= REPLICATION_GOAL_MAX:
+            raise InvalidArgument(
+                f"the replication goal {operation.replication_goal} is not within 1..{REPLICATION_GOAL_MAX}"
+            )
+        if not names:
+            raise IsADirectory("/ is a directory")
+        tables = self._tables
+        parent = find_directory(tables, names[:-1])
+        key = dentry_key(parent, names[-1])
+        present = tables.get(Table.DENTRIES, key)
+        if present is not None:
+            replaced, is_directory = read_dentry(present)
+            if is_directory:
+                raise IsADirectory(f"{spell(names)} is a directory")
+            if not operation.replace:
+                raise AlreadyExists(f"{spell(names)} exists")
+            expires_at_ms = operation.expires_at_ms or at_ms + TRASH_MS_DEFAULT
+            self._move_to_trash(replaced, names, expires_at_ms=expires_at_ms)
+        inode = self._next_inode()
+        record = InodeRecord(
+            is_directory=0, parent=parent, created_ms=at_ms, replication_goal=operation.replication_goal
+        )
+        tables.insert(Table.INODES, id_key(inode), encode_inode(record))
+        entry = dentry_value(inode, is_directory=False)
+        if present is None:
+            tables.insert(Table.DENTRIES, key, entry)
+        else:
+            tables.replace(Table.DENTRIES, key, old=present, new=entry)
+        self._counters.files += 1
+        return inode
+
+    def delete_path(self, operation: DeletePath) -> InodeId:
+        """Raises: InvalidPath, InvalidArgument (the root), NotFound, NotADirectory, DirectoryNotEmpty."""
+        names = names_of(operation.path)
+        if not names:
+            raise InvalidArgument("the root directory cannot be deleted")
+        parent = find_directory(self._tables, names[:-1])
+        key = dentry_key(parent, names[-1])
+        present = self._tables.get(Table.DENTRIES, key)
+        if present is None:
+            raise NotFound(f"{spell(names)} does not exist")
+        inode, is_directory = read_dentry(present)
+        if is_directory and not operation.recursive and self._has_entries(inode):
+            raise DirectoryNotEmpty(f"the directory {spell(names)} is not empty")
+        self._tables.remove(Table.DENTRIES, key, old=present)
+        self._move_to_trash(inode, names, expires_at_ms=operation.expires_at_ms)
+        return inode
+
+    def rename_path(self, operation: RenamePath) -> InodeId:
+        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists."""
+        source, destination = names_of(operation.source), names_of(operation.destination)
+        if not source or not destination:
+            raise InvalidArgument("the root directory can neither be renamed nor be replaced")
+        tables = self._tables
+        old_parent = find_directory(tables, source[:-1])
+        old_key = dentry_key(old_parent, source[-1])
+        row = tables.get(Table.DENTRIES, old_key)
+        if row is None:
+            raise NotFound(f"{spell(source)} does not exist")
+        inode, is_directory = read_dentry(row)
+        if source == destination:
+            return inode
+        # There are no links, so comparing the names is enough to see that one lies within the other.
+        if destination[: len(source)] == source:
+            if not is_directory:
+                raise NotADirectory(f"{spell(source)} is a file, not a directory")
+            raise InvalidArgument(f"{spell(source)} cannot be moved into itself, to {spell(destination)}")
+        new_parent = find_directory(tables, destination[:-1])
+        new_key = dentry_key(new_parent, destination[-1])
+        present = tables.get(Table.DENTRIES, new_key)
+        if present is not None:
+            replaced, replaced_is_directory = read_dentry(present)
+            if replaced_is_directory or not operation.replace:
+                raise AlreadyExists(f"{spell(destination)} exists")
+            if is_directory:
+                raise NotADirectory(f"{spell(destination)} is a file; a directory cannot replace it")
+            self._move_to_trash(replaced, destination, expires_at_ms=operation.expires_at_ms)
+        tables.remove(Table.DENTRIES, old_key, old=row)
+        if present is None:
+            tables.insert(Table.DENTRIES, new_key, row)
+        else:
+            tables.replace(Table.DENTRIES, new_key, old=present, new=row)
+        if new_parent != old_parent:
+            self._set_parent(inode, new_parent)
+        return inode
+
+    def _rewrite(self, inode: int, old: bytes, record: InodeRecord) -> None:
+
+        new = encode_inode(record)
+        if new != old:
+            self._tables.replace(Table.INODES, id_key(inode), old=old, new=new)
+
+    def _add_directory(self, parent: int, name: bytes, *, at_ms: int) -> InodeId:
+        inode = self._next_inode()
+        record = InodeRecord(is_directory=1, parent=parent, created_ms=at_ms)
+        self._tables.insert(Table.INODES, id_key(inode), encode_inode(record))
+        self._tables.insert(Table.DENTRIES, dentry_key(parent, name), dentry_value(inode, is_directory=True))
+        self._counters.directories += 1
+        return inode
+
+    def _next_inode(self) -> InodeId:
+        inode = self._counters.next_inode
+        assert inode <= ID_MAX
+        self._counters.next_inode = inode + 1
+        return InodeId(inode)
+
+    def _has_entries(self, directory: int) -> bool:
+        rows: Iterable[tuple[bytes, bytes]] = self._tables.scan(
+            Table.DENTRIES, id_key(directory), id_key(directory + 1)
+        )
+        return any(True for _ in rows)
+
+    def _move_to_trash(self, inode: int, names: NamePath, *, expires_at_ms: int) -> None:
+        """Hang an inode, with all that is below it, into the trash. Its entry is the caller's to remove."""
+        expires_at_ms = min(max(0, expires_at_ms), TIME_MS_MAX)
+        self._tables.insert(
+            Table.TRASH, trash_key(expires_at_ms, inode), spell(names, whole=True).encode("utf-8")
+        )
+        self._set_parent(inode, TRASH_INODE)
+        self._counters.trash += 1
+
+    def _set_parent(self, inode: int, parent: int) -> None:
+        row = self._tables.get(Table.INODES, id_key(inode))
+        assert row is not None, inode
+        self._rewrite(inode, row, msgspec.structs.replace(decode_inode(row), parent=parent))

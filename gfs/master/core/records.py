@@ -1,0 +1,232 @@
+"""How the rows of the state's tables are laid out: keys, values, and what they say in full. No decisions.
+
+Keys begin with big-endian integers, so that a directory's entries and a file's chunks lie together and in
+order. Values are msgpack arrays: short for the small numbers most fields hold, and a field added at the end
+leaves old rows readable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+
+import msgspec
+
+from gfs.errors import CorruptState
+from gfs.vocabulary import ROOT_INODE, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId
+
+STATE_FORMAT = 1
+
+TRASH_INODE = InodeId(0)  # parent of what was deleted: an inode under it cannot be reached from the root
+assert TRASH_INODE != ROOT_INODE
+
+# Ids fit in six bytes, so that a value naming one is short: 2**47 creations are 4,000 years at 1,000/s.
+ID_MAX = 2**47 - 1
+CHUNK_INDEX_MAX = 2**32 - 1
+SEQUENCE_MAX = 2**63 - 1
+TIME_MS_MAX = 2**53
+
+_ID_BYTES = 6
+_U64 = Struct(">Q")
+_U64_U32 = Struct(">QI")
+_U64_U64 = Struct(">QQ")
+
+COUNTERS_KEY = b"counters"
+DIGEST_KEY = b"digest"
+DIGEST_MARK_KEY = b"digest_mark"
+APPLIED_KEY = b"applied"
+FORMAT_KEY = b"format"
+
+id_key = _U64.pack  # inode, handle or client id as a key, or the beginning of one
+
+
+class InodeRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A file or a directory. Directories leave the fields about content at zero.
+
+    `parent` is the directory that holds its entry, TRASH_INODE once deleted. `modified_after_ms` counts from
+    `created_ms` (it is mostly small), and is negative when the clock of a later leader is behind.
+    """
+
+    is_directory: int
+    parent: int
+    created_ms: int
+    modified_after_ms: int = 0
+    length_bytes: int = 0
+    length_exact: int = 0
+    chunk_count: int = 0
+    replication_goal: int = 0
+
+
+class StoredChunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A chunk's row; servers by number (see `ChunkTable`), the primary by its position among them."""
+
+    version: int
+    references: int
+    held_version: int
+    primary: int
+    servers: tuple[int, ...]
+    sealed: int = 0
+    length_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """What the log says of one chunk: identity, version, and the replica set of that version.
+
+    `held_version`: every member of the set is known to hold this version or a later one (0: nothing known).
+    `length_bytes` is known only when `sealed`, else -1. `references` counts the files that share the chunk.
+    """
+
+    handle: ChunkHandle
+    version: ChunkVersion
+    replicas: tuple[ServerId, ...]
+    primary: ServerId
+    held_version: ChunkVersion
+    sealed: bool
+    length_bytes: int
+    references: int
+
+
+class SessionHeader(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """One client's window of remembered outcomes.
+
+    `floor`: requests below it are too old to be told from new ones. `highest`: none above it was ever seen.
+    `kept`: how many outcomes are in the table, some of them perhaps already below the floor.
+    """
+
+    last_ms: int
+    floor: int
+    highest: int
+    kept: int
+
+
+class Counters(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Next ids and totals. Inodes and chunks count until their space is reclaimed, so also in the trash.
+
+    `forget_after`: the client at which the search for idle sessions goes on.
+    """
+
+    next_inode: int = ROOT_INODE + 1
+    next_handle: int = 1
+    next_server: int = 1
+    files: int = 0
+    directories: int = 1
+    chunks: int = 0
+    trash: int = 0
+    sessions: int = 0
+    forget_after: int = 0
+
+
+class DigestMark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The digest this state had just before the log entry at `index`; see `CheckDigest`."""
+
+    index: int
+    digest: str
+
+
+_encode = msgspec.msgpack.Encoder().encode
+encode_inode = encode_chunk = encode_session = encode_counters = encode_mark = _encode
+_decode_inode = msgspec.msgpack.Decoder(InodeRecord).decode
+_decode_chunk = msgspec.msgpack.Decoder(StoredChunk).decode
+_decode_session = msgspec.msgpack.Decoder(SessionHeader).decode
+_decode_counters = msgspec.msgpack.Decoder(Counters).decode
+_decode_mark = msgspec.msgpack.Decoder(DigestMark).decode
+
+
+def decode_inode(row: bytes) -> InodeRecord:
+    try:
+        return _decode_inode(row)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"an inode row cannot be read: {error}") from error
+
+
+def decode_chunk(row: bytes) -> StoredChunk:
+    try:
+        return _decode_chunk(row)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"a chunk row cannot be read: {error}") from error
+
+
+def decode_session(row: bytes) -> SessionHeader:
+    try:
+        return _decode_session(row)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"a session row cannot be read: {error}") from error
+
+
+def decode_counters(row: bytes) -> Counters:
+    try:
+        return _decode_counters(row)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"the row of counters cannot be read: {error}") from error
+
+
+def decode_mark(row: bytes) -> DigestMark:
+    try:
+        return _decode_mark(row)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"the row of the last digest cannot be read: {error}") from error
+
+
+def dentry_key(parent: int, name: bytes) -> bytes:
+    return id_key(parent) + name
+
+
+def dentry_value(inode: int, *, is_directory: bool) -> bytes:
+    """Inode and kind in one number, the kind in the lowest bit: a lookup of a long path reads no inodes."""
+    return (inode << 1 | is_directory).to_bytes(_ID_BYTES, "big")
+
+
+def read_dentry(value: bytes) -> tuple[InodeId, bool]:
+    """The inode, and whether it is a directory."""
+    both = int.from_bytes(value, "big")
+    return InodeId(both >> 1), bool(both & 1)
+
+
+def file_chunk_key(inode: int, index: int) -> bytes:
+    return _U64_U32.pack(inode, index)
+
+
+def read_file_chunk_key(key: bytes) -> tuple[InodeId, ChunkIndex]:
+    inode, index = _U64_U32.unpack(key)
+    return InodeId(inode), ChunkIndex(index)
+
+
+def handle_value(handle: int) -> bytes:
+    return handle.to_bytes(_ID_BYTES, "big")
+
+
+def read_handle(value: bytes) -> ChunkHandle:
+    return ChunkHandle(int.from_bytes(value, "big"))
+
+
+def trash_key(expires_at_ms: int, inode: int) -> bytes:
+    return _U64_U64.pack(expires_at_ms, inode)
+
+
+def read_trash_key(key: bytes) -> tuple[int, InodeId]:
+    expires_at_ms, inode = _U64_U64.unpack(key)
+    return expires_at_ms, InodeId(inode)
+
+
+def outcome_key(client: int, sequence: int) -> bytes:
+    return _U64_U64.pack(client, sequence)
+
+
+def read_outcome_key(key: bytes) -> tuple[int, int]:
+    client, sequence = _U64_U64.unpack(key)
+    return client, sequence
+
+
+def read_id(key: bytes) -> int:
+    """The number a key begins with."""
+    number: int = _U64.unpack_from(key)[0]
+    return number
+
+
+def server_number_key(number: int) -> bytes:
+    return b"#" + _U64.pack(number)
+
+
+def server_id_key(server: str) -> bytes:
+    return b"=" + server.encode("utf-8")

@@ -1,0 +1,174 @@
+"""The master's replicated state: applies log records, one by one, on every master alike (GFS §2.6).
+
+Volatile things (locations, running leases) are not here, nor anything that waits, tells time or throws dice.
+"""
+
+from __future__ import annotations
+
+from gfs.errors import CorruptState, GfsError, InvalidArgument, UnsupportedVersion
+from gfs.master.core.chunk_table import ChunkTable
+from gfs.master.core.digest import DIGEST_BYTES, DigestedTables, digest_text
+from gfs.master.core.namespace import Namespace, root_record
+from gfs.master.core.records import (
+    COUNTERS_KEY,
+    DIGEST_KEY,
+    DIGEST_MARK_KEY,
+    FORMAT_KEY,
+    STATE_FORMAT,
+    TIME_MS_MAX,
+    Counters,
+    DigestMark,
+    decode_counters,
+    decode_mark,
+    encode_counters,
+    encode_inode,
+    encode_mark,
+    id_key,
+)
+from gfs.master.core.sessions import Sessions, request_fault
+from gfs.master.core.tables import ReadTables, Table, Tables
+from gfs.messages.operations import (
+    AddChunk,
+    AnyOutcome,
+    CheckDigest,
+    CreateFile,
+    DeletePath,
+    Done,
+    ForgetSessions,
+    GrantLease,
+    LogRecord,
+    MakeDirectory,
+    Refused,
+    RenamePath,
+    SealChunk,
+    SetLengthHint,
+)
+from gfs.vocabulary import ROOT_INODE, LogIndex
+
+_NO_INDEX = LogIndex(0)
+
+
+class MasterState:
+    """The state machine over `tables`, which it alone writes; empty tables become the state of a new cluster.
+
+    Counters, session headers and the digest are held in memory between save()s: call it before the tables are
+    committed, copied or compared. Two states that applied the same records have equal tables then (I7).
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        """Raises: CorruptState; UnsupportedVersion when a newer gfs wrote these tables."""
+        self._plain = tables
+        fresh = _check_format(tables)
+        digest = tables.get(Table.META, DIGEST_KEY)
+        counters = tables.get(Table.META, COUNTERS_KEY)
+        mark = tables.get(Table.META, DIGEST_MARK_KEY)
+        if not fresh and (digest is None or counters is None):
+            raise CorruptState("the state lacks its counters or its digest")
+        self.counters = Counters() if counters is None else decode_counters(counters)
+        self._mark = DigestMark(index=0, digest="") if mark is None else decode_mark(mark)
+        self._tables = DigestedTables(tables, int.from_bytes(digest or bytes(DIGEST_BYTES), "big"))
+        self._namespace = Namespace(self._tables, self.counters)
+        self._chunks = ChunkTable(self._tables, self.counters)
+        self._sessions = Sessions(self._tables, self.counters)
+        if fresh:
+            tables.put(Table.META, FORMAT_KEY, STATE_FORMAT.to_bytes(2, "big"))
+            self._tables.insert(Table.INODES, id_key(ROOT_INODE), encode_inode(root_record()))
+            self.save()
+
+    def apply(self, record: LogRecord, *, index: LogIndex = _NO_INDEX) -> AnyOutcome:
+        """Carry out one record of the log entry at `index`; deterministic and total.
+
+        Whatever the record says, the answer is an outcome: Refused means nothing changed. An exception is a
+        bug of ours (or damaged tables) and must stop this master. A repeated request is answered as at first.
+        """
+        request = record.request
+        if request is None:
+            return self._outcome(record, index)
+        fault = request_fault(request)
+        if fault is not None:
+            return Refused(code=InvalidArgument.code, message=fault)
+        first = self._sessions.answered(request)
+        if first is not None:
+            return first
+        outcome = self._outcome(record, index)
+        self._sessions.remember(request, outcome, at_ms=_stamp(record))
+        return outcome
+
+    def save(self) -> None:
+        """Write into the tables what is held back in memory."""
+        self._sessions.save()
+        self._plain.put(Table.META, COUNTERS_KEY, encode_counters(self.counters))
+        self._plain.put(Table.META, DIGEST_KEY, self._tables.rows_digest().to_bytes(DIGEST_BYTES, "big"))
+
+    def digest(self) -> str:
+        """Digest of all tables as they are now; costs what was written since the last call."""
+        self._sessions.save()
+        return digest_text(self._tables.rows_digest(), encode_counters(self.counters))
+
+    def digest_mark(self) -> tuple[LogIndex, str]:
+        """What the next CheckDigest must carry: index and digest noted last ((0, "") at first)."""
+        return LogIndex(self._mark.index), self._mark.digest
+
+    def _outcome(self, record: LogRecord, index: LogIndex) -> AnyOutcome:
+        try:
+            return self._carry_out(record, index)
+        except GfsError as error:
+            if not error.definite or isinstance(error, CorruptState):
+                raise  # not the record's fault: these tables are damaged
+            return Refused(code=error.code, message=error.message)
+
+    def _carry_out(self, record: LogRecord, index: LogIndex) -> AnyOutcome:
+        at_ms = _stamp(record)
+        match record.operation:
+            case CreateFile() as operation:
+                return Done(inode=self._namespace.create_file(operation, at_ms=at_ms))
+            case AddChunk() as operation:
+                return self._chunks.add_chunk(operation, at_ms=at_ms)
+            case GrantLease() as operation:
+                return self._chunks.grant_lease(operation, at_ms=at_ms)
+            case SetLengthHint() as operation:
+                self._chunks.set_length_hint(operation, at_ms=at_ms)
+                return Done(inode=operation.inode)
+            case SealChunk() as operation:
+                self._chunks.seal_chunk(operation)
+                return Done()
+            case MakeDirectory() as operation:
+                return Done(inode=self._namespace.make_directory(operation, at_ms=at_ms))
+            case DeletePath() as operation:
+                return Done(inode=self._namespace.delete_path(operation))
+            case RenamePath() as operation:
+                return Done(inode=self._namespace.rename_path(operation))
+            case ForgetSessions() as operation:
+                self._sessions.forget(idle_since_ms=operation.idle_since_ms, limit=operation.limit)
+                return Done()
+            case CheckDigest() as operation:
+                return self._check_digest(operation, index)
+
+    def _check_digest(self, operation: CheckDigest, index: LogIndex) -> AnyOutcome:
+        before = self._mark
+        self._mark = DigestMark(index=index, digest=self.digest())
+        self._plain.put(Table.META, DIGEST_MARK_KEY, encode_mark(self._mark))
+        if before.index != operation.index or before.index == 0 or before.digest == operation.digest:
+            return Done()
+        return Refused(
+            code=CorruptState.code,
+            message=f"digest at index {before.index}: leader's {operation.digest[:64]}, ours {before.digest}",
+        )
+
+
+def _stamp(record: LogRecord) -> int:
+    """The leader's clock, kept within what the tables can hold."""
+    return min(max(0, record.at_ms), TIME_MS_MAX)
+
+
+def _check_format(tables: ReadTables) -> bool:
+    """Whether the tables are still empty."""
+    row = tables.get(Table.META, FORMAT_KEY)
+    if row is None:
+        if next(tables.scan(Table.INODES), None) is not None:
+            raise CorruptState("the state has rows but does not say in which format")
+        return True
+    found = int.from_bytes(row, "big")
+    if found != STATE_FORMAT:
+        raise UnsupportedVersion(f"the state has format {found}; this gfs reads format {STATE_FORMAT}")
+    return False
