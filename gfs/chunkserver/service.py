@@ -6,7 +6,7 @@ Bytes and index are replica_store's, order is core/mutations', heartbeats are el
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -104,6 +104,10 @@ class ChunkService:
             ApplyMutation: self._apply,
             DiskStatus: self._disk_status,
         }
+
+    async def in_worker(self, work: Callable[[], T]) -> T:
+        """As OrderedWriter.in_worker: the storage's threads, for those who tell of it."""
+        return await self._writer.in_worker(work)
 
     async def stop(self) -> None:
         """Take no more mutations, and let those that have their place in the order come to their end."""

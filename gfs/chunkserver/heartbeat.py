@@ -1,0 +1,328 @@
+"""Heartbeats of one chunk server to all masters (GFS §2.3, §4.5): state up, instructions down.
+
+Each master is told by its own task, so that a slow or silent one delays no other. What is in force
+(versions, leases, bytes) is decided elsewhere; here it is only told, and a leader's word passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from gfs.chunkserver.chunk_orders import ChunkOrders
+from gfs.chunkserver.disk_identity import DiskIdentity
+from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.clock import Clock
+from gfs.errors import GfsError, WrongCluster
+from gfs.messages.control import Heartbeat, HeartbeatReply, HeldChunk, HeldLease
+from gfs.settings import CORRUPT_NAMED_MAX, DELETIONS_WAITING_MAX, LEASES_NAMED_MAX, REPORT_PAGE_CHUNKS
+from gfs.telemetry import logger
+from gfs.transport.interface import RpcCaller
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, Term
+
+_log = logger("chunkserver")
+T = TypeVar("T")
+
+CALL_SECONDS_MIN = 1.0  # a heartbeat that no master answers by then (or in two intervals) is given up
+LOG_AGAIN_SECONDS = 10.0  # the same trouble with the same master is logged no more often
+
+
+class RunBlocking(Protocol):
+    """Runs blocking store work off the event loop's thread."""
+
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
+
+
+class DeleteReplica(Protocol):
+    async def __call__(self, handle: ChunkHandle, *, known_at: float) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """What a chunk server says of itself in every heartbeat; `incarnation` is drawn at each start."""
+
+    incarnation: str
+    control: Address
+    data: Address
+    rack: str
+    version: str
+
+
+@dataclass(slots=True)
+class _Report:
+    """A full list on its way, page by page. `cursor`: changes after it are not in the list."""
+
+    chunks: list[HeldChunk]
+    cursor: int
+    page: int = 0
+
+
+@dataclass(slots=True)
+class _MasterLink:
+    """What one master has acknowledged, and how the last heartbeat to it went."""
+
+    address: Address
+    cursor: int = -1  # -1: it has no full report yet
+    report: _Report | None = None
+    told_at: float = 0.0  # when the last acknowledged heartbeat was written
+    heard_at: float | None = None
+    trouble: str = "has not been reached yet"
+    logged: str = ""
+    logged_at: float = field(default=-LOG_AGAIN_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """The part of a heartbeat that comes from the disk, gathered in a worker thread."""
+
+    total_bytes: int
+    free_bytes: int
+    chunk_count: int
+    corrupt: list[ChunkHandle]
+    changed: list[HeldChunk]
+    removed: list[ChunkHandle]
+    cursor: int
+    report: _Report | None
+
+
+class Heartbeats:
+    """Tells every master of this server until stop(); knows whether any of them has it registered."""
+
+    def __init__(
+        self,
+        masters: Sequence[Address],
+        announcement: Announcement,
+        identity: DiskIdentity,
+        replicas: ReplicaStore,
+        orders: ChunkOrders,
+        caller: RpcCaller,
+        clock: Clock,
+        *,
+        in_worker: RunBlocking,
+        delete: DeleteReplica,
+        heartbeat_seconds: float,
+        registered_seconds: float,
+        on_joined: Callable[[ClusterId], None],
+    ) -> None:
+        assert masters and heartbeat_seconds > 0
+        self._announcement = announcement
+        self._identity = identity
+        self._replicas = replicas
+        self._orders = orders
+        self._caller = caller
+        self._clock = clock
+        self._in_worker = in_worker
+        self._delete = delete
+        self._heartbeat_seconds = heartbeat_seconds
+        self._registered_seconds = registered_seconds
+        self._on_joined = on_joined
+        self._links = [_MasterLink(address) for address in masters]
+        self._leader_term = Term(0)  # highest a leader has spoken with; older ones are not obeyed (I3)
+        self._to_delete: dict[ChunkHandle, float] = {}  # handle -> when the heartbeat answered was written
+        self._deletion_waits = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        assert not self._tasks
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._tell_for_ever(link)) for link in self._links]
+        self._tasks.append(loop.create_task(self._delete_for_ever()))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether a master of this cluster has this server registered with all its chunks; if not, why."""
+        now = self._clock.monotonic()
+        for link in self._links:
+            is_heard = link.heard_at is not None and now - link.heard_at < self._registered_seconds
+            if is_heard and link.cursor >= 0:
+                return True, ""
+        troubles = "; ".join(f"{link.address} {link.trouble or 'has no full report'}" for link in self._links)
+        return False, f"not registered with any master: {troubles}"
+
+    # --- one master -----------------------------------------------------------------------------
+
+    async def _tell_for_ever(self, link: _MasterLink) -> None:
+        while True:
+            began = self._clock.monotonic()
+            try:
+                more = await self._tell(link)
+            except GfsError as error:
+                more = False
+                self._note_trouble(link, error)
+            except Exception:
+                more = False
+                link.trouble = "could not be told because of an internal fault"
+                _log.exception("a heartbeat failed unexpectedly", master=link.address)
+            if not more:
+                passed = self._clock.monotonic() - began
+                await self._clock.sleep(max(0.0, self._heartbeat_seconds - passed))
+
+    async def _tell(self, link: _MasterLink) -> bool:
+        """Send one heartbeat and do what the answer says; True when there is more to tell at once."""
+        news = await self._in_worker(lambda: self._gather(link))
+        told_at = self._clock.monotonic()
+        leases = self._orders.held_leases(now=told_at, active_since=link.told_at)[:LEASES_NAMED_MAX]
+        beat = self._compose(news, leases)
+        reply = await self._caller.call(
+            link.address,
+            beat,
+            HeartbeatReply,
+            deadline_seconds=max(CALL_SECONDS_MIN, 2 * self._heartbeat_seconds),
+        )
+        joined = await self._check_cluster(reply.cluster)
+        if link.trouble:
+            _log.info("registered with a master", master=link.address, leader=reply.is_leader)
+        link.heard_at, link.told_at, link.trouble, link.logged = told_at, told_at, "", ""
+        self._obey(reply, leases, told_at)
+        if joined:
+            # It answered a server without a cluster; what it keeps of that is its own affair.
+            link.cursor, link.report = -1, None
+            return True
+        return _note_acknowledged(link, news, report_wanted=reply.report_wanted)
+
+    def _gather(self, link: _MasterLink) -> _News:
+        """In a worker thread: what this master does not know yet."""
+        replicas = self._replicas
+        usage = replicas.usage()
+        report, changed, removed, cursor = link.report, [], [], link.cursor
+        if report is None and cursor >= 0:
+            changes = replicas.changes_since(cursor)
+            if changes.complete and len(changes.changed) + len(changes.removed) <= REPORT_PAGE_CHUNKS:
+                changed, removed, cursor = changes.changed, changes.removed, changes.cursor
+            else:
+                cursor = -1
+        if report is None and cursor < 0:
+            # The cursor first: what changes while the list is made is told again as a change.
+            start = replicas.changes_since(max(link.cursor, 0)).cursor
+            report = _Report(list(replicas.inventory()), start)
+        return _News(
+            total_bytes=usage.total_bytes,
+            free_bytes=usage.free_bytes,
+            chunk_count=replicas.chunk_count,
+            corrupt=replicas.corrupt()[:CORRUPT_NAMED_MAX],
+            changed=changed,
+            removed=removed,
+            cursor=cursor,
+            report=report,
+        )
+
+    def _compose(self, news: _News, leases: list[HeldLease]) -> Heartbeat:
+        beat = Heartbeat(
+            server=self._identity.server,
+            cluster=self._identity.cluster,
+            incarnation=self._announcement.incarnation,
+            control=self._announcement.control,
+            data=self._announcement.data,
+            rack=self._announcement.rack,
+            version=self._announcement.version,
+            disk_total_bytes=news.total_bytes,
+            disk_free_bytes=news.free_bytes,
+            chunk_count=news.chunk_count,
+            leases=leases,
+            changed=news.changed,
+            removed=news.removed,
+            corrupt=news.corrupt,
+        )
+        report = news.report
+        if report is None:
+            return beat
+        first = report.page * REPORT_PAGE_CHUNKS
+        page = report.chunks[first : first + REPORT_PAGE_CHUNKS]
+        return msgspec.structs.replace(
+            beat, report_page=report.page, report=page, report_last=_is_last_page(report)
+        )
+
+    async def _check_cluster(self, cluster: ClusterId) -> bool:
+        """Join the cluster of the first master that answers; True when that was just now.
+
+        Raises: WrongCluster.
+        """
+        if self._identity.cluster == cluster:
+            return False
+        await self._in_worker(lambda: self._identity.join(cluster))
+        self._on_joined(cluster)
+        _log.info("joined the cluster", cluster=cluster)
+        return True
+
+    # --- a leader's instructions ----------------------------------------------------------------
+
+    def _obey(self, reply: HeartbeatReply, told: Sequence[HeldLease], told_at: float) -> None:
+        if not reply.is_leader or reply.term < self._leader_term:
+            return
+        self._leader_term = reply.term
+        versions: dict[ChunkHandle, ChunkVersion] = {lease.handle: lease.version for lease in told}
+        for handle in reply.extended:
+            if handle in versions:
+                self._orders.extend(handle, versions[handle], now=told_at, lease_seconds=reply.lease_seconds)
+        for handle in reply.delete:
+            if len(self._to_delete) >= DELETIONS_WAITING_MAX:
+                break  # it will name them again
+            self._to_delete[handle] = told_at
+        if self._to_delete:
+            self._deletion_waits.set()
+
+    async def _delete_for_ever(self) -> None:
+        while True:
+            await self._deletion_waits.wait()
+            self._deletion_waits.clear()
+            while self._to_delete:
+                handle, known_at = next(iter(self._to_delete.items()))
+                del self._to_delete[handle]
+                try:
+                    deleted = await self._delete(handle, known_at=known_at)
+                except GfsError as error:
+                    _log.warning("a replica could not be deleted", chunk=f"{handle:x}", error=error.message)
+                except Exception:
+                    _log.exception("deleting a replica failed unexpectedly", chunk=f"{handle:x}")
+                else:
+                    if deleted:
+                        _log.info("replica deleted on the leader's word", chunk=f"{handle:x}")
+
+    def _note_trouble(self, link: _MasterLink, error: GfsError) -> None:
+        link.trouble = f"says: {error.message}" if error.definite else f"did not answer: {error.message}"
+        if isinstance(error, WrongCluster):
+            link.heard_at = None
+        now = self._clock.monotonic()
+        if link.logged == error.code and now - link.logged_at < LOG_AGAIN_SECONDS:
+            return
+        link.logged, link.logged_at = error.code, now
+        _log.warning(
+            "a master was not told",
+            master=link.address,
+            code=error.code,
+            error=error.message,
+            hint=error.hint,
+        )
+
+
+def _is_last_page(report: _Report) -> bool:
+    return (report.page + 1) * REPORT_PAGE_CHUNKS >= len(report.chunks)
+
+
+def _note_acknowledged(link: _MasterLink, news: _News, *, report_wanted: bool) -> bool:
+    """Remember what the master has taken in; True when the next part is due at once."""
+    report = news.report
+    if report is None:
+        link.cursor = news.cursor
+        if report_wanted:
+            link.cursor = -1
+        return report_wanted
+    if report_wanted:
+        # Not at once: a master that refuses every report must not be asked in a tight circle.
+        link.cursor, link.report = -1, None
+        return False
+    if _is_last_page(report):
+        link.cursor, link.report = report.cursor, None
+        return False
+    report.page += 1
+    link.cursor, link.report = -1, report
+    return True

@@ -1,0 +1,380 @@
+"""One chunk server as a program: what is wired to what, in which order it starts and stops.
+
+ChunkServer can live in a process with others (tests, bench); run_chunkserver makes a process of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from gfs.chunkserver.disk_identity import DirectoryLock, DiskIdentity
+from gfs.chunkserver.heartbeat import Announcement, Heartbeats
+from gfs.chunkserver.push_buffer import PushBuffer, Pushed
+from gfs.chunkserver.push_chain import PushChain
+from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.chunkserver.service import ChunkService
+from gfs.chunkserver.stores.file import FileStore
+from gfs.chunkserver.stores.interface import ChunkStore
+from gfs.chunkserver.stores.memory import MemoryStore
+from gfs.chunkserver.tallies import CountedReads, Tallies
+from gfs.clock import Clock, SystemClock
+from gfs.disk import Disk, SystemDisk
+from gfs.errors import ConfigInvalid, CorruptState, GfsError, Unavailable
+from gfs.settings import STORE_THREADS, ChunkServerSettings, Settings
+from gfs.telemetry import Metrics, logger, set_up_logging
+from gfs.transport.data_client import DataClient
+from gfs.transport.data_server import DataServer
+from gfs.transport.websocket_client import WebSocketCaller
+from gfs.transport.websocket_server import ControlServer
+from gfs.vocabulary import Address, ClusterId
+
+_log = logger("chunkserver")
+
+CHUNKS_DIRECTORY = "chunks"
+
+
+class ChunkServer:
+    """One chunk server on one directory. start() once, stop() once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        node_id: str,
+        directory: str,
+        *,
+        clock: Clock | None = None,
+        disk: Disk | None = None,
+    ) -> None:
+        if node_id not in settings.chunkservers:
+            raise ConfigInvalid(f"the configuration has no chunk server {node_id!r}")
+        if not settings.masters:
+            raise ConfigInvalid("the configuration names no master for this chunk server")
+        self.metrics = Metrics()
+        self._settings = settings
+        self._node = settings.chunkservers[node_id]
+        self._node_id = node_id
+        self._directory = directory
+        self._clock = clock or SystemClock()
+        self._disk = disk or SystemDisk()
+        self._tallies = Tallies()
+        self._to_stop = AsyncExitStack()
+        self._failed: asyncio.Future[str] | None = None
+        self._control: ControlServer | None = None
+        self._data: DataServer | None = None
+        self._heartbeats: Heartbeats | None = None
+
+    @property
+    def control_address(self) -> Address:
+        assert self._control is not None, "not started"
+        return self._control.address
+
+    @property
+    def data_address(self) -> Address:
+        assert self._data is not None, "not started"
+        return self._data.address
+
+    async def start(self) -> None:
+        """Recover the disk, listen, and begin to tell the masters.
+
+        Raises: Unavailable (directory or port in use), WrongCluster, CorruptState, ConfigInvalid … with
+            everything undone.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._to_stop.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """An ordinary stop; a kill is as good, only without the last flush."""
+        await self._to_stop.aclose()
+
+    async def failed(self) -> str:
+        """Wait until the disk has failed beyond repair, and say how."""
+        assert self._failed is not None, "not started"
+        return await asyncio.shield(self._failed)
+
+    def readiness(self) -> tuple[bool, str]:
+        if self._failed is not None and self._failed.done():
+            return False, self._failed.result()
+        if self._heartbeats is None:
+            return False, "starting"
+        return self._heartbeats.readiness()
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._failed = loop.create_future()
+        tuning = self._settings.chunkserver
+        identity = self._open_identity()
+        workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
+        self._to_stop.callback(workers.shutdown)
+        replicas = await self._open_replicas(loop, workers)
+        pushes = PushBuffer(tuning.push_buffer_bytes, tuning.push_seconds, self._clock)
+        data_client = DataClient(congestion_control=tuning.congestion_control)
+        self._to_stop.callback(data_client.close)
+        caller = WebSocketCaller("chunkserver", self._node_id, identity.cluster)
+        self._to_stop.push_async_callback(caller.close)
+        service = ChunkService(
+            identity,
+            replicas,
+            pushes,
+            caller,
+            workers,
+            self._clock,
+            push_copy=partial(_push_copy, data_client, tuning.forward_seconds),
+            forward_seconds=tuning.forward_seconds,
+            tallies=self._tallies,
+        )
+        chain = PushChain(
+            pushes,
+            data_client,
+            CountedReads(replicas, self._tallies),
+            hop_seconds=tuning.forward_seconds,
+        )
+        await self._listen(identity, chain, service)
+        self._to_stop.push_async_callback(service.stop)
+        self._publish(replicas, pushes)
+        self._start_flushing(loop, replicas, workers)
+
+        def note_joined(cluster: ClusterId) -> None:
+            caller.cluster = cluster
+
+        self._heartbeats = Heartbeats(
+            [master.control for master in self._settings.masters.values()],
+            Announcement(
+                incarnation=secrets.token_hex(8),
+                control=self.control_address,
+                data=self.data_address,
+                rack=self._node.rack,
+                version=_release(),
+            ),
+            identity,
+            replicas,
+            service.orders,
+            caller,
+            self._clock,
+            in_worker=service.in_worker,
+            delete=service.delete,
+            heartbeat_seconds=tuning.heartbeat_seconds,
+            registered_seconds=self._settings.master.chunkserver_dead_seconds,
+            on_joined=note_joined,
+        )
+        self._heartbeats.start()
+        self._to_stop.push_async_callback(self._heartbeats.stop)
+        _log.info(
+            "chunk server started",
+            server=identity.server,
+            cluster=identity.cluster,
+            control=self.control_address,
+            data=self.data_address,
+            chunks=replicas.chunk_count,
+        )
+
+    def _open_identity(self) -> DiskIdentity:
+        try:
+            self._disk.make_directory(self._directory)
+            lock = DirectoryLock(self._directory)
+            self._to_stop.callback(lock.release)
+            cluster = ClusterId(self._settings.cluster.id)
+            return DiskIdentity.open(self._disk, self._directory, cluster=cluster or None)
+        except OSError as error:
+            raise ConfigInvalid(
+                f"cannot use the directory {self._directory!r}: {error.strerror or error}"
+            ) from error
+
+    async def _open_replicas(
+        self, loop: asyncio.AbstractEventLoop, workers: ThreadPoolExecutor
+    ) -> ReplicaStore:
+        tuning = self._settings.chunkserver
+
+        def on_fatal(reason: str) -> None:
+            loop.call_soon_threadsafe(self._fail, reason)
+
+        def recover() -> ReplicaStore:
+            return ReplicaStore.open(
+                self._directory,
+                _make_store(tuning, self._disk, self._directory),
+                self._disk,
+                durability="sync" if tuning.durability == "sync" else "flush",
+                free_bytes_min=tuning.free_bytes_min,
+                on_fatal=on_fatal,
+            )
+
+        try:
+            replicas = await loop.run_in_executor(workers, recover)
+        except OSError as error:
+            raise Unavailable(f"the disk at {self._directory!r} failed: {error.strerror or error}") from error
+
+        async def close() -> None:
+            await loop.run_in_executor(workers, _flush_and_close, replicas)
+
+        self._to_stop.push_async_callback(close)
+        return replicas
+
+    async def _listen(self, identity: DiskIdentity, chain: PushChain, service: ChunkService) -> None:
+        tuning = self._settings.chunkserver
+        self._data = DataServer(
+            self._node.data,
+            chain,
+            connections_max=tuning.data_connections_max,
+            congestion_control=tuning.congestion_control,
+        )
+        self._data.start()
+        self._to_stop.push_async_callback(partial(asyncio.to_thread, self._data.stop))
+        self._control = ControlServer(
+            self._node.control,
+            service.handlers(),
+            cluster=lambda: identity.cluster,
+            role="chunkserver",
+            node=self._node_id,
+            metrics=self.metrics,
+            live=lambda: self._failed is not None and not self._failed.done(),
+            ready=self.readiness,
+        )
+        await self._control.start()
+        self._to_stop.push_async_callback(self._control.stop)
+
+    def _start_flushing(
+        self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, workers: ThreadPoolExecutor
+    ) -> None:
+        flushing = loop.create_task(self._flush_for_ever(loop, replicas, workers))
+
+        async def end() -> None:
+            flushing.cancel()
+            await asyncio.gather(flushing, return_exceptions=True)
+
+        self._to_stop.push_async_callback(end)
+
+    async def _flush_for_ever(
+        self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, workers: ThreadPoolExecutor
+    ) -> None:
+        while True:
+            await self._clock.sleep(self._settings.chunkserver.flush_seconds)
+            began = self._clock.monotonic()
+            try:
+                await loop.run_in_executor(workers, replicas.flush)
+            except (OSError, GfsError) as error:
+                # Never retried: the page cache may have dropped what could not be written.
+                self._fail(f"the disk at {self._directory!r} failed to sync: {error}")
+                return
+            self._tallies.flushed(self._clock.monotonic() - began)
+
+    def _fail(self, reason: str) -> None:
+        if self._failed is not None and not self._failed.done():
+            _log.error("the disk has failed", reason=reason)
+            self._failed.set_result(reason)
+
+    def _publish(self, replicas: ReplicaStore, pushes: PushBuffer) -> None:
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "chunks": ("Replicas held", lambda: replicas.chunk_count),
+            "corrupt_chunks": ("Replicas with a block that does not verify", lambda: len(replicas.corrupt())),
+            "disk_free_bytes": ("Free bytes for chunks", lambda: replicas.usage().free_bytes),
+            "disk_total_bytes": ("Bytes of the disk", lambda: replicas.usage().total_bytes),
+            "push_buffer_bytes": ("Pushed bytes waiting to be ordered", lambda: pushes.used_bytes),
+            "ready": ("1 when a master has this server registered", lambda: self.readiness()[0]),
+        }
+        self._tallies.publish(self.metrics, gauges)
+
+
+def run_chunkserver(settings: Settings, node_id: str, directory: str) -> None:
+    """Run one chunk server until SIGTERM or SIGINT.
+
+    Raises: GfsError when it cannot start or its disk fails; the command line turns it into one
+        sentence and an exit status.
+    """
+    set_up_logging(
+        role="chunkserver", node=node_id, level=settings.telemetry.level, style=settings.telemetry.format
+    )
+    with asyncio.Runner(loop_factory=_loop_factory(settings.chunkserver.loop)) as runner:
+        runner.run(_serve(settings, node_id, directory))
+
+
+async def _serve(settings: Settings, node_id: str, directory: str) -> None:
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    server = ChunkServer(settings, node_id, directory)
+    starting = asyncio.ensure_future(server.start())
+    stop = asyncio.ensure_future(asked_to_stop.wait())
+    await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        return
+    starting.result()
+    failed = asyncio.ensure_future(server.failed())
+    await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    await server.stop()
+    if failed.done():
+        raise CorruptState(
+            failed.result(),
+            hint="Check the disk (dmesg, smartctl). Its chunks are on other servers and will be restored.",
+        )
+    failed.cancel()
+    _log.info("chunk server stopped")
+
+
+async def _push_copy(client: DataClient, deadline_seconds: float, address: Address, pushed: Pushed) -> None:
+    answer = await asyncio.to_thread(
+        partial(
+            client.push,
+            address,
+            pushed.push_id,
+            pushed.data,
+            offset=pushed.offset,
+            chain=(),
+            checksums=pushed.checksums,
+            deadline_seconds=deadline_seconds,
+        )
+    )
+    assert not answer.failed  # no hop behind the first
+
+
+def _make_store(tuning: ChunkServerSettings, disk: Disk, directory: str) -> ChunkStore:
+    match tuning.store:
+        case "file":
+            return FileStore(disk, os.path.join(directory, CHUNKS_DIRECTORY))
+        case "memory":
+            return MemoryStore()
+        case unknown:
+            raise ConfigInvalid(f"chunkserver.store: {unknown!r} is not one of file, memory")
+
+
+def _flush_and_close(replicas: ReplicaStore) -> None:
+    try:
+        replicas.flush()
+    except (OSError, GfsError) as error:
+        _log.error("the last flush failed", error=str(error))
+    finally:
+        replicas.close()
+
+
+def _loop_factory(wanted: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if wanted == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        if wanted == "uvloop":
+            raise ConfigInvalid(
+                "chunkserver.loop is uvloop, which is not installed", hint="pip install 'pygfs[speed]'"
+            ) from None
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _release() -> str:
+    try:
+        return version("pygfs")
+    except PackageNotFoundError:
+        return ""
