@@ -12,19 +12,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gfs import failpoints
+from gfs.chunkserver.core.checksums import blocks_touched, crc32c
 from gfs.chunkserver.push_buffer import PushBuffer, Reservation
 from gfs.errors import ChecksumMismatch, GfsError
 from gfs.messages.data import PushAnswer
 from gfs.telemetry import logger
 from gfs.transport.data_client import DataClient, OutgoingPush
-from gfs.transport.data_head import PushHead, touched_blocks
+from gfs.transport.data_head import PushHead
 from gfs.transport.data_server import ChunkReader, PushSink
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, MIB, ChunkHandle, ChunkVersion
-
-try:
-    from awscrt.checksums import crc32c  # 2.5 times as fast, but an extra
-except ImportError:
-    from crc32c import crc32c
 
 # A hop slower than this on the whole is named as failed: the chain goes at the pace of its slowest.
 FORWARD_BYTES_PER_SECOND_MIN = 8 * MIB
@@ -128,7 +124,7 @@ class _ChainedPush:
         self._summed, self._block_end = end, end + CHECKSUM_BLOCK_BYTES
 
     def _compare_with_client(self) -> None:
-        assert len(self._sums) == touched_blocks(self._head.offset, self._head.length)
+        assert len(self._sums) == blocks_touched(self._head.offset, self._head.length)
         for block, (given, found) in enumerate(zip(self._head.checksums or (), self._sums, strict=False)):
             if given != found:
                 raise ChecksumMismatch(

@@ -187,11 +187,15 @@ def read_answer(head: bytes) -> AnswerHead:
         if match is None:
             raise ProtocolFault("a partial answer came without a Content-Range")
         first = int(match[1])
+    content_length = _number(fields, "content-length", default=0)
+    chunk_length = _number(fields, "gfs-length", default=-1)
+    if content_length > CHUNK_BYTES or chunk_length > CHUNK_BYTES:
+        raise ProtocolFault("the answer speaks of more bytes than a chunk has")
     return AnswerHead(
         status=status,
-        content_length=_number(fields, "content-length", default=0, largest=CHUNK_BYTES),
+        content_length=content_length,
         keep_alive=_keep_alive(fields),
-        chunk_length=_number(fields, "gfs-length", default=-1, largest=CHUNK_BYTES),
+        chunk_length=chunk_length,
         first=first,
     )
 
