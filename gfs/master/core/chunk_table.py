@@ -15,9 +15,9 @@ import msgspec
 
 from gfs.errors import ChunkSealed, InvalidArgument, NotFound, StaleVersion
 from gfs.master.core.digest import DigestedTables
-from gfs.master.core.lookup import live_file, server_by_number
+from gfs.master.core.lookup import handle_of, live_file, server_by_number
 from gfs.master.core.records import (
-    CHUNK_INDEX_MAX,
+    FILE_CHUNKS_MAX,
     ID_MAX,
     Counters,
     InodeRecord,
@@ -28,7 +28,6 @@ from gfs.master.core.records import (
     file_chunk_key,
     handle_value,
     id_key,
-    read_handle,
     server_id_key,
     server_number_key,
 )
@@ -52,10 +51,10 @@ class ChunkTable:
         _check_set(operation.replicas, operation.primary)
         row, file = live_file(self._tables, operation.inode)
         if 0 <= operation.index < file.chunk_count:
-            return self._present_grant(operation.inode, operation.index)
-        if operation.index != file.chunk_count or operation.index > CHUNK_INDEX_MAX:
+            return self._present_grant(handle_of(self._tables, operation.inode, file, operation.index))
+        if operation.index != file.chunk_count or operation.index >= FILE_CHUNKS_MAX:
             raise InvalidArgument(
-                f"chunk {operation.index} would leave a gap: the file has {file.chunk_count} chunks"
+                f"chunk {operation.index} cannot be added to the {file.chunk_count} of the file"
             )
         handle = self._counters.next_handle
         assert handle <= ID_MAX
@@ -69,18 +68,20 @@ class ChunkTable:
             primary=operation.replicas.index(operation.primary),
             servers=numbers,
         )
-        key = file_chunk_key(operation.inode, operation.index)
         self._tables.insert(Table.CHUNKS, id_key(handle), encode_chunk(chunk))
-        self._tables.insert(Table.FILE_CHUNKS, key, handle_value(handle))
+        if operation.index > 0:
+            key = file_chunk_key(operation.inode, operation.index)
+            self._tables.insert(Table.FILE_CHUNKS, key, handle_value(handle))
         grown = InodeRecord(
-            is_directory=0,
+            is_directory=False,
             parent=file.parent,
             created_ms=file.created_ms,
-            modified_after_ms=at_ms - file.created_ms,
+            modified_ms=at_ms,
             length_bytes=file.length_bytes,
-            length_exact=0,
+            length_exact=False,
             chunk_count=file.chunk_count + 1,
             replication_goal=file.replication_goal,
+            first_chunk=file.first_chunk or handle,
         )
         self._rewrite_file(operation.inode, row, grown)
         return ChunkGranted(
@@ -94,10 +95,10 @@ class ChunkTable:
         """Raises: InvalidArgument, NotFound, IsADirectory, ChunkSealed, StaleVersion."""
         _check_set(operation.replicas, operation.primary)
         file_row, file = live_file(self._tables, operation.inode)
-        named = None
-        if 0 <= operation.index < file.chunk_count:
-            named = self._tables.get(Table.FILE_CHUNKS, file_chunk_key(operation.inode, operation.index))
-        if named is None or read_handle(named) != operation.handle:
+        if (
+            not 0 <= operation.index < file.chunk_count
+            or handle_of(self._tables, operation.inode, file, operation.index) != operation.handle
+        ):
             raise NotFound(f"chunk {operation.index} of the file is not {operation.handle}")
         row, chunk = self._chunk(operation.handle)
         if chunk.sealed:
@@ -124,7 +125,7 @@ class ChunkTable:
             servers=tuple([self._number_of(server) for server in operation.replicas]),
         )
         self._tables.replace(Table.CHUNKS, id_key(operation.handle), old=row, new=encode_chunk(granted))
-        changed = msgspec.structs.replace(file, modified_after_ms=at_ms - file.created_ms, length_exact=0)
+        changed = msgspec.structs.replace(file, modified_ms=at_ms, length_exact=False)
         self._rewrite_file(operation.inode, file_row, changed)
         return ChunkGranted(
             handle=operation.handle,
@@ -161,21 +162,18 @@ class ChunkTable:
                 f"a file of {file.chunk_count} chunks cannot be {operation.length_bytes} bytes long"
             )
         if operation.closed:
-            exact = 1
+            exact = True
         else:
-            exact = 0 if operation.length_bytes > file.length_bytes else file.length_exact
+            exact = file.length_exact and operation.length_bytes <= file.length_bytes
         changed = msgspec.structs.replace(
             file,
             length_bytes=max(file.length_bytes, operation.length_bytes),
             length_exact=exact,
-            modified_after_ms=at_ms - file.created_ms,
+            modified_ms=at_ms,
         )
         self._rewrite_file(operation.inode, row, changed)
 
-    def _present_grant(self, inode: int, index: int) -> ChunkGranted:
-        named = self._tables.get(Table.FILE_CHUNKS, file_chunk_key(inode, index))
-        assert named is not None, (inode, index)
-        handle = read_handle(named)
+    def _present_grant(self, handle: ChunkHandle) -> ChunkGranted:
         _, chunk = self._chunk(handle)
         replicas = tuple([self._server(number) for number in chunk.servers])
         return ChunkGranted(

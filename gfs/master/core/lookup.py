@@ -100,29 +100,36 @@ def stat(tables: ReadTables, path: str) -> Entry:
 
 def entry_of(tables: ReadTables, path: str, inode: InodeId) -> Entry:
     """The entry at `path`, whose inode the caller has just found."""
-    row = tables.get(Table.INODES, id_key(inode))
-    if row is None:
-        raise CorruptState(f"{path} names inode {inode}, which is missing")
-    record = decode_inode(row)
+    return _entry(path, inode, _inode(tables, inode))
+
+
+def _entry(path: str, inode: InodeId, record: InodeRecord) -> Entry:
     if record.is_directory:
         return Entry(
             path=path,
             inode=inode,
             kind="directory",
             created_ms=record.created_ms,
-            modified_ms=record.created_ms + record.modified_after_ms,
+            modified_ms=record.modified_ms,
         )
     return Entry(
         path=path,
         inode=inode,
         kind="file",
         created_ms=record.created_ms,
-        modified_ms=record.created_ms + record.modified_after_ms,
+        modified_ms=record.modified_ms,
         length_bytes=record.length_bytes,
-        length_exact=bool(record.length_exact),
+        length_exact=record.length_exact,
         chunk_count=record.chunk_count,
         replication_goal=record.replication_goal,
     )
+
+
+def _inode(tables: ReadTables, inode: int) -> InodeRecord:
+    row = tables.get(Table.INODES, id_key(inode))
+    if row is None:
+        raise CorruptState(f"inode {inode} has an entry but is missing")
+    return decode_inode(row)
 
 
 def list_page(
@@ -156,23 +163,23 @@ def find_chunks(tables: ReadTables, path: str, first: int, count: int) -> tuple[
 
     At most FIND_CHUNKS_MAX. Raises: InvalidPath, NotFound, NotADirectory, IsADirectory.
     """
-    entry = stat(tables, path)
-    if entry.kind == "directory":
-        raise IsADirectory(f"{entry.path} is a directory")
+    names = names_of(path)
+    inode, is_directory = find(tables, names)
+    if is_directory:
+        raise IsADirectory(f"{spell(names)} is a directory")
+    record = _inode(tables, inode)
+    entry = _entry(spell(names, whole=True), inode, record)
     first = max(0, first)
     stop = min(first + min(count, FIND_CHUNKS_MAX), entry.chunk_count)
-    if first >= stop:
-        return entry, []
-    inode = entry.inode
-    servers: dict[int, ServerId] = {}
-    handles = [
-        read_handle(row)
-        for _, row in tables.scan(
-            Table.FILE_CHUNKS, file_chunk_key(inode, first), file_chunk_key(inode, stop)
-        )
-    ]
-    if len(handles) != stop - first:
+    handles: list[ChunkHandle] = []
+    if first == 0 and stop > 0:
+        handles.append(ChunkHandle(record.first_chunk))
+    if stop > 1:
+        keys = file_chunk_key(entry.inode, max(1, first)), file_chunk_key(entry.inode, stop)
+        handles.extend(read_handle(row) for _, row in tables.scan(Table.FILE_CHUNKS, *keys))
+    if len(handles) != max(0, stop - first):
         raise CorruptState(f"{entry.path} lacks some of its chunks {first}..{stop - 1}")
+    servers: dict[int, ServerId] = {}
     return entry, [_existing_chunk(tables, handle, servers) for handle in handles]
 
 
@@ -184,10 +191,18 @@ def chunk_of(tables: ReadTables, inode: int, index: int) -> ChunkRecord | None:
     _, record = live_file(tables, inode)
     if not 0 <= index < record.chunk_count:
         return None
+    return _existing_chunk(tables, handle_of(tables, inode, record, index), {})
+
+
+def handle_of(tables: ReadTables, inode: int, file: InodeRecord, index: int) -> ChunkHandle:
+    """The handle of an existing chunk of a file."""
+    assert 0 <= index < file.chunk_count, (inode, index)
+    if index == 0:
+        return ChunkHandle(file.first_chunk)
     row = tables.get(Table.FILE_CHUNKS, file_chunk_key(inode, index))
     if row is None:
         raise CorruptState(f"the file with inode {inode} lacks its chunk {index}")
-    return _existing_chunk(tables, read_handle(row), {})
+    return read_handle(row)
 
 
 def live_file(tables: ReadTables, inode: int) -> tuple[bytes, InodeRecord]:

@@ -45,7 +45,7 @@ TRASH_MS_DEFAULT = 3 * 86400 * 1000  # for a record that does not say when its t
 
 
 def root_record() -> InodeRecord:
-    return InodeRecord(is_directory=1, parent=ROOT_INODE, created_ms=0)
+    return InodeRecord(is_directory=True, parent=ROOT_INODE, created_ms=0, modified_ms=0)
 
 
 class Namespace:
@@ -100,7 +100,11 @@ class Namespace:
             self._move_to_trash(replaced, names, expires_at_ms=expires_at_ms)
         inode = self._next_inode()
         record = InodeRecord(
-            is_directory=0, parent=parent, created_ms=at_ms, replication_goal=operation.replication_goal
+            is_directory=False,
+            parent=parent,
+            created_ms=at_ms,
+            modified_ms=at_ms,
+            replication_goal=operation.replication_goal,
         )
         tables.insert(Table.INODES, id_key(inode), encode_inode(record))
         entry = dentry_value(inode, is_directory=False)
@@ -174,7 +178,7 @@ class Namespace:
 
     def _add_directory(self, parent: int, name: bytes, *, at_ms: int) -> InodeId:
         inode = self._next_inode()
-        record = InodeRecord(is_directory=1, parent=parent, created_ms=at_ms)
+        record = InodeRecord(is_directory=True, parent=parent, created_ms=at_ms, modified_ms=at_ms)
         self._tables.insert(Table.INODES, id_key(inode), encode_inode(record))
         self._tables.insert(Table.DENTRIES, dentry_key(parent, name), dentry_value(inode, is_directory=True))
         self._counters.directories += 1

@@ -1,19 +1,19 @@
 """How the rows of the state's tables are laid out: keys, values, and what they say in full. No decisions.
 
 Keys begin with big-endian integers, so that a directory's entries and a file's chunks lie together and in
-order. Values are msgpack arrays: short for the small numbers most fields hold, and a field added at the end
-leaves old rows readable.
+order. Inode rows have a fixed length: a row that grows in its full page splits it, and half-empty pages would
+cost more than short numbers save. The other rows seldom change, and are msgpack arrays.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from struct import Struct
 
 import msgspec
 
 from gfs.errors import CorruptState
-from gfs.vocabulary import ROOT_INODE, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId
+from gfs.vocabulary import CHUNK_BYTES, ROOT_INODE, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId
 
 STATE_FORMAT = 1
 
@@ -22,14 +22,18 @@ assert TRASH_INODE != ROOT_INODE
 
 # Ids fit in six bytes, so that a value naming one is short: 2**47 creations are 4,000 years at 1,000/s.
 ID_MAX = 2**47 - 1
-CHUNK_INDEX_MAX = 2**32 - 1
+FILE_CHUNKS_MAX = 2**22 - 1  # a file just under 256 TiB, whose length still fits in six bytes
 SEQUENCE_MAX = 2**63 - 1
-TIME_MS_MAX = 2**53
+TIME_MS_MAX = 2**48 - 1
+assert FILE_CHUNKS_MAX * CHUNK_BYTES < 2**48
 
 _ID_BYTES = 6
-_U64 = Struct(">Q")
-_U64_U32 = Struct(">QI")
-_U64_U64 = Struct(">QQ")
+_U64 = struct.Struct(">Q")
+_U64_U32 = struct.Struct(">QI")
+_U64_U64 = struct.Struct(">QQ")
+# Flags, replication goal, chunk count; then six bytes each: parent, created, modified, length, first chunk.
+_INODE = struct.Struct(">BBIHIHIHIHIHI")
+_LOW = 2**32 - 1
 
 COUNTERS_KEY = b"counters"
 DIGEST_KEY = b"digest"
@@ -40,21 +44,22 @@ FORMAT_KEY = b"format"
 id_key = _U64.pack  # inode, handle or client id as a key, or the beginning of one
 
 
-class InodeRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+class InodeRecord(msgspec.Struct, frozen=True, gc=False):
     """A file or a directory. Directories leave the fields about content at zero.
 
-    `parent` is the directory that holds its entry, TRASH_INODE once deleted. `modified_after_ms` counts from
-    `created_ms` (it is mostly small), and is negative when the clock of a later leader is behind.
+    `parent` is the directory that holds its entry, TRASH_INODE once deleted. `first_chunk` is the handle of
+    chunk 0 (0: none): most files have one chunk, and need no row in `file_chunks` then.
     """
 
-    is_directory: int
+    is_directory: bool
     parent: int
     created_ms: int
-    modified_after_ms: int = 0
+    modified_ms: int
     length_bytes: int = 0
-    length_exact: int = 0
+    length_exact: bool = False
     chunk_count: int = 0
     replication_goal: int = 0
+    first_chunk: int = 0
 
 
 class StoredChunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -125,19 +130,47 @@ class DigestMark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 _encode = msgspec.msgpack.Encoder().encode
-encode_inode = encode_chunk = encode_session = encode_counters = encode_mark = _encode
-_decode_inode = msgspec.msgpack.Decoder(InodeRecord).decode
+encode_chunk = encode_session = encode_counters = encode_mark = _encode
 _decode_chunk = msgspec.msgpack.Decoder(StoredChunk).decode
 _decode_session = msgspec.msgpack.Decoder(SessionHeader).decode
 _decode_counters = msgspec.msgpack.Decoder(Counters).decode
 _decode_mark = msgspec.msgpack.Decoder(DigestMark).decode
 
 
+def encode_inode(record: InodeRecord) -> bytes:
+    return _INODE.pack(
+        record.is_directory | record.length_exact << 1,
+        record.replication_goal,
+        record.chunk_count,
+        record.parent >> 32,
+        record.parent & _LOW,
+        record.created_ms >> 32,
+        record.created_ms & _LOW,
+        record.modified_ms >> 32,
+        record.modified_ms & _LOW,
+        record.length_bytes >> 32,
+        record.length_bytes & _LOW,
+        record.first_chunk >> 32,
+        record.first_chunk & _LOW,
+    )
+
+
 def decode_inode(row: bytes) -> InodeRecord:
     try:
-        return _decode_inode(row)
-    except msgspec.DecodeError as error:
+        flags, goal, count, p1, p0, c1, c0, m1, m0, l1, l0, f1, f0 = _INODE.unpack(row)
+    except struct.error as error:
         raise CorruptState(f"an inode row cannot be read: {error}") from error
+    return InodeRecord(
+        is_directory=bool(flags & 1),
+        parent=p1 << 32 | p0,
+        created_ms=c1 << 32 | c0,
+        modified_ms=m1 << 32 | m0,
+        length_bytes=l1 << 32 | l0,
+        length_exact=bool(flags & 2),
+        chunk_count=count,
+        replication_goal=goal,
+        first_chunk=f1 << 32 | f0,
+    )
 
 
 def decode_chunk(row: bytes) -> StoredChunk:

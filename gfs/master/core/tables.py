@@ -17,7 +17,7 @@ class Table(Enum):
 
     DENTRIES = b"dentries"  # (parent inode, name) -> inode id, kind
     INODES = b"inodes"  # inode id -> inode record
-    FILE_CHUNKS = b"file_chunks"  # (inode, chunk index) -> handle
+    FILE_CHUNKS = b"file_chunks"  # (inode, chunk index from 1) -> handle; that of chunk 0 is in the inode
     CHUNKS = b"chunks"  # handle -> chunk record
     TRASH = b"trash"  # (deadline, inode) -> original path
     SESSIONS = b"sessions"  # client id -> last use; (client id, sequence) -> outcome
