@@ -38,8 +38,8 @@ class BulkClient(Protocol):
         *,
         offset: int,
         chain: Sequence[Address],
-        checksums: Sequence[int],
-        deadline: float,
+        checksums: Sequence[int] | None,
+        deadline_seconds: float,
     ) -> PushAnswer: ...
 
     def read_into(
@@ -49,9 +49,10 @@ class BulkClient(Protocol):
         version: ChunkVersion,
         first: int,
         buffer: memoryview,
-        deadline: float,
+        *,
+        deadline_seconds: float,
     ) -> tuple[int, int]:
-        """Fill `buffer` from `first` on; (bytes read, committed length of the chunk)."""
+        """Fill `buffer` from `first` on: (bytes read, fewer only at the end; committed length)."""
         ...
 
     def close(self) -> None: ...
@@ -111,6 +112,17 @@ class Connections:
     def in_worker(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Start blocking work on a worker thread. Once begun it runs to its end, whoever waits for it."""
         return asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    async def to_its_end(self, work: Callable[[], T]) -> T:
+        """Run blocking work on memory or files of our caller: when cancelled, end only after the thread has."""
+        running = self.in_worker(work)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            if not running.cancelled():
+                running.exception()  # nobody asks for it any more
+            raise
 
     async def silent(self, replicas: Sequence[Replica]) -> tuple[ServerId, ...]:
         """Those of `replicas` that do not answer a ping."""

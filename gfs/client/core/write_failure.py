@@ -71,10 +71,10 @@ def diagnose(error: GfsError, lease: ChunkLease, asked: ServerId) -> Diagnosis:
             # A replica ahead of us has been told of a newer grant; one behind us has missed ours.
             held = error.details.get("version", "")
             behind = held.isdigit() and int(held) < lease.version
-            return NewVersion((asked,) if behind else (), certain=True)
+            return NewVersion(_not_everybody((asked,), lease) if behind else (), certain=True)
         case ReplicaFailed():
             named = _named(error, lease)
-            return NewVersion(named, certain=len(named) == 1)
+            return NewVersion(_not_everybody(named, lease), certain=bool(named))
         case (
             NoSpace() | ChecksumMismatch() | CorruptState() | NotFound() | InternalFault() | DataUnavailable()
         ):
@@ -87,35 +87,42 @@ def diagnose(error: GfsError, lease: ChunkLease, asked: ServerId) -> Diagnosis:
             return Final()
 
 
-def push_failure(failed: Mapping[str, str], lease: ChunkLease) -> ReplicaFailed:
+def push_failure(failed: Mapping[str, str], lease: ChunkLease) -> GfsError:
     """The error for a push that did not reach every hop; `failed` is the PushAnswer's, by data address.
 
-    A hop behind a dead one may be listed only because nobody could reach it, so the servers are named in
-    chain order: the first is surely at fault.
+    The chain passes over a dead hop to the one behind it, so each that is listed is itself at fault.
     """
     assert failed
-    servers = [replica.server for replica in lease.replicas if replica.data in failed]
     told = ", ".join(f"{address}: {why}" for address, why in sorted(failed.items()))
+    if all(why.startswith(f"{Overloaded.code}:") for why in failed.values()):
+        return Overloaded(f"the push found no room on {told}")
+    servers = [replica.server for replica in lease.replicas if replica.data in failed]
     return ReplicaFailed(f"the push did not reach {told}", details={"servers": ",".join(servers)})
 
 
 def suspects_after_look(
     guess: Sequence[ServerId], silent: Sequence[ServerId], lease: ChunkLease
 ) -> tuple[ServerId, ...]:
-    """Whom to leave out once it is known who keeps silent.
+    """Whom to leave out once it is known who keeps silent."""
+    if silent:
+        return _not_everybody(tuple(silent), lease)
+    return tuple(guess)
 
-    Never everybody: a client that is itself cut off must not talk the master out of all replicas.
+
+def _not_everybody(suspects: tuple[ServerId, ...], lease: ChunkLease) -> tuple[ServerId, ...]:
+    """`suspects`, or nobody when that is every replica.
+
+    Leaving out the last copy helps nobody: the chunk goes on when one of them is back. And a client that
+    is itself cut off must not talk the master out of all replicas.
     """
     everybody = {replica.server for replica in lease.replicas}
-    found = tuple(server for server in silent if server in everybody)
-    if found and len(found) < len(everybody):
-        return found
-    return tuple(guess[:1])
+    return () if everybody <= set(suspects) else suspects
 
 
-def replica_of(lease: ChunkLease, server: ServerId) -> Replica | None:
+def primary_of(lease: ChunkLease) -> Replica | None:
+    """The replica that orders mutations; None in a lease that names none of its own."""
     for replica in lease.replicas:
-        if replica.server == server:
+        if replica.server == lease.primary:
             return replica
     return None
 

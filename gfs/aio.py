@@ -1,0 +1,76 @@
+"""The async SDK's front door: `client = await gfs.aio.connect("gfs://m1:9500,m2:9500,m3:9500")`."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from gfs.client.client import AsyncClient
+from gfs.client.connections import Connections, new_client_id
+from gfs.client.file import AsyncReader, AsyncWriter
+from gfs.client.master_session import MasterSession
+from gfs.clock import SystemClock
+from gfs.errors import InvalidArgument
+from gfs.settings import ClientSettings
+from gfs.transport.data_client import DataClient
+from gfs.transport.websocket_client import WebSocketCaller
+from gfs.vocabulary import Address
+
+__all__ = ["AsyncClient", "AsyncReader", "AsyncWriter", "connect", "parse_masters"]
+
+SCHEME = "gfs://"
+PORT_DEFAULT = 9500
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
+
+
+async def connect(masters: str | Sequence[str], *, settings: ClientSettings | None = None) -> AsyncClient:
+    """Connect to the cluster of these masters; any one that is alive suffices.
+
+    Returns at once: the leader is looked for at all masters side by side, and the first request waits for it.
+
+    Args:
+        masters: "gfs://m1:9500,m2:9500,m3:9500", or a sequence of "host:port"; the port defaults to 9500.
+        settings: time limits and sizes, by default those of gfs.settings.
+    Raises: InvalidArgument for something that is not an address.
+    """
+    settings = settings or ClientSettings()
+    addresses = parse_masters(masters)
+    client = new_client_id()
+    clock = SystemClock()
+    chance = random.Random(client)
+    caller = WebSocketCaller("client", f"{client:x}")
+    session = MasterSession(addresses, caller, client=client, clock=clock, chance=chance, settings=settings)
+    connections = Connections(
+        masters=session,
+        caller=caller,
+        bulk=DataClient(congestion_control=settings.congestion_control),
+        client=client,
+        clock=clock,
+        chance=chance,
+        settings=settings,
+    )
+    session.start()
+    return AsyncClient(connections)
+
+
+def parse_masters(masters: str | Sequence[str]) -> list[Address]:
+    """Control addresses of masters, from a gfs:// URL, a comma-separated list or a sequence.
+
+    Raises: InvalidArgument saying which part is not an address.
+    """
+    if isinstance(masters, str):
+        masters = masters.removeprefix(SCHEME).rstrip("/").split(",")
+    addresses: list[Address] = []
+    for text in masters:
+        match = _ADDRESS.fullmatch(text.strip())
+        port = PORT_DEFAULT if match is None or match[2] is None else int(match[2])
+        if match is None or not 0 < port < 65536:
+            raise InvalidArgument(
+                f"{text!r} is not the address of a master",
+                hint="Addresses are host:port, several as gfs://m1:9500,m2:9500,m3:9500.",
+            )
+        addresses.append(Address(f"{match[1]}:{port}"))
+    if not addresses:
+        raise InvalidArgument("no master is named", hint="For example gfs://127.0.0.1:9500.")
+    return list(dict.fromkeys(addresses))

@@ -1,0 +1,325 @@
+"""The sync face of the SDK: the same verbs, run in one loop thread per client. It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import io
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+
+from gfs import aio
+from gfs.client.client import AsyncClient, Names, Places, WriteMode
+from gfs.client.file import AsyncReader, AsyncWriter
+from gfs.client.transfer import Progress
+from gfs.errors import Unavailable
+from gfs.messages.control import ClusterStatusReply, Consistency, Entry
+from gfs.settings import ClientSettings
+from gfs.vocabulary import KIB, MIB
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+READ_BUFFER_BYTES = 1 * MIB  # of the buffered reader that open() gives
+WRITE_GATHER_BYTES = 256 * KIB  # small writes are gathered before they cross to the loop's thread
+
+T = TypeVar("T")
+
+
+def connect(masters: str | Sequence[str], *, settings: ClientSettings | None = None) -> Client:
+    """Connect to the cluster of these masters; see gfs.aio.connect. Close the client, or use it in `with`.
+
+    Raises: InvalidArgument for something that is not an address.
+    """
+    return Client(masters, settings=settings)
+
+
+class _LoopThread:
+    """An event loop in a daemon thread, and the way into it from any other thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gfs-client", daemon=True)
+        self._thread.start()
+        self._stopped = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:  # Any: what asyncio sends into a coroutine
+        """Run `work` in the loop and wait for it; an interrupt of the waiting thread cancels it."""
+        assert threading.current_thread() is not self._thread, "the sync client was called from its own loop"
+        if self._stopped:
+            work.close()
+            raise Unavailable("this client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError as error:
+            raise Unavailable("this client was closed") from error
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End what other threads still wait for, and the loop."""
+        self._stopped = True
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class Client:
+    """A connection to a cluster, for code without an event loop. Any number of threads may use it.
+
+    Its verbs are AsyncClient's, with the same promises and errors. Open files belong to one thread at a time.
+    """
+
+    def __init__(self, masters: str | Sequence[str], *, settings: ClientSettings | None = None) -> None:
+        aio.parse_masters(masters)  # before there is a thread to stop
+        self._thread = _LoopThread()
+        self._closing = threading.Lock()
+        self._client: AsyncClient = self._thread.run(aio.connect(masters, settings=settings))
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. Open files fail; close them before. May be called again."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._thread.run(self._client.close())
+                self._thread.stop()
+
+    def stat(self, path: str, *, consistency: Consistency = "linearizable") -> Entry:
+        return self._thread.run(self._client.stat(path, consistency=consistency))
+
+    def exists(self, path: str) -> bool:
+        return self._thread.run(self._client.exists(path))
+
+    def list(self, path: str, *, consistency: Consistency = "linearizable") -> Iterator[Entry]:
+        return self._each(self._client.list(path, consistency=consistency))
+
+    def listdir(self, path: str) -> Names:
+        return self._thread.run(self._client.listdir(path))
+
+    def glob(self, pattern: str, *, consistency: Consistency = "linearizable") -> Iterator[Entry]:
+        return self._each(self._client.glob(pattern, consistency=consistency))
+
+    def chunks(self, path: str) -> Places:
+        return self._thread.run(self._client.chunks(path))
+
+    def cluster_status(self) -> ClusterStatusReply:
+        return self._thread.run(self._client.cluster_status())
+
+    def mkdir(self, path: str, *, parents: bool = False) -> None:
+        self._thread.run(self._client.mkdir(path, parents=parents))
+
+    def create(self, path: str, *, replication_goal: int = 0, replace: bool = False) -> None:
+        self._thread.run(self._client.create(path, replication_goal=replication_goal, replace=replace))
+
+    def delete(self, path: str, *, recursive: bool = False) -> None:
+        self._thread.run(self._client.delete(path, recursive=recursive))
+
+    def rename(self, source: str, destination: str, *, replace: bool = False) -> None:
+        self._thread.run(self._client.rename(source, destination, replace=replace))
+
+    @overload
+    def open(self, path: str, mode: Literal["rb"] = "rb") -> io.BufferedReader: ...
+
+    @overload
+    def open(
+        self, path: str, mode: WriteMode, *, atomic: bool = ..., replication_goal: int = ...
+    ) -> BlockingWriter: ...
+
+    @overload
+    def open(
+        self, path: str, mode: str, *, atomic: bool = ..., replication_goal: int = ...
+    ) -> io.BufferedReader | BlockingWriter: ...
+
+    def open(
+        self, path: str, mode: str = "rb", *, atomic: bool = False, replication_goal: int = 0
+    ) -> io.BufferedReader | BlockingWriter:
+        """A binary file as the io module knows them; modes and promises as AsyncClient.open()."""
+        file = self._thread.run(
+            self._client.open(path, mode, atomic=atomic, replication_goal=replication_goal)
+        )
+        if isinstance(file, AsyncWriter):
+            return BlockingWriter(file, self._thread)
+        return io.BufferedReader(BlockingReader(file, self._thread), READ_BUFFER_BYTES)
+
+    def read(self, path: str, offset: int = 0, length_bytes: int = -1) -> bytes:
+        return self._thread.run(self._client.read(path, offset, length_bytes))
+
+    def read_bytes(self, path: str) -> bytes:
+        return self._thread.run(self._client.read_bytes(path))
+
+    def write(self, path: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._thread.run(self._client.write(path, offset, data))
+
+    def write_bytes(
+        self, path: str, data: bytes | bytearray | memoryview, *, atomic: bool = False, replace: bool = True
+    ) -> None:
+        self._thread.run(self._client.write_bytes(path, data, atomic=atomic, replace=replace))
+
+    def put_file(
+        self,
+        source: str,
+        destination: str,
+        *,
+        replace: bool = True,
+        atomic: bool = True,
+        progress: Progress | None = None,
+    ) -> int:
+        """As AsyncClient.put_file(); `progress` is called in the client's thread."""
+        return self._thread.run(
+            self._client.put_file(source, destination, replace=replace, atomic=atomic, progress=progress)
+        )
+
+    def get_file(self, source: str, destination: str, *, progress: Progress | None = None) -> int:
+        """As AsyncClient.get_file(); `progress` is called in the client's thread."""
+        return self._thread.run(self._client.get_file(source, destination, progress=progress))
+
+    def _each(self, entries: AsyncIterator[Entry]) -> Iterator[Entry]:
+        async def following() -> Entry | None:
+            return await anext(entries, None)
+
+        while (entry := self._thread.run(following())) is not None:
+            yield entry
+
+
+class BlockingReader(io.RawIOBase):
+    """A file open for reading; what io.BufferedReader and shutil.copyfileobj need of a raw file."""
+
+    def __init__(self, file: AsyncReader, thread: _LoopThread) -> None:
+        self._file = file
+        self._thread = thread
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        return self._thread.run(self._file.readinto(view))
+
+    def readall(self) -> bytes:
+        return self._thread.run(self._file.read())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_CUR:
+            offset += self._file.tell()
+        elif whence == io.SEEK_END:
+            offset += self._thread.run(self._file.length())
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                self._thread.run(self._file.close())
+            finally:
+                super().close()
+
+
+class BlockingWriter(io.RawIOBase):
+    """A file open for writing; every write() takes all it is given. Small writes are gathered.
+
+    Leaving `with` by an exception discards: an atomic file then never appears.
+    """
+
+    def __init__(self, file: AsyncWriter, thread: _LoopThread) -> None:
+        self._file = file
+        self._thread = thread
+        self._gathered = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Accept all of `data`. Raises: what made an earlier write fail."""
+        self._check_open()
+        view = memoryview(data).cast("B")
+        if len(self._gathered) + len(view) < WRITE_GATHER_BYTES:
+            self._gathered += view
+        else:
+            self._hand_over()
+            self._thread.run(self._file.write(data if isinstance(data, bytes) else view))
+        return len(view)
+
+    def tell(self) -> int:
+        return self._file.tell() + len(self._gathered)
+
+    def flush(self) -> None:
+        """Return when every byte written so far is on every replica."""
+        if not self.closed:
+            self._hand_over()
+            self._thread.run(self._file.flush())
+
+    def close(self) -> None:
+        """Flush and publish. Raises: when any byte is not acknowledged."""
+        if self.closed:
+            return
+        try:
+            self._hand_over()
+            self._thread.run(self._file.close())
+        except BaseException:
+            self._end_by_discarding()
+            raise
+        self._end()
+
+    def discard(self) -> None:
+        """Stop. An atomic file never appears; another keeps what has been written of it."""
+        if not self.closed:
+            self._end_by_discarding()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def __del__(self) -> None:
+        # io's finalizer would close, and so publish, what its owner has dropped in the middle.
+        pass
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")  # what the io module promises
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            gathered, self._gathered = self._gathered, bytearray()
+            self._thread.run(self._file.write(gathered))
+
+    def _end_by_discarding(self) -> None:
+        try:
+            self._thread.run(self._file.discard())
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._gathered = bytearray()
+        # RawIOBase.close() would flush first; there is nothing left to flush.
+        self._is_closed = True
+
+    _is_closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._is_closed

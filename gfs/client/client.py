@@ -1,0 +1,329 @@
+"""The verbs of the async SDK. How requests reach the leader and bytes the replicas is told elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal, Self, TypeVar, overload
+
+import msgspec
+
+from gfs.client import publishing, transfer
+from gfs.client.connections import Connections
+from gfs.client.file import AsyncReader, AsyncWriter
+from gfs.client.mutator import Mutator
+from gfs.client.reader import Reader
+from gfs.client.transfer import Progress
+from gfs.errors import (
+    GfsError,
+    InvalidArgument,
+    InvalidPath,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    Superseded,
+    Unavailable,
+)
+from gfs.messages.control import (
+    ChunkPlace,
+    ClusterStatus,
+    ClusterStatusReply,
+    Consistency,
+    DeletePath,
+    EntriesReply,
+    Entry,
+    EntryReply,
+    FileChunks,
+    FindChunks,
+    Glob,
+    ListDirectory,
+    MakeDirectory,
+    RenamePath,
+    Reply,
+    Request,
+    Stat,
+)
+from gfs.settings import FIND_CHUNKS_MAX
+from gfs.vocabulary import ChunkIndex, join_path, path_fault, split_path
+
+STATUS_SECONDS = 1.5
+REOPEN_MAX = 8  # a file replaced under a whole-file read is read anew, so often
+
+R = TypeVar("R", bound=Reply)
+WriteMode = Literal["wb", "xb"]
+Names = list[str]  # within the class `list` is a verb
+Places = list[ChunkPlace]
+
+
+class AsyncClient:
+    """A connection to a cluster. Made by gfs.aio.connect(); any number of tasks may use it at once.
+
+    Every method raises GfsError: InvalidPath for a path that cannot be one, NotFound, AlreadyExists … as the
+    master answered, Unavailable or OutcomeUnknown when `retry_seconds` were not enough.
+    Namespace mutations take effect exactly once, also over retries and changes of the leader.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._masters = connections.masters
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up. Open files fail; flush or close them before."""
+        await self._connections.close()
+
+    # --- looking --------------------------------------------------------------------------------
+
+    async def stat(self, path: str, *, consistency: Consistency = "linearizable") -> Entry:
+        """The entry at `path`. A file's length is exact, also while it is written, if its end can be asked;
+        otherwise `length_exact` stays False."""
+        request = Stat(path=_checked(path), consistency=consistency, min_applied_index=self._seen())
+        found = await self._ask(request, EntryReply, f"stat {path}", consistency)
+        return await self._with_exact_length(found.entry)
+
+    async def exists(self, path: str) -> bool:
+        """True when there is a file or directory at `path`."""
+        request = Stat(path=_checked(path))
+        try:
+            await self._masters.ask_leader(request, EntryReply, f"stat {path}")
+        except (NotFound, NotADirectory):
+            return False
+        return True
+
+    async def list(self, path: str, *, consistency: Consistency = "linearizable") -> AsyncIterator[Entry]:
+        """Entries of a directory in byte order of their names, fetched page by page.
+
+        Each page is of one moment; a long listing may see some of what changes meanwhile.
+        """
+        after = ""
+        while True:
+            request = ListDirectory(
+                path=_checked(path), after=after, consistency=consistency, min_applied_index=self._seen()
+            )
+            page = await self._ask(request, EntriesReply, f"list {path}", consistency)
+            for entry in page.entries:
+                yield entry
+            if not (after := page.next_after):
+                return
+
+    async def listdir(self, path: str) -> Names:
+        """Names in a directory, in byte order."""
+        return [split_path(entry.path)[-1] async for entry in self.list(path)]
+
+    async def glob(self, pattern: str, *, consistency: Consistency = "linearizable") -> AsyncIterator[Entry]:
+        """Entries matching `pattern`: `*`, `?`, `[…]` within a name, `**` for any depth."""
+        after = ""
+        while True:
+            request = Glob(
+                pattern=_checked(pattern),
+                after=after,
+                consistency=consistency,
+                min_applied_index=self._seen(),
+            )
+            page = await self._ask(request, EntriesReply, f"glob {pattern}", consistency)
+            for entry in page.entries:
+                yield entry
+            if not (after := page.next_after):
+                return
+
+    async def chunks(self, path: str) -> Places:
+        """All chunks of a file with their replicas, as the master knows them now."""
+        places: Places = []
+        first = 0
+        while True:
+            request = FindChunks(path=_checked(path), first_index=ChunkIndex(first), count=FIND_CHUNKS_MAX)
+            found = await self._masters.ask_leader(request, FileChunks, f"chunks {path}")
+            places += found.chunks
+            first += FIND_CHUNKS_MAX
+            if first >= found.entry.chunk_count:
+                return places
+
+    async def cluster_status(self) -> ClusterStatusReply:
+        """How the cluster is: the leader's word, or without a leader that of a master that can be reached.
+
+        Raises: Unavailable naming every master when none answers.
+        """
+        answers = await self._masters.ask_everyone(
+            ClusterStatus(), ClusterStatusReply, seconds=STATUS_SECONDS
+        )
+        replies = [answer for answer in answers.values() if isinstance(answer, ClusterStatusReply)]
+        if not replies:
+            told = "; ".join(f"{address} ({answer})" for address, answer in answers.items())
+            raise Unavailable(f"no master can be reached: {told}", hint="Is the cluster up? See 'gfs up'.")
+        return max(replies, key=lambda reply: (reply.answered_by == reply.leader, reply.term))
+
+    # --- changing the namespace -----------------------------------------------------------------
+
+    async def mkdir(self, path: str, *, parents: bool = False) -> None:
+        """Make a directory; with `parents` missing ancestors too, and an existing one is no error."""
+        checked = _checked(path)
+        await self._masters.mutate(
+            lambda request: MakeDirectory(path=checked, parents=parents, request=request), f"mkdir {path}"
+        )
+
+    async def create(self, path: str, *, replication_goal: int = 0, replace: bool = False) -> None:
+        """Make an empty file. `replace`: an existing file goes to the trash first."""
+        await publishing.create(
+            self._connections, _checked(path), replication_goal=replication_goal, replace=replace
+        )
+
+    async def delete(self, path: str, *, recursive: bool = False) -> None:
+        """Move `path` to the trash, with everything below it when `recursive`."""
+        checked = _checked(path)
+        await self._masters.mutate(
+            lambda request: DeletePath(path=checked, recursive=recursive, request=request), f"delete {path}"
+        )
+        self._connections.places.forget_tree(checked)
+
+    async def rename(self, source: str, destination: str, *, replace: bool = False) -> None:
+        """Move a file or a tree in one step. `replace`: a file at `destination` goes to the trash."""
+        old, new = _checked(source), _checked(destination)
+        await self._masters.mutate(
+            lambda request: RenamePath(source=old, destination=new, replace=replace, request=request),
+            f"rename {source} to {destination}",
+        )
+        self._connections.places.forget_tree(old)
+        self._connections.places.forget_tree(new)
+
+    # --- files ----------------------------------------------------------------------------------
+
+    @overload
+    async def open(self, path: str, mode: Literal["rb"] = "rb") -> AsyncReader: ...
+
+    @overload
+    async def open(
+        self, path: str, mode: WriteMode, *, atomic: bool = ..., replication_goal: int = ...
+    ) -> AsyncWriter: ...
+
+    @overload
+    async def open(
+        self, path: str, mode: str, *, atomic: bool = ..., replication_goal: int = ...
+    ) -> AsyncReader | AsyncWriter: ...
+
+    async def open(
+        self, path: str, mode: str = "rb", *, atomic: bool = False, replication_goal: int = 0
+    ) -> AsyncReader | AsyncWriter:
+        """Open a file.
+
+        Args:
+            mode: "rb"; "wb" writes from scratch, a file that exists goes to the trash; "xb" wants none.
+            atomic: write under a hidden name and publish at close, so that no reader sees half a file.
+            replication_goal: replicas of each chunk; 0 takes the cluster's default.
+        Raises: InvalidArgument for another mode; NotFound; IsADirectory; AlreadyExists in mode "xb".
+        """
+        match mode:
+            case "rb" if not atomic:
+                reader = Reader(self._connections, _checked(path))
+                await reader.open()
+                return AsyncReader(reader)
+            case "wb" | "xb":
+                open_writer = publishing.open_atomic if atomic else publishing.open_in_place
+                return await open_writer(
+                    self._connections,
+                    _checked(path),
+                    replace=mode == "wb",
+                    replication_goal=replication_goal,
+                )
+        raise InvalidArgument(f"cannot open {path} in mode {mode!r}", hint="Modes are rb, wb and xb.")
+
+    async def read(self, path: str, offset: int = 0, length_bytes: int = -1) -> bytes:
+        """Bytes of a file from `offset`; fewer than `length_bytes` only at its end, -1 reads to the end."""
+        async with await self.open(path, "rb") as file:
+            if length_bytes >= 0:
+                return await file.pread(offset, length_bytes)
+            file.seek(offset)
+            return await file.read()
+
+    async def read_bytes(self, path: str) -> bytes:
+        """All bytes of a file, of one file even when it is replaced meanwhile."""
+        for _ in range(REOPEN_MAX):
+            try:
+                return await self.read(path)
+            except Superseded:
+                continue
+        return await self.read(path)
+
+    async def write(self, path: str, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write into an existing file at `offset`; returns when every replica has it.
+
+        Concurrent writes to one region leave it undefined, as in the paper (§2.7.1).
+        """
+        entry = (await self._masters.ask_leader(Stat(path=_checked(path)), EntryReply, f"write {path}")).entry
+        if entry.kind == "directory":
+            raise IsADirectory(f"{path} is a directory")
+        mutator = Mutator(self._connections, inode=entry.inode, path=path, first_offset=offset)
+        try:
+            await mutator.write(data)
+            await mutator.flush()
+        finally:
+            await mutator.abort()
+
+    async def write_bytes(
+        self, path: str, data: bytes | bytearray | memoryview, *, atomic: bool = False, replace: bool = True
+    ) -> None:
+        """Make `data` the whole content of the file at `path`."""
+        mode: WriteMode = "wb" if replace else "xb"
+        async with await self.open(path, mode, atomic=atomic) as file:
+            await file.write(data)
+
+    async def put_file(
+        self,
+        source: str,
+        destination: str,
+        *,
+        replace: bool = True,
+        atomic: bool = True,
+        progress: Progress | None = None,
+    ) -> int:
+        """Store the local file `source` at `destination`; returns its length in bytes.
+
+        Raises: OSError besides, when the local file cannot be read.
+        """
+        mode: WriteMode = "wb" if replace else "xb"
+        async with await self.open(destination, mode, atomic=atomic) as file:
+            return await transfer.put(self._connections, source, file, progress)
+
+    async def get_file(self, source: str, destination: str, *, progress: Progress | None = None) -> int:
+        """Fetch `source` to the local file `destination`, which appears only when it is whole.
+
+        Several ranges are fetched side by side. Returns the length in bytes. Raises OSError besides.
+        """
+        reader = Reader(self._connections, _checked(source))
+        try:
+            await reader.open()
+            return await transfer.get(self._connections, reader, destination, progress)
+        finally:
+            await reader.close()
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _seen(self) -> int:
+        return self._masters.applied_index
+
+    async def _ask(self, request: Request, expected: type[R], what: str, consistency: Consistency) -> R:
+        if consistency == "linearizable":
+            return await self._masters.ask_leader(request, expected, what)
+        return await self._masters.ask_any(request, expected, what)
+
+    async def _with_exact_length(self, entry: Entry) -> Entry:
+        if entry.kind == "directory" or entry.length_exact:
+            return entry
+        reader = Reader(self._connections, entry.path, entry)
+        try:
+            length = await reader.exact_length(patient=False)
+        except GfsError:
+            return entry  # what the master knows is still worth having
+        finally:
+            await reader.close()
+        return msgspec.structs.replace(entry, length_bytes=length, length_exact=True)
+
+
+def _checked(path: str) -> str:
+    fault = path_fault(path)
+    if fault is not None:
+        raise InvalidPath(fault)
+    return join_path(split_path(path))

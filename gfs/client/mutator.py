@@ -1,0 +1,356 @@
+"""The streaming writer: pieces are pushed side by side and ordered one after another (GFS §3.1-3.2).
+
+What a failure means is decided in core/write_failure; which leases there are, chunk_leases knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from gfs.client.chunk_leases import ChunkLeases
+from gfs.client.connections import Connections, answered_within
+from gfs.client.core.piece_checksums import piece_checksums
+from gfs.client.core.retry_plan import GiveUp, RetryPlan
+from gfs.client.core.striping import locate, part_end
+from gfs.client.core.write_failure import (
+    AskForLease,
+    Final,
+    NewVersion,
+    SameLease,
+    diagnose,
+    primary_of,
+    push_failure,
+    suspects_after_look,
+)
+from gfs.client.core.write_order import WriteOrder
+from gfs.errors import GfsError, ReplicaFailed, StaleVersion, Unavailable
+from gfs.messages.control import ChunkLease, WriteChunk, WriteReply
+from gfs.messages.data import PushAnswer
+from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, InodeId, PushId, ServerId
+
+# A push or write that takes longer makes us look whether a replica has fallen silent. With the ping's
+# limit this bounds what a stopped or cut off chunk server can hold a writer up.
+PATIENCE_SECONDS = 0.4
+LEASE_ASKED_MAX = 2  # LeaseExpired under one version so often: the master must grant a new one
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """Bytes for one place in one chunk. `buffer` is ours to use again once no thread can see it."""
+
+    chunk: ChunkIndex
+    first: int
+    data: memoryview
+    buffer: bytearray | None
+    checksums: list[int] | None = None
+    threads: int = 0  # pushes of it that have not returned, also those nobody waits for any more
+
+
+@dataclass(slots=True)
+class _Chunk:
+    order: WriteOrder = field(default_factory=WriteOrder)
+    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+
+class Mutator:
+    """Writes one run of bytes to a file, from `first_offset` on. One writer at a time.
+
+    Bytes count as written when every replica has acknowledged them; flush() returns after that or raises.
+    After a failure it accepts nothing more. At most `pieces_in_flight` pieces are on their way, one fills.
+    """
+
+    def __init__(self, connections: Connections, *, inode: InodeId, path: str, first_offset: int = 0) -> None:
+        settings = connections.settings
+        self._connections = connections
+        self._path = path
+        self._offset = first_offset  # where the next accepted byte goes
+        self._leases = ChunkLeases(connections.masters, inode=inode, path=path)
+        self._piece_bytes = settings.piece_bytes
+        self._slots = asyncio.Semaphore(settings.pieces_in_flight)
+        self._free_buffers: list[bytearray] = []
+        self._buffers_max = settings.pieces_in_flight + 1
+        self._filling: bytearray | None = None
+        self._filling_from = first_offset
+        self._filled = 0
+        self._chunks: dict[ChunkIndex, _Chunk] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+
+    @property
+    def offset(self) -> int:
+        """Where the next byte will go; those before it are accepted, not yet all acknowledged."""
+        return self._offset
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Accept all of `data`, waiting while the pipeline is full. It may be changed after the return.
+
+        Raises: what made an earlier piece fail.
+        """
+        self._raise_failure()
+        view = memoryview(data).cast("B")
+        lasting = isinstance(data, bytes)  # immutable: whole pieces go out without a copy
+        while view:
+            room = part_end(self._offset, self._piece_bytes) - self._offset
+            if lasting and self._filled == 0 and len(view) >= room:
+                self._offset += room
+                self._filling_from = self._offset
+                await self._submit(self._offset - room, view[:room], None)
+                view = view[room:]
+                continue
+            space = self.space()
+            count = min(len(space), len(view))
+            space[:count] = view[:count]
+            view = view[count:]
+            await self.advance(count)
+
+    def space(self) -> memoryview:
+        """Memory to fill with the next bytes; never empty. Tell by advance() how many were put there."""
+        if self._filling is None:
+            self._filling = self._free_buffers.pop() if self._free_buffers else bytearray(self._piece_bytes)
+            self._filling_from = self._offset
+            self._filled = 0
+        room = part_end(self._filling_from, self._piece_bytes) - self._filling_from
+        return memoryview(self._filling)[self._filled : room]
+
+    async def advance(self, count: int) -> None:
+        """`count` bytes of space() are filled. Raises: what made an earlier piece fail."""
+        assert count >= 0 and self._filling is not None
+        self._raise_failure()
+        if self._filled == 0 < count:
+            # Ask for the lease while the piece still fills.
+            self._leases.prefetch(locate(self._offset)[0])
+        self._filled += count
+        self._offset += count
+        if self._offset == part_end(self._filling_from, self._piece_bytes):
+            await self._submit_filled()
+
+    async def flush(self) -> None:
+        """Return when every accepted byte is acknowledged by all replicas.
+
+        Raises: what made a piece fail; then some of the bytes may be written and some not.
+        """
+        self._raise_failure()
+        await self._submit_filled()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._raise_failure()
+
+    async def abort(self) -> None:
+        """Stop sending. What was accepted may be written in part."""
+        if self._failure is None:
+            self._failure = Unavailable(f"the writer of {self._path} was stopped")
+        running = list(self._tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._leases.close()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # --- pieces ---------------------------------------------------------------------------------
+
+    async def _submit_filled(self) -> None:
+        if self._filling is None or self._filled == 0:
+            return
+        buffer, filled, offset = self._filling, self._filled, self._filling_from
+        self._filling, self._filled, self._filling_from = None, 0, self._offset
+        await self._submit(offset, memoryview(buffer)[:filled], buffer)
+
+    async def _submit(self, offset: int, data: memoryview, buffer: bytearray | None) -> None:
+        chunk, first = locate(offset)
+        assert 0 < len(data) <= CHUNK_BYTES - first, (offset, len(data))
+        await self._slots.acquire()
+        self._raise_failure()
+        piece = _Piece(chunk, first, data, buffer)
+        if first + len(data) == CHUNK_BYTES:
+            # The chunk will be full for certain, so the next one, even if it stays empty, is no hole.
+            self._leases.prefetch(ChunkIndex(chunk + 1))
+        self._chunks.setdefault(chunk, _Chunk()).order.add(first)
+        task = asyncio.get_running_loop().create_task(self._write_piece(piece))
+        self._tasks.add(task)
+        task.add_done_callback(self._piece_ended)
+
+    def _piece_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._slots.release()
+        if task.cancelled() or (failure := task.exception()) is None:
+            return
+        if self._failure is None:
+            self._failure = failure
+        for other in self._tasks:  # those behind would wait for it for ever
+            other.cancel()
+
+    async def _write_piece(self, piece: _Piece) -> None:
+        """Push and order one piece until all replicas of some version have acknowledged it."""
+        chunk = self._chunks[piece.chunk]
+        plan: RetryPlan | None = None
+        lease_asked = 0
+        while True:
+            lease = await self._leases.current(piece.chunk)
+            asked = lease.replicas[0].server
+            try:
+                push = await self._push(piece, lease)
+                await self._wait_for_turn(piece, chunk, lease)
+                asked = lease.primary
+                await self._order(piece, chunk, lease, push)
+            except GfsError as error:
+                chunk.order.failed(piece.first)
+                plan = plan or self._new_plan(piece, lease)
+                lease_asked += isinstance(diagnose(error, lease, asked), AskForLease)
+                await self._recover(piece, lease, asked, error, plan, lease_asked)
+                await _notify(chunk)
+                continue
+            chunk.order.acknowledged(piece.first)
+            await _notify(chunk)
+            self._release(piece, chunk)
+            return
+
+    async def _push(self, piece: _Piece, lease: ChunkLease) -> PushId:
+        """Send the bytes down the chain of replicas, nearest first as the master gave them (GFS §3.2)."""
+        first, *others = lease.replicas
+        chain = [replica.data for replica in others]
+        push = self._connections.new_push_id()
+        deadline_seconds = self._connections.settings.data_seconds
+
+        def blocking() -> PushAnswer:
+            if piece.checksums is None:
+                piece.checksums = piece_checksums(piece.first, piece.data)
+            return self._connections.bulk.push(
+                first.data,
+                push,
+                piece.data,
+                offset=piece.first,
+                chain=chain,
+                checksums=piece.checksums,
+                deadline_seconds=deadline_seconds,
+            )
+
+        pushing = self._connections.in_worker(blocking)
+        piece.threads += 1
+        pushing.add_done_callback(lambda ended: _thread_ended(piece, ended))
+        answer = await self._watch(pushing, lease)
+        if answer.failed:
+            raise push_failure(answer.failed, lease)
+        if answer.received_bytes != len(piece.data) or answer.checksums != piece.checksums:
+            raise ReplicaFailed(
+                f"{first.data} received other bytes than were sent", details={"servers": first.server}
+            )
+        return push
+
+    async def _wait_for_turn(self, piece: _Piece, chunk: _Chunk, lease: ChunkLease) -> None:
+        """Return when all earlier pieces of the chunk are acknowledged or on their way under `lease`."""
+
+        def may_go_on() -> bool:
+            return self._is_superseded(piece, lease) or chunk.order.may_send(piece.first, lease.version)
+
+        async with chunk.moved:
+            await chunk.moved.wait_for(may_go_on)
+        if self._is_superseded(piece, lease):
+            raise StaleVersion(f"chunk {lease.handle:x} has a newer version than {lease.version}")
+
+    def _is_superseded(self, piece: _Piece, lease: ChunkLease) -> bool:
+        return self._leases.version(piece.chunk) > lease.version
+
+    async def _order(self, piece: _Piece, chunk: _Chunk, lease: ChunkLease, push: PushId) -> None:
+        """Have the primary put the pushed bytes in their place on every replica (GFS §3.1 steps 4-7)."""
+        primary = primary_of(lease)
+        assert primary is not None  # ChunkLeases has checked it
+        request = WriteChunk(
+            handle=lease.handle,
+            version=lease.version,
+            offset_bytes=piece.first,
+            length_bytes=len(piece.data),
+            push=push,
+        )
+        call = asyncio.ensure_future(
+            self._connections.caller.call(
+                primary.control,
+                request,
+                WriteReply,
+                deadline_seconds=self._connections.settings.call_seconds,
+            )
+        )
+        # Tasks start in the order they were made, so marking it as sent here keeps the order on the wire.
+        chunk.order.sent(piece.first, lease.version)
+        await _notify(chunk)
+        try:
+            await self._watch(call, lease)
+        finally:
+            call.cancel()
+
+    async def _watch(self, answer: asyncio.Future[T], lease: ChunkLease) -> T:
+        """Wait for an answer that depends on all replicas, but not for one of them that has fallen silent.
+
+        Raises: ReplicaFailed naming the silent ones; what the answer raises.
+        """
+        while not await answered_within(self._connections.clock, answer, PATIENCE_SECONDS):
+            silent = await self._connections.silent(lease.replicas)
+            if silent and not answer.done():
+                named = ",".join(silent)
+                raise ReplicaFailed(f"{named} fell silent during a write", details={"servers": named})
+        return await answer
+
+    # --- failures -------------------------------------------------------------------------------
+
+    def _new_plan(self, piece: _Piece, lease: ChunkLease) -> RetryPlan:
+        end = piece.first + len(piece.data)
+        return self._connections.new_plan(
+            f"write {self._path}, bytes {piece.first}-{end} of chunk {piece.chunk} (handle {lease.handle:x})"
+        )
+
+    async def _recover(
+        self,
+        piece: _Piece,
+        lease: ChunkLease,
+        asked: ServerId,
+        error: GfsError,
+        plan: RetryPlan,
+        lease_asked: int,
+    ) -> None:
+        """Do what makes the next try worth it. Raises: when nothing does, or the budget is spent."""
+        diagnosis = diagnose(error, lease, asked)
+        if isinstance(diagnosis, Final):
+            raise error
+        servers = ",".join(replica.server for replica in lease.replicas)
+        now = self._connections.clock.monotonic()
+        # Any failure a new lease can cure is worth repeating, so the plan only sees when to stop.
+        passing = ReplicaFailed(f"{error.code}: {error.message}", details=error.details)
+        verdict = plan.after(passing, target=f"version {lease.version} on {servers}", now=now)
+        if isinstance(verdict, GiveUp):
+            raise verdict.error from error
+        match diagnosis:
+            case AskForLease():
+                await self._leases.renew(piece.chunk, lease, failed=lease_asked > LEASE_ASKED_MAX)
+            case NewVersion(suspects, certain) if not self._is_superseded(piece, lease):
+                if not certain:
+                    silent = await self._connections.silent(lease.replicas)
+                    suspects = suspects_after_look(suspects, silent, lease)
+                await self._leases.renew(piece.chunk, lease, failed=True, suspects=suspects)
+            case NewVersion() | SameLease():
+                pass
+        await self._connections.clock.sleep(verdict.wait_seconds)
+
+    def _release(self, piece: _Piece, chunk: _Chunk) -> None:
+        if not chunk.order and locate(self._offset)[0] > piece.chunk:
+            self._chunks.pop(piece.chunk, None)
+            self._leases.forget(piece.chunk)
+        # A push nobody waits for any more may still be reading the buffer: then it is left to the collector.
+        if piece.buffer is not None and piece.threads == 0 and len(self._free_buffers) < self._buffers_max:
+            self._free_buffers.append(piece.buffer)
+
+
+async def _notify(chunk: _Chunk) -> None:
+    async with chunk.moved:
+        chunk.moved.notify_all()
+
+
+def _thread_ended(piece: _Piece, ended: asyncio.Future[PushAnswer]) -> None:
+    piece.threads -= 1
+    if not ended.cancelled():
+        ended.exception()  # nobody may be waiting for it any more

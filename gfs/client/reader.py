@@ -1,0 +1,334 @@
+"""Reads ranges of a file: finds replicas, splits, reads side by side, moves on at any error (GFS §2.3).
+
+Positions and read-ahead are file.py's. Every byte given out was verified by the replica it came from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from gfs.client.connections import Connections
+from gfs.client.core.retry_plan import GiveUp, RetryPlan, may_pass
+from gfs.client.core.striping import Span, chunk_start, replica_order, split_range
+from gfs.errors import (
+    ChecksumMismatch,
+    CorruptState,
+    DataUnavailable,
+    GfsError,
+    IsADirectory,
+    StaleVersion,
+    Superseded,
+)
+from gfs.messages.control import (
+    ChunkPlace,
+    ChunkStatus,
+    ChunkStatusReply,
+    Entry,
+    FileChunks,
+    FindChunks,
+    Replica,
+)
+from gfs.settings import LOOKUP_CHUNKS, READ_RANGE_BYTES, READ_RANGES_IN_FLIGHT
+from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ServerId
+
+# A replica that takes longer for one range is left for another; when all do, the last tries get the whole
+# `data_seconds`.
+PATIENCE_SECONDS = 1.0
+AVOID_SECONDS = 10.0  # how long a replica that failed is tried last
+AVOIDED_MAX = 256
+HOPELESS_ROUNDS = 2  # all replicas say, after a fresh lookup too, that their bytes are bad
+
+
+@dataclass(slots=True, frozen=True)
+class Part:
+    """What a read of a range brought. `at_end`: the file ended before the range did."""
+
+    length_bytes: int
+    at_end: bool
+
+
+class Reader:
+    """Reads of one file that was opened at some inode. Any number may be in flight.
+
+    The bytes are those of that inode: when another file takes the path meanwhile, reads that need a master
+    raise Superseded instead of mixing two files.
+    """
+
+    def __init__(self, connections: Connections, path: str, entry: Entry | None = None) -> None:
+        self._connections = connections
+        self._path = path
+        self._entry = entry
+        self._lookups: dict[ChunkIndex, asyncio.Task[FileChunks]] = {}
+        self._avoided_until: dict[ServerId, float] = {}
+
+    @property
+    def entry(self) -> Entry:
+        """The file as of the newest lookup."""
+        assert self._entry is not None, "not opened"
+        return self._entry
+
+    async def open(self) -> Entry:
+        """Look the file up anew. Raises: NotFound, IsADirectory."""
+        self._connections.places.forget(self._path)
+        found = await self._look_up(ChunkIndex(0))
+        if found.entry.kind == "directory":
+            raise IsADirectory(f"{self._path} is a directory")
+        return found.entry
+
+    async def close(self) -> None:
+        running = list(self._lookups.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def exact_length(self, *, patient: bool = True) -> int:
+        """Length in bytes, asking the last chunk's replicas when the master cannot know.
+
+        Raises: DataUnavailable when none of them answers, with `patient` False at once.
+        """
+        entry = self.entry
+        if entry.length_exact or entry.chunk_count == 0:
+            return entry.length_bytes if entry.length_exact else 0
+        last = ChunkIndex(entry.chunk_count - 1)
+        plan = self._connections.new_plan(f"length of {self._path}", has_effects=False)
+        while True:
+            place = await self._place(last)
+            length, error = await self._ask_length(place)
+            if error is None:
+                return chunk_start(last) + length
+            if not patient:
+                raise self._unavailable(place, {}, error) from error
+            await self._start_over(place, {}, error, plan, rounds=0)
+
+    async def read_into(self, offset: int, buffer: memoryview) -> Part:
+        """Fill `buffer` with the file's bytes from `offset`; short only at the end of the file.
+
+        A chunk that is short in the middle of the file has a hole there, which reads as zeros.
+        Raises: DataUnavailable naming file, chunk and servers when no good replica can be reached.
+        When cancelled, it ends only after the last thread that writes to `buffer` has.
+        """
+        spans = split_range(offset, len(buffer), part_bytes=READ_RANGE_BYTES)
+        slots = asyncio.Semaphore(READ_RANGES_IN_FLIGHT)
+
+        async def read(span: Span) -> int:
+            async with slots:
+                return await self._read_span(span, buffer[span.at : span.at + span.length_bytes])
+
+        if len(spans) == 1:
+            return self._join(spans, [await read(spans[0])], buffer)
+        tasks = [asyncio.ensure_future(read(span)) for span in spans]
+        try:
+            return self._join(spans, await asyncio.gather(*tasks), buffer)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _join(self, spans: list[Span], found: list[int], buffer: memoryview) -> Part:
+        """Put the spans together: zeros in holes, an end where the file ends."""
+        for span, length in zip(spans, found, strict=True):
+            if length == span.length_bytes:
+                continue
+            if span.chunk >= self.entry.chunk_count - 1:
+                return Part(span.at + length, at_end=True)
+            hole = buffer[span.at + length : span.at + span.length_bytes]
+            hole[:] = bytes(len(hole))
+        return Part(len(buffer), at_end=False)
+
+    # --- where chunks are -----------------------------------------------------------------------
+
+    async def _look_up(self, first: ChunkIndex) -> FileChunks:
+        """Ask the master for several chunks at once; who asks for the same ones shares the answer."""
+        task = self._lookups.get(first)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._find_chunks(first))
+            self._lookups[first] = task
+            task.add_done_callback(lambda done: self._looked_up(first, done))
+        return await asyncio.shield(task)
+
+    def _looked_up(self, first: ChunkIndex, task: asyncio.Task[FileChunks]) -> None:
+        del self._lookups[first]
+        if not task.cancelled():
+            task.exception()  # after a prefetch nobody may be waiting
+
+    async def _find_chunks(self, first: ChunkIndex) -> FileChunks:
+        request = FindChunks(path=self._path, first_index=first, count=LOOKUP_CHUNKS)
+        found = await self._connections.masters.ask_leader(request, FileChunks, f"read {self._path}")
+        if self._entry is not None and found.entry.inode != self._entry.inode:
+            raise Superseded(
+                f"{self._path} was replaced while it was being read",
+                hint="Open it again to read the new file.",
+            )
+        self._entry = found.entry
+        now = self._connections.clock.monotonic()
+        self._connections.places.store(self._path, found.entry, found.chunks, now=now)
+        return found
+
+    async def _place(self, index: ChunkIndex) -> ChunkPlace | None:
+        """Where chunk `index` is; None when the file has no such chunk."""
+        cache, now = self._connections.places, self._connections.clock.monotonic()
+        cached = cache.entry(self._path, now=now)
+        if cached is not None and cached.inode == self.entry.inode:
+            place = cache.place(self._path, index, now=now)
+            if place is not None:
+                self._prefetch_after(index, now)
+                return place
+            if index >= cached.chunk_count:
+                # Past the end as of a lookup that is young enough (GFS §2.7.2: a premature end, for so long).
+                return None
+        found = await self._look_up(index)
+        for place in found.chunks:
+            if place.index == index:
+                return place
+        return None
+
+    def _prefetch_after(self, index: ChunkIndex, now: float) -> None:
+        """Ask for the places behind `index` before a sequential reader needs them."""
+        following = ChunkIndex(index + 2)
+        known = self._connections.places.place(self._path, following, now=now)
+        if known is None and following < self.entry.chunk_count and following not in self._lookups:
+            task = asyncio.get_running_loop().create_task(self._find_chunks(following))
+            self._lookups[following] = task
+            task.add_done_callback(lambda done: self._looked_up(following, done))
+
+    # --- one range of one chunk -----------------------------------------------------------------
+
+    async def _read_span(self, span: Span, buffer: memoryview) -> int:
+        """Bytes of the span that there are, read into `buffer`; from whichever replica is good."""
+        plan: RetryPlan | None = None
+        rounds = 0
+        while True:
+            place = await self._place(span.chunk)
+            if place is None:
+                return 0
+            length, tried, last = await self._try_replicas(place, span, buffer)
+            if last is None:
+                return length
+            plan = plan or self._connections.new_plan(f"read {self._path}", has_effects=False)
+            rounds += 1
+            await self._start_over(place, tried, last, plan, rounds=rounds)
+
+    async def _try_replicas(
+        self, place: ChunkPlace, span: Span, buffer: memoryview
+    ) -> tuple[int, dict[ServerId, str], GfsError | None]:
+        """Try each replica; (bytes, _, None) from the first good one, else what each has answered."""
+        tried: dict[ServerId, str] = dict.fromkeys(place.missing, "is not alive")
+        last: GfsError = DataUnavailable("no replica is alive")
+        order = self._replica_order(place, span.first)
+        data_seconds = self._connections.settings.data_seconds
+        for patience in (min(PATIENCE_SECONDS, data_seconds), data_seconds):
+            slow: list[Replica] = []
+            for replica in order:
+                # The last one left has nobody to hand over to.
+                seconds = data_seconds if len(order) == 1 else patience
+                try:
+                    return await self._read_replica(place, replica, span, buffer, seconds), tried, None
+                except GfsError as error:
+                    tried[replica.server] = f"{error.code}: {error.message}"
+                    last = error
+                    self._avoid(replica.server)
+                    if error.code == "deadline_exceeded" and seconds < data_seconds:
+                        slow.append(replica)
+            order = slow
+        return 0, tried, last
+
+    async def _read_replica(
+        self, place: ChunkPlace, replica: Replica, span: Span, buffer: memoryview, seconds: float
+    ) -> int:
+        # To its end, because the thread writes to memory that is our caller's.
+        length, committed = await self._connections.to_its_end(
+            lambda: self._connections.bulk.read_into(
+                replica.data, place.handle, place.version, span.first, buffer, deadline_seconds=seconds
+            )
+        )
+        expected = min(span.first + len(buffer), self._known_length(place))
+        if span.first + length < expected:
+            # The master knows of more acknowledged bytes than this replica has.
+            raise StaleVersion(f"{replica.server} holds {committed} bytes of at least {expected}")
+        return length
+
+    def _known_length(self, place: ChunkPlace) -> int:
+        """Bytes every good replica of the chunk has for certain."""
+        if place.length_bytes >= 0:
+            return place.length_bytes  # sealed
+        entry = self.entry
+        if entry.length_exact and place.index == entry.chunk_count - 1:
+            return min(CHUNK_BYTES, max(0, entry.length_bytes - chunk_start(place.index)))
+        return 0
+
+    def _replica_order(self, place: ChunkPlace, first: int) -> list[Replica]:
+        now = self._connections.clock.monotonic()
+        return replica_order(
+            place.replicas,
+            handle=place.handle,
+            client=self._connections.client,
+            first=first,
+            local_hosts=self._connections.local_hosts,
+            avoided=[server for server, until in self._avoided_until.items() if until > now],
+        )
+
+    def _avoid(self, server: ServerId) -> None:
+        self._avoided_until.pop(server, None)
+        self._avoided_until[server] = self._connections.clock.monotonic() + AVOID_SECONDS
+        if len(self._avoided_until) > AVOIDED_MAX:
+            del self._avoided_until[next(iter(self._avoided_until))]
+
+    async def _ask_length(self, place: ChunkPlace | None) -> tuple[int, GfsError | None]:
+        last: GfsError = DataUnavailable("no replica is alive")
+        if place is None:
+            return 0, None
+        if place.length_bytes >= 0:
+            return place.length_bytes, None
+        for replica in self._replica_order(place, 0):
+            try:
+                status = await self._connections.caller.call(
+                    replica.control,
+                    ChunkStatus(handle=place.handle, version=place.version),
+                    ChunkStatusReply,
+                    deadline_seconds=min(PATIENCE_SECONDS, self._connections.settings.call_seconds),
+                )
+                return status.length_bytes, None
+            except GfsError as error:
+                last = error
+                self._avoid(replica.server)
+        return 0, last
+
+    async def _start_over(
+        self,
+        place: ChunkPlace | None,
+        tried: dict[ServerId, str],
+        last: GfsError,
+        plan: RetryPlan,
+        *,
+        rounds: int,
+    ) -> None:
+        """Forget where the chunk was and wait a little; or, when that has no hope, say why for good."""
+        self._connections.places.forget(self._path)
+        damaged = bool(tried) and all(
+            why.startswith((ChecksumMismatch.code, CorruptState.code)) for why in tried.values()
+        )
+        passing = last if may_pass(last) else DataUnavailable(last.message)
+        verdict = plan.after(passing, target=self._path, now=self._connections.clock.monotonic())
+        if isinstance(verdict, GiveUp) or (damaged and rounds >= HOPELESS_ROUNDS):
+            raise self._unavailable(place, tried, last) from last
+        await self._connections.clock.sleep(verdict.wait_seconds)
+
+    def _unavailable(
+        self, place: ChunkPlace | None, tried: dict[ServerId, str], last: GfsError
+    ) -> DataUnavailable:
+        assert place is not None
+        servers = [*(replica.server for replica in place.replicas), *place.missing]
+        told = "; ".join(f"{server} ({why})" for server, why in tried.items()) or f"{last.message}"
+        return DataUnavailable(
+            f"no good replica of chunk {place.index} of {self._path} "
+            f"(handle {place.handle:x}, version {place.version}) can be reached: {told}",
+            hint="See 'gfs chunks' for its replicas and 'gfs status' for the chunk servers that are alive.",
+            details={
+                "path": self._path,
+                "chunk": str(place.index),
+                "handle": f"{place.handle:x}",
+                "version": str(place.version),
+                "servers": ",".join(servers),
+            },
+        )
