@@ -63,7 +63,7 @@ class NewerFormat(Exception):
 
 
 class Scan(NamedTuple):
-    """What one segment file holds, up to `valid_bytes`: reading stopped there because of `fault` (None: end)."""
+    """What one segment file holds up to `valid_bytes`; reading stopped there for `fault` (None: the end)."""
 
     records: list[Record]
     valid_bytes: int

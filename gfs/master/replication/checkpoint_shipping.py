@@ -1,0 +1,152 @@
+"""A checkpoint's way from the leader to a follower that the log no longer reaches, in resumable pieces.
+
+The leader offers; the follower fetches, over a connection of its own, one piece at a time: what it has not
+written yet it has not asked for. When the connection breaks the next offer resumes where the bytes end.
+Source: Raft §7, InstallSnapshot, with the transfer turned round so that the slower side sets the pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import msgspec
+
+from gfs import failpoints
+from gfs.errors import ChecksumMismatch, FrameTooLarge, GfsError, NotFound, ProtocolFault
+from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointReceiver, CheckpointStore
+from gfs.master.replication.handshake import Dialer, Introduction
+from gfs.master.replication.options import CHECKPOINT_PIECE_BYTES, RAFT_FRAME_BYTES_MAX
+from gfs.master.replication.raft_messages import (
+    FRAME_HEAD_BYTES,
+    FetchPiece,
+    NoSuchCheckpoint,
+    Piece,
+    frame,
+)
+from gfs.telemetry import logger
+from gfs.vocabulary import MasterId
+
+PIECE_SECONDS_MAX = 10.0
+
+_decode_answer = msgspec.msgpack.Decoder(Piece | NoSuchCheckpoint).decode
+
+
+async def serve_piece(
+    store: CheckpointStore, executor: Executor, request: FetchPiece
+) -> Piece | NoSuchCheckpoint:
+    """The leader's side: one piece of a checkpoint that may have been replaced meanwhile."""
+    wanted = (request.index, request.term)
+    manifest = next((found for found in store.kept() if (found.index, found.term) == wanted), None)
+    if manifest is None or not 0 <= request.offset < manifest.length_bytes:
+        return NoSuchCheckpoint()
+    length = min(CHECKPOINT_PIECE_BYTES, manifest.length_bytes - request.offset)
+
+    def read() -> bytes:
+        return store.read_piece(manifest, offset=request.offset, length=length)
+
+    try:
+        content = await asyncio.get_running_loop().run_in_executor(executor, read)
+    except (NotFound, OSError) as error:
+        logger("raft").warning("checkpoint_piece_unreadable", index=manifest.index, reason=str(error))
+        return NoSuchCheckpoint()
+    return Piece(request.offset, content)
+
+
+class CheckpointFetcher:
+    """The follower's side: at most one fetch at a time."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        executor: Executor,
+        *,
+        new_dialer: Callable[[], Dialer],
+        introduce: Callable[[], Introduction],
+        is_wanted: Callable[[CheckpointManifest], bool],
+        on_installed: Callable[[CheckpointManifest], None],
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        """`is_wanted`: asked right before installing, because the log may have caught up meanwhile."""
+        self._store, self._executor = store, executor
+        self._new_dialer, self._introduce = new_dialer, introduce
+        self._is_wanted, self._on_installed, self._fatal = is_wanted, on_installed, fatal
+        self._task: asyncio.Task[None] | None = None
+
+    def offered(self, leader: MasterId, address: tuple[str, int], manifest: CheckpointManifest) -> None:
+        if self._task is None:
+            work = self._fetch(leader, address, manifest)
+            self._task = asyncio.get_running_loop().create_task(work, name="checkpoint fetch")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _fetch(self, leader: MasterId, address: tuple[str, int], manifest: CheckpointManifest) -> None:
+        log = logger("raft").bind(leader=leader, index=manifest.index)
+        try:
+            receiver = self._store.receive(manifest)
+            if receiver.received_bytes() < manifest.length_bytes:
+                await self._receive_rest(leader, address, manifest, receiver)
+            await self._in_worker(receiver.prepare)
+        except (OSError, TimeoutError, EOFError, GfsError, msgspec.DecodeError) as error:
+            log.warning("checkpoint_fetch_interrupted", reason=str(error) or type(error).__name__)
+            if isinstance(error, ChecksumMismatch | NotFound):
+                receiver.discard()
+            return
+        finally:
+            self._task = None
+        if not self._is_wanted(manifest):
+            return
+        try:
+            failpoints.hit("checkpoint.before_install")
+            receiver.install()
+            self._on_installed(manifest)
+        except Exception as error:  # the state may be neither the old nor the new one
+            self._fatal(error)
+            return
+        log.info("checkpoint_installed", bytes=manifest.length_bytes)
+
+    async def _receive_rest(
+        self,
+        leader: MasterId,
+        address: tuple[str, int],
+        manifest: CheckpointManifest,
+        receiver: CheckpointReceiver,
+    ) -> None:
+        async with asyncio.timeout(PIECE_SECONDS_MAX):
+            reader, writer = await asyncio.open_connection(*address, limit=2 * CHECKPOINT_PIECE_BYTES)
+        try:
+            async with asyncio.timeout(PIECE_SECONDS_MAX):
+                await self._shake_hands(leader, reader, writer)
+            while (offset := receiver.received_bytes()) < manifest.length_bytes:
+                writer.write(frame(FetchPiece(manifest.index, manifest.term, offset)))
+                async with asyncio.timeout(PIECE_SECONDS_MAX):
+                    answer = _decode_answer(await _read_frame(reader))
+                if isinstance(answer, NoSuchCheckpoint):
+                    raise NotFound(f"{leader} no longer has checkpoint {manifest.index}")
+                if answer.offset != offset or not answer.content:
+                    raise ProtocolFault(f"{leader} sent bytes of {answer.offset}, not of {offset}")
+                await self._in_worker(receiver.write_piece, offset, answer.content)
+        finally:
+            writer.close()
+
+    async def _shake_hands(
+        self, leader: MasterId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        dialer, introduction = self._new_dialer(), self._introduce()
+        writer.write(frame(dialer.hello(leader, "checkpoint")))
+        writer.write(frame(dialer.respond(await _read_frame(reader), introduction)))
+        dialer.finish(await _read_frame(reader), introduction)
+
+    async def _in_worker(self, work: Callable[..., None], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+
+async def _read_frame(reader: asyncio.StreamReader) -> bytes:
+    length = int.from_bytes(await reader.readexactly(FRAME_HEAD_BYTES), "little")
+    if length > RAFT_FRAME_BYTES_MAX:
+        raise FrameTooLarge(f"a frame of {length} bytes was announced; the limit is {RAFT_FRAME_BYTES_MAX}")
+    return await reader.readexactly(length)

@@ -1,0 +1,79 @@
+"""When this master may stand for election: pre-vote, and a quick start when the leader's connection breaks.
+
+Pre-vote (Raft dissertation §9.6): before raising its term a master asks whether it could win. Nobody who
+hears from a leader says yes, so a master that was cut off does not unseat a working leader when it is back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from gfs.master.replication.engine import Engine, engine_now
+from gfs.master.replication.log import OperationLog
+from gfs.master.replication.options import RaftOptions
+from gfs.master.replication.raft_messages import Message, PreVote, PreVoteRequest
+from gfs.vocabulary import MasterId, Term
+
+_ROUND_SECONDS_MIN, _ROUND_SECONDS_MAX = (
+    0.05,
+    0.12,
+)  # a few round trips; random, so that rounds do not collide
+
+
+class Elections:
+    def __init__(
+        self,
+        me: MasterId,
+        engine: Engine,
+        log: OperationLog,
+        options: RaftOptions,
+        chance: random.Random,
+        broadcast: Callable[[Message], None],
+    ) -> None:
+        self._me, self._engine, self._log, self._options = me, engine, log, options
+        self._chance, self._broadcast = chance, broadcast
+        self._leader_heard_at = float("-inf")
+        self._granted: set[MasterId] = set()
+        self._round_ends_at = float("-inf")
+        self._round_term = Term(0)
+
+    def leader_heard(self) -> None:
+        self._leader_heard_at = engine_now()
+
+    def leader_connection_lost(self) -> None:
+        """A closed connection is better evidence than a time-out; the others will have seen it too."""
+        soon = engine_now() + self._chance.uniform(0, self._options.failover_seconds_max)
+        self._engine.election_deadline = min(self._engine.election_deadline, soon)
+        self._leader_heard_at = float("-inf")
+
+    def may_tick(self) -> bool:
+        """Whether the next tick may start an election, should one be due. Asks for pre-votes first."""
+        engine = self._engine
+        now = engine_now()
+        if engine.is_leader or engine.election_deadline >= now or engine.told_to_stand:
+            return True
+        if now > self._round_ends_at or self._round_term != engine.term:
+            self._granted = {self._me}
+            self._round_term = engine.term
+            self._round_ends_at = now + self._chance.uniform(_ROUND_SECONDS_MIN, _ROUND_SECONDS_MAX)
+            last = self._log.end
+            self._broadcast(PreVoteRequest(engine.term, last.index, last.term))
+        if not engine.is_majority(len(self._granted)):
+            return False
+        self._round_ends_at = float("-inf")
+        return True
+
+    def would_vote_for(self, request: PreVoteRequest) -> bool:
+        """`request` is of this term or a later one."""
+        if (
+            self._engine.is_leader
+            or engine_now() - self._leader_heard_at < self._options.election_seconds_min
+        ):
+            return False
+        ours = self._log.end
+        return (request.last_term, request.last_index) >= (ours.term, ours.index)
+
+    def take_pre_vote(self, member: MasterId, vote: PreVote) -> None:
+        if vote.term == self._round_term:
+            self._granted.add(member)

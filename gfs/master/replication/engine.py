@@ -1,0 +1,227 @@
+"""pysyncobj's Raft core with our log under it. The only file that touches pysyncobj's private names.
+
+pysyncobj decides: elections, log matching, commit index, stepping down. Everything that costs it time or
+safety (sockets, threads, files, pickles, dumps, its command queue) is replaced. The names below are those of
+0.3.17; pyproject.toml pins the minor version, and test_engine fails when one of them goes away.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from pysyncobj import SyncObj, SyncObjConf, syncobj
+from pysyncobj.config import SERIALIZER_STATE
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from gfs.master.replication.log import Entry, OperationLog, Position
+from gfs.master.replication.options import APPEND_BYTES_MAX, RaftOptions
+from gfs.vocabulary import LogIndex, MasterId, Term
+
+NO_OP: Final = b"\x01"  # what pysyncobj adds when a leader is elected
+NEVER: Final = 10**9
+
+ApplyEntry = Callable[[LogIndex, Term, bytes], None]
+
+
+class MemberNode(Node):
+    """A master by its id. Addresses are the connections' affair."""
+
+    def __hash__(self) -> int:
+        # pysyncobj iterates over sets of nodes; str's own hash would make that order differ from run to run.
+        return zlib.crc32(self.id.encode())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MemberNode) and bool(self.id == other.id)
+
+
+class _NoDumps:
+    """Stands where pysyncobj keeps its dump machinery. Checkpoints are ours (F5, P1, P2, P6)."""
+
+    def checkSerializing(self) -> tuple[int, None]:  # noqa: N802 pysyncobj's names
+        return SERIALIZER_STATE.SERIALIZING, None  # keeps pysyncobj from starting a compaction
+
+    def getTransmissionData(self, node: Node) -> None:  # noqa: N802
+        return None
+
+    def setTransmissionData(self, data: object) -> bool:  # noqa: N802
+        return False
+
+    def cancelTransmisstion(self, node: Node) -> None:  # noqa: N802
+        return
+
+
+class _NoPoller:
+    def poll(self, timeout: float) -> None:
+        return
+
+
+def engine_now() -> float:
+    """pysyncobj's own clock; its deadlines are in this time."""
+    return float(syncobj.monotonicTime())
+
+
+class Engine(SyncObj):
+    # Data descriptors win over instance attributes, so the constructor's assignments come to nothing (F7).
+    _SyncObj__raftLog = property(lambda self: self.log, lambda self, _: None)
+    _SyncObj__serializer = property(lambda self: self._no_dumps, lambda self, _: None)
+
+    def __init__(
+        self,
+        me: MasterId,
+        others: list[MasterId],
+        log: OperationLog,
+        transport: Transport,
+        options: RaftOptions,
+        *,
+        apply_entry: ApplyEntry,
+        apply_bytes_per_turn: int,
+        on_state_changed: Callable[[], None],
+    ) -> None:
+        self.log = log
+        self._no_dumps = _NoDumps()
+        self._apply_entry, self._apply_bytes_per_turn = apply_entry, apply_bytes_per_turn
+        configuration = SyncObjConf(
+            autoTick=False,
+            appendEntriesUseBatch=True,
+            appendEntriesPeriod=options.heartbeat_seconds,
+            appendEntriesBatchSizeBytes=APPEND_BYTES_MAX,
+            raftMinTimeout=options.election_seconds_min,
+            raftMaxTimeout=options.election_seconds_max,
+            leaderFallbackTimeout=options.fallback_seconds,
+            connectionTimeout=NEVER,  # our transport judges its connections itself
+            logCompactionMinEntries=NEVER,
+            logCompactionMinTime=NEVER,
+            dynamicMembershipChange=False,
+            pollerType="select",
+            onStateChanged=lambda old, new: on_state_changed(),
+        )
+        nodes = [MemberNode(member) for member in others]
+        super().__init__(MemberNode(me), nodes, configuration, nodeClass=MemberNode, transport=transport)
+        self._poller = _NoPoller()
+
+    def begin_at(self, applied: LogIndex) -> None:
+        """At the start: everything up to `applied` is committed and in the state already."""
+        self._SyncObj__raftLastApplied = max(applied, self.log.base.index)
+        self._SyncObj__raftCommitIndex = self._SyncObj__raftLastApplied
+
+    # --- driving --------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        self._onTick(0.0)
+
+    def tick_without_election(self) -> None:
+        deadline, never = self.election_deadline, engine_now() + NEVER
+        self.election_deadline = never
+        self.tick()
+        if self.election_deadline == never:
+            self.election_deadline = deadline
+
+    def append(self, payload: bytes) -> Position:
+        """Leader: add an entry and send it with the next tick."""
+        assert self.is_leader
+        position = Position(LogIndex(self.log.end.index + 1), self.term)
+        self.log.add(payload, position.index, position.term)
+        self.send_soon()
+        return position
+
+    def send_soon(self) -> None:
+        self._SyncObj__newAppendEntriesTime = 0
+
+    def step_down(self) -> None:
+        self._SyncObj__raftLeader = None
+        self.election_deadline = engine_now() + self.conf.raftMaxTimeout
+        self._SyncObj__setState(syncobj._RAFT_STATE.FOLLOWER)
+
+    def transfer_leadership(self) -> None:
+        """Ask the most advanced follower, when it has everything, to stand for election at once."""
+        self.transferLeadership()
+
+    def restart_after_checkpoint(self, base: Position) -> None:
+        """A checkpoint was installed: the state is at `base`, whatever the log held before."""
+        if not self.log.holds(base):
+            self.log.reset(base)
+        self._SyncObj__raftLastApplied = base.index
+        self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, base.index)
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
+        """Apply committed entries, a bounded number of bytes a turn. Nothing here can be retried (F3).
+
+        Only entries on our own disk: the state outlives a kill, and must never be ahead of the log.
+        """
+        last: int = self._SyncObj__raftLastApplied
+        commit = min(self.commit_index, self.log.durable_index)
+        room = self._apply_bytes_per_turn
+        while last < commit and room > 0:
+            payload, index, term = self.log[last + 1 - self.log.base.index]
+            assert index == last + 1
+            self._apply_entry(LogIndex(index), Term(term), payload)
+            last += 1
+            self._SyncObj__raftLastApplied = last
+            room -= len(payload) + 1
+        return False
+
+    def _SyncObj__doApplyCommand(self, command: bytes) -> Any:  # noqa: N802  Any: pysyncobj's signature
+        raise AssertionError("entries are applied by _SyncObj__applyLogEntries")
+
+    # --- what the rest of the room may look at ----------------------------------------------------
+
+    @property
+    def is_leader(self) -> bool:
+        return bool(self._isLeader())
+
+    @property
+    def is_candidate(self) -> bool:
+        return bool(self._SyncObj__raftState == syncobj._RAFT_STATE.CANDIDATE)
+
+    @property
+    def leader(self) -> MasterId | None:
+        node = self._getLeader()
+        return None if node is None else MasterId(node.id)
+
+    @property
+    def term(self) -> Term:
+        return Term(self.raftCurrentTerm)
+
+    @property
+    def commit_index(self) -> LogIndex:
+        return LogIndex(self.raftCommitIndex)
+
+    @property
+    def applied_index(self) -> LogIndex:
+        return LogIndex(self.raftLastApplied)
+
+    @property
+    def others(self) -> frozenset[MasterId]:
+        return frozenset(MasterId(node.id) for node in self.otherNodes)
+
+    def is_majority(self, count: int) -> bool:
+        """Of all voters, this one included."""
+        return count * 2 > len(self.otherNodes) + 1
+
+    @property
+    def election_deadline(self) -> float:
+        return float(self._SyncObj__raftElectionDeadline)
+
+    @election_deadline.setter
+    def election_deadline(self, when: float) -> None:
+        self._SyncObj__raftElectionDeadline = when
+
+    @property
+    def told_to_stand(self) -> bool:
+        """The leader has asked this master to take over."""
+        return bool(self._SyncObj__transferInProgress)
+
+    def next_index(self, member: MasterId) -> int:
+        return int(self._SyncObj__raftNextIndex.get(MemberNode(member), 0))
+
+    def set_next_index(self, member: MasterId, index: int) -> None:
+        self._SyncObj__raftNextIndex[MemberNode(member)] = index
+
+    def match_index(self, member: MasterId) -> int:
+        return int(self._SyncObj__raftMatchIndex.get(MemberNode(member), 0))
+
+
+__all__ = ["NO_OP", "Engine", "Entry", "MemberNode", "engine_now"]

@@ -1,0 +1,114 @@
+"""Which disk each member votes from, so that a wiped one cannot vote again under its old name.
+
+A Raft voter that forgets what it acknowledged can help elect a leader that lacks committed entries. So every
+log gets a random identity when it is created, and every master keeps, in a file beside its log, the identity
+it has met each member with, spread by hearsay with every handshake. Who comes back with another is refused
+until an operator readmits it through the log (RaftNode.readmit): once that entry is committed, a majority of
+the others has everything the wiped disk may have acknowledged, and no candidate without it can win.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+
+from gfs.disk import Disk, read_whole_file, write_file_durably
+from gfs.errors import CorruptState, Superseded, WrongCluster
+from gfs.master.replication.handshake import Introduction
+from gfs.telemetry import logger
+from gfs.vocabulary import ClusterId, MasterId
+
+IDENTITY_FILE = "identity.json"
+_FORMAT = 1
+
+
+class _Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    cluster: ClusterId
+    member: MasterId
+    disk: str
+    known: dict[MasterId, str]
+
+
+class MemberDisks:
+    def __init__(
+        self, directory: str, disk: Disk, *, me: MasterId, cluster: ClusterId, has_history: bool
+    ) -> None:
+        """Read the identity of the log in `directory`, or make one for a master that has none yet.
+
+        Args:
+            has_history: a checkpoint or state exists, so the log must have existed too.
+        Raises: WrongCluster; CorruptState when the log's directory was lost but the rest was not.
+        """
+        self._path, self._disk, self._me, self._cluster = f"{directory}/{IDENTITY_FILE}", disk, me, cluster
+        disk.make_directory(directory)
+        if disk.exists(self._path):
+            self._load()
+            return
+        if has_history or any(name != IDENTITY_FILE + ".tmp" for name in disk.listdir(directory)):
+            raise CorruptState(
+                f"{self._path} is missing although this master has been in use: its log was lost",
+                hint="Empty the whole directory and readmit this master: 'gfs admin members readmit'.",
+            )
+        self.mine = secrets.token_hex(16)
+        self.known: dict[MasterId, str] = {}
+        self._save()
+
+    def check(self, member: MasterId, introduction: Introduction) -> None:
+        """Compare what a peer says of itself and of us with what is known, and remember what is new.
+
+        Raises: Superseded: the peer, or this master itself, has lost its disk.
+        """
+        known = self.known.get(member)
+        if known is not None and known != introduction.disk:
+            raise Superseded(
+                f"{member} has come back with another disk; what it acknowledged before is gone",
+                hint=_readmit_hint(member),
+            )
+        expected = introduction.known.get(self._me, self.mine)
+        if expected != self.mine:
+            raise Superseded(
+                f"{member} knows {self._me} with another disk: this one was wiped or replaced",
+                hint=_readmit_hint(self._me),
+            )
+        self.note(
+            {member: introduction.disk} | {k: v for k, v in introduction.known.items() if k != self._me}
+        )
+
+    def note(self, disks: dict[MasterId, str]) -> None:
+        """Remember members that were not known before."""
+        new = {m: d for m, d in disks.items() if m not in self.known and m != self._me}
+        if new:
+            self.known = self.known | new
+            self._save()
+
+    def replace(self, disks: dict[MasterId, str]) -> None:
+        """From the log or a checkpoint, where it is decided: these are the disks from now on."""
+        changed = {m: d for m, d in disks.items() if m != self._me and self.known.get(m) != d}
+        if changed:
+            self.known = self.known | changed
+            self._save()
+
+    def all(self) -> dict[MasterId, str]:
+        return dict(sorted((self.known | {self._me: self.mine}).items()))
+
+    def _load(self) -> None:
+        try:
+            identity = msgspec.json.decode(read_whole_file(self._disk, self._path), type=_Identity)
+        except msgspec.DecodeError as error:
+            raise CorruptState(f"{self._path} does not decode: {error}") from error
+        if identity.cluster != self._cluster:
+            raise WrongCluster(f"{self._path} belongs to cluster {identity.cluster!r}, not {self._cluster!r}")
+        if identity.member != self._me:
+            raise WrongCluster(f"{self._path} is the log of master {identity.member!r}, not of {self._me!r}")
+        self.mine, self.known = identity.disk, identity.known
+
+    def _save(self) -> None:
+        identity = _Identity(_FORMAT, self._cluster, self._me, self.mine, self.known)
+        write_file_durably(self._disk, self._path, msgspec.json.encode(identity))
+        logger("raft").info("member_disks_noted", known=sorted(self.known))
+
+
+def _readmit_hint(member: MasterId) -> str:
+    return f"Run 'gfs admin members readmit {member}' while all other masters are up."

@@ -1,0 +1,357 @@
+"""Connections between masters over asyncio: dialing, frames, handshake, pings. No Raft.
+
+Of two masters the one with the greater id dials, so there is at most one connection of theirs; when it comes
+again, the older one is closed and can no longer speak. Whatever arrives is limited before it is read, and a
+peer that breaks the rules loses its connection and gets a log line, never a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Protocol
+
+import msgspec
+
+from gfs.clock import Clock
+from gfs.errors import FrameTooLarge, GfsError, ProtocolFault
+from gfs.master.replication import handshake
+from gfs.master.replication.handshake import Dialer, Introduction, Listener
+from gfs.master.replication.options import (
+    HANDSHAKE_FRAME_BYTES_MAX,
+    RAFT_FRAME_BYTES_MAX,
+    SEND_BUFFER_BYTES_MAX,
+    UNAUTHENTICATED_CONNECTIONS_MAX,
+    RaftOptions,
+)
+from gfs.master.replication.raft_messages import FRAME_HEAD_BYTES, FetchPiece, Message, Ping, frame
+from gfs.telemetry import logger
+from gfs.vocabulary import ClusterId, MasterId
+
+_decode_message = msgspec.msgpack.Decoder(Message).decode
+_decode_fetch = msgspec.msgpack.Decoder(FetchPiece).decode
+_PING_FRAME = frame(Ping())
+_IDLE_SHIPPING_SECONDS = 60.0  # the follower is writing what it has got
+
+
+class ConnectionEvents(Protocol):
+    """What the owner of the connections is told, on the loop's thread."""
+
+    def introduce(self) -> Introduction: ...
+
+    def check_peer(self, member: MasterId, introduction: Introduction) -> None:
+        """Raises: GfsError to refuse the peer."""
+        ...
+
+    def peer_up(self, member: MasterId) -> None: ...
+
+    def peer_down(self, member: MasterId) -> None: ...
+
+    def message(self, member: MasterId, message: Message) -> None: ...
+
+    def messages_done(self) -> None:
+        """All messages of one read have been handed over."""
+        ...
+
+    def serve_piece(self, request: FetchPiece) -> Awaitable[msgspec.Struct]: ...
+
+
+class PeerConnections:
+    def __init__(
+        self,
+        *,
+        me: MasterId,
+        peers: dict[MasterId, tuple[str, int]],
+        listen: tuple[str, int],
+        cluster: ClusterId,
+        secret: bytes,
+        options: RaftOptions,
+        clock: Clock,
+        chance: random.Random,
+        events: ConnectionEvents,
+    ) -> None:
+        """`peers`: where each other master is dialed, maybe a proxy; who answers there has to prove it."""
+        assert me not in peers
+        self.me, self.peers, self.cluster, self.secret = me, peers, cluster, secret
+        self.options, self.clock, self.events = options, clock, events
+        self._chance = chance
+        self.members = frozenset(peers)
+        self.last_refusal: dict[MasterId, str] = {}  # why a peer is not let in, or does not let us in
+        self._listen = listen
+        self._live: dict[MasterId, Connection] = {}
+        self._dialing: set[MasterId] = set()
+        self.unfinished: set[Connection] = set()  # still shaking hands
+        self.serving: set[Connection] = set()  # shipping checkpoints
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._closed = False
+        self._last_frame: tuple[Message, bytes] | None = None
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self, None), *self._listen)
+        self.spawn(self._ping_for_ever())
+        for member in self.peers:
+            if self.me > member:
+                self.spawn(self._dial_for_ever(member))
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def abort_all(self) -> None:
+        """Stop listening and dialing, and cut every connection, at once."""
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
+        for task in list(self.tasks):
+            task.cancel()
+        for connection in [*self._live.values(), *self.unfinished, *self.serving]:
+            connection.abort()
+
+    async def stop(self) -> None:
+        self.abort_all()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    # --- Wire -----------------------------------------------------------------------------------
+
+    def transmit(self, member: MasterId, message: Message) -> bool:
+        connection = self._live.get(member)
+        if connection is None or connection.is_full:
+            return False
+        if self._last_frame is None or self._last_frame[0] is not message:
+            self._last_frame = (message, frame(message))
+        connection.write(self._last_frame[1])
+        return True
+
+    def connected(self) -> frozenset[MasterId]:
+        return frozenset(self._live)
+
+    # --- for Connection -------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:  # Any: what a coroutine yields is asyncio's
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def established(self, connection: Connection, member: MasterId) -> None:
+        older = self._live.pop(member, None)
+        if older is not None:
+            older.abort()
+            self.events.peer_down(member)
+        self.last_refusal.pop(member, None)
+        self._live[member] = connection
+        self.events.peer_up(member)
+
+    def lost(self, connection: Connection, member: MasterId) -> None:
+        if self._live.get(member) is connection:
+            del self._live[member]
+            if not self._closed:
+                self.events.peer_down(member)
+
+    def is_current(self, connection: Connection, member: MasterId) -> bool:
+        return self._live.get(member) is connection
+
+    def refused(self, member: MasterId, error: GfsError) -> None:
+        """Log a refusal once, not at every attempt."""
+        if self.last_refusal.get(member) != error.message:
+            self.last_refusal[member] = error.message
+            logger("raft").error("peer_refused", peer=member, reason=error.message, hint=error.hint)
+
+    # --- keeping connections up -----------------------------------------------------------------
+
+    async def _dial_for_ever(self, member: MasterId) -> None:
+        options = self.options
+        while not self._closed:
+            if member not in self._live and member not in self._dialing:
+                await self._dial(member)
+            await self.clock.sleep(
+                self._chance.uniform(options.redial_seconds_min, options.redial_seconds_max)
+            )
+
+    async def _dial(self, member: MasterId) -> None:
+        loop = asyncio.get_running_loop()
+        self._dialing.add(member)
+        try:
+            async with asyncio.timeout(self.options.peer_silent_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self, member), *self.peers[member]
+                )
+                await connection.settled.wait()
+        except (OSError, TimeoutError):
+            return  # the next attempt is a moment away; peers that stay away show in status()
+        finally:
+            self._dialing.discard(member)
+
+    async def _ping_for_ever(self) -> None:
+        while not self._closed:
+            now = self.clock.monotonic()
+            too_long = self.options.peer_silent_seconds
+            for connection in list(self.unfinished):
+                if now - connection.opened_at > too_long:
+                    connection.abort()
+            for connection in list(self._live.values()):
+                if now - connection.last_heard > too_long:
+                    connection.abort()
+                elif not connection.is_full:
+                    connection.write(_PING_FRAME)
+            for connection in list(self.serving):
+                if now - connection.last_heard > _IDLE_SHIPPING_SECONDS:
+                    connection.abort()
+            await self.clock.sleep(self.options.ping_seconds)
+
+
+class Connection(asyncio.Protocol):
+    """One connection: first a handshake, then Raft messages or pieces of checkpoints."""
+
+    def __init__(self, owner: PeerConnections, target: MasterId | None) -> None:
+        """`target`: whom we dial; None when we were dialed."""
+        self._owner, self._target = owner, target
+        self._transport: asyncio.Transport
+        self._buffer = bytearray()
+        self._dialer = Dialer(me=owner.me, cluster=owner.cluster, secret=owner.secret) if target else None
+        self._listener = None if target else Listener(me=owner.me, cluster=owner.cluster, secret=owner.secret)
+        self._introduction: Introduction | None = None  # ours, once it was said
+        self._step = 0
+        self._serving = False
+        self._name = "an unknown peer"
+        self.member: MasterId | None = None  # set once Raft messages may flow
+        self.opened_at = self.last_heard = owner.clock.monotonic()
+        self.is_full = False
+        self.settled = asyncio.Event()  # the handshake is over, either way
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES_MAX)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if len(self._owner.unfinished) >= UNAUTHENTICATED_CONNECTIONS_MAX:
+            self.abort()
+            return
+        self._owner.unfinished.add(self)
+        if self._dialer is not None:
+            assert self._target is not None
+            self._name = self._target
+            self.write(frame(self._dialer.hello(self._target, "raft")))
+
+    def data_received(self, data: bytes) -> None:
+        self.last_heard = self._owner.clock.monotonic()
+        self._buffer += data
+        try:
+            self._take_frames()
+        except GfsError as error:
+            self._give_up(error)
+        if self.member is not None:
+            self._owner.events.messages_done()
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.settled.set()
+        self._owner.unfinished.discard(self)
+        self._owner.serving.discard(self)
+        if self.member is not None:
+            self._owner.lost(self, self.member)
+
+    # --- ours -------------------------------------------------------------------------------------
+
+    def write(self, content: bytes) -> None:
+        self._transport.write(content)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _take_frames(self) -> None:
+        start, end = 0, len(self._buffer)
+        try:
+            while end - start >= FRAME_HEAD_BYTES and not self._transport.is_closing():
+                length = int.from_bytes(self._buffer[start : start + FRAME_HEAD_BYTES], "little")
+                limit = RAFT_FRAME_BYTES_MAX if self.member is not None else HANDSHAKE_FRAME_BYTES_MAX
+                if length > limit:
+                    raise FrameTooLarge(
+                        f"{self._name} announces a frame of {length} bytes; the limit is {limit}"
+                    )
+                body_start = start + FRAME_HEAD_BYTES
+                if end - body_start < length:
+                    break
+                start = body_start + length
+                self._take_frame(bytes(self._buffer[body_start:start]))
+        finally:
+            del self._buffer[:start]
+
+    def _take_frame(self, body: bytes) -> None:
+        try:
+            if self.member is not None:
+                message = _decode_message(body)
+                if self._owner.is_current(self, self.member):  # a superseded connection can no longer speak
+                    self._owner.events.message(self.member, message)
+            elif self._serving:
+                self._owner.spawn(self._serve(_decode_fetch(body)))
+            elif self._dialer is not None:
+                self._shake_as_dialer(self._dialer, body)
+            else:
+                assert self._listener is not None
+                self._shake_as_listener(self._listener, body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ProtocolFault(f"{self._name} sends a frame that does not decode: {error}") from error
+
+    def _shake_as_dialer(self, dialer: Dialer, body: bytes) -> None:
+        assert self._target is not None
+        if self._introduction is None:
+            introduction = self._owner.events.introduce()
+            self.write(frame(dialer.respond(body, introduction)))
+            self._introduction = introduction
+        else:
+            self._owner.events.check_peer(self._target, dialer.finish(body, self._introduction))
+            self._establish(self._target)
+
+    def _shake_as_listener(self, listener: Listener, body: bytes) -> None:
+        self._step += 1
+        if self._step == 1:
+            self.write(frame(listener.challenge(body, self._owner.members)))
+            self._name = listener.hello.source
+            return
+        theirs = listener.check(body)
+        try:
+            self._owner.events.check_peer(listener.hello.source, theirs)
+        except GfsError as error:
+            self.write(frame(handshake.refusal(error)))
+            raise
+        self.write(frame(listener.welcome(self._owner.events.introduce())))
+        if listener.hello.purpose == "raft":
+            self._establish(listener.hello.source)
+        else:
+            self._serving = True
+            self._owner.unfinished.discard(self)
+            self._owner.serving.add(self)
+
+    def _establish(self, member: MasterId) -> None:
+        self.member = member
+        self._owner.unfinished.discard(self)
+        self._owner.established(self, member)
+        self.settled.set()
+
+    async def _serve(self, request: FetchPiece) -> None:
+        answer = await self._owner.events.serve_piece(request)
+        if not self._transport.is_closing():
+            self.write(frame(answer))
+
+    def _give_up(self, error: GfsError) -> None:
+        """After a refusal was queued close() still sends it; abort() would not."""
+        known = MasterId(self._name) if self._name in self._owner.members else None
+        if known is not None and self.member is None:
+            self._owner.refused(known, error)
+        else:
+            logger("raft").warning("raft_connection_closed", peer=self._name, reason=error.message)
+        self._transport.close()

@@ -1,0 +1,641 @@
+"""One master's Raft member: the Replicator. Wires the parts together and drives them from the event loop.
+
+There is one timer, the tick. Every event (a message, a finished sync, a proposal) asks for one turn of the
+loop, and a turn adds waiting proposals to the log, ticks the engine, starts a sync, applies what is committed
+and answers whoever waited for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from gfs.clock import Clock, SystemClock
+from gfs.disk import Disk, SystemDisk
+from gfs.errors import (
+    CorruptState,
+    GfsError,
+    InternalFault,
+    InvalidArgument,
+    NoQuorum,
+    NoSpace,
+    NotLeader,
+    OutcomeUnknown,
+    ProtocolFault,
+    Superseded,
+    Unavailable,
+)
+from gfs.master.replication.checkpoint_shipping import CheckpointFetcher, serve_piece
+from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointStore
+from gfs.master.replication.elections import Elections
+from gfs.master.replication.engine import Engine
+from gfs.master.replication.group_commit import (
+    GroupCommit,
+    decode_entry,
+    decode_readmission,
+    encode_readmission,
+)
+from gfs.master.replication.handshake import Dialer, Introduction
+from gfs.master.replication.log import OperationLog, Position
+from gfs.master.replication.log_writer import LogWriter
+from gfs.master.replication.member_disks import MemberDisks
+from gfs.master.replication.options import APPLY_BYTES_PER_TURN, RaftOptions
+from gfs.master.replication.peer_connections import PeerConnections
+from gfs.master.replication.raft_messages import (
+    CheckpointInstalled,
+    CheckpointOffer,
+    FetchPiece,
+    Message,
+    PreVote,
+    PreVoteRequest,
+    ReadIndexAnswer,
+    ReadIndexRequest,
+)
+from gfs.master.replication.raft_transport import RaftTransport
+from gfs.master.replication.read_index import ReadIndex
+from gfs.master.replication.replicator import ReplicatorStatus, StateMachine
+from gfs.telemetry import logger
+from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
+
+EXIT_IO_ERROR = 74  # EX_IOERR
+EXIT_BUG = 70  # EX_SOFTWARE
+LOG_DIRECTORY = "log"
+
+
+def end_process(error: BaseException) -> None:
+    """The default `fatal`: a master that cannot trust its disk or its state must not say another word."""
+    logger("raft").critical("master_ends", reason=str(error), exc_info=error)
+    os._exit(EXIT_IO_ERROR if isinstance(error, OSError) else EXIT_BUG)
+
+
+class RaftNode:
+    def __init__(
+        self,
+        *,
+        me: MasterId,
+        peers: dict[MasterId, tuple[str, int]],
+        listen: tuple[str, int],
+        directory: str,
+        cluster: ClusterId,
+        secret: bytes,
+        state: StateMachine,
+        checkpoints: CheckpointStore,
+        options: RaftOptions | None = None,
+        disk: Disk | None = None,
+        clock: Clock | None = None,
+        chance: random.Random | None = None,
+        fatal: Callable[[BaseException], None] = end_process,
+    ) -> None:
+        """
+        Args:
+            peers: every other master and where to dial it; none for a cluster of one.
+            directory: of this master; the operation log goes into its "log".
+            state: restored from the newest checkpoint, or further on its own; never behind it.
+            fatal: called once when this master must not go on; the default ends the process.
+        """
+        self._me, self._peers, self._listen, self._directory = me, peers, listen, directory
+        self._cluster, self._secret, self._state, self._checkpoints = cluster, secret, state, checkpoints
+        self._options = options or RaftOptions()
+        self._disk, self._clock = disk or SystemDisk(), clock or SystemClock()
+        self._chance, self._on_fatal = chance or random.Random(), fatal
+        self._listeners: list[Callable[[bool, Term], None]] = []
+        self._notified: tuple[bool, Term] = (False, Term(0))
+        self._group, self._reads = GroupCommit(self._options), ReadIndex(me)
+        self._turn_asked = False
+        self._running = False
+        self._stopping = False
+        self._applied_something = False
+        self._presented: dict[MasterId, str] = {}  # disks that were refused
+        self._checkpoint_task: asyncio.Task[LogIndex] | None = None
+        self._tick_handle: asyncio.TimerHandle | None = None
+
+    # --- Replicator -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Read the log, compare it with the state, listen and dial.
+
+        Raises: CorruptState, UnsupportedVersion, WrongCluster; OSError when the port is taken.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._log_thread = ThreadPoolExecutor(1, "operation-log")
+        self._checkpoint_threads = ThreadPoolExecutor(2, "checkpoint")
+        newest = self._checkpoints.newest()
+        applied = self._state.applied()
+        log_directory = f"{self._directory}/{LOG_DIRECTORY}"
+        self._disks = MemberDisks(
+            log_directory,
+            self._disk,
+            me=self._me,
+            cluster=self._cluster,
+            has_history=newest is not None or applied[0] > 0,
+        )
+        base = Position(newest.index, newest.term) if newest else None
+        self._log = OperationLog(
+            log_directory, self._disk, segment_bytes=self._options.segment_bytes, base=base
+        )
+        self._check_state_matches_log(Position(*applied), base)
+        self._bytes_at_checkpoint = self._log.bytes_appended - sum(
+            len(payload) for payload, index, _ in self._log if base is None or index > base.index
+        )
+        self._wire_up()
+        self._engine.begin_at(applied[0])
+        await self._connections.start()
+        self._running = True
+        self._tick()
+
+    async def stop(self) -> None:
+        """Hand leadership over if someone can take it, sync, and close."""
+        if not self._running:
+            return
+        self._stopping = True
+        await self._hand_over_leadership()
+        self._running = False
+        self._end_everything(NotLeader("this master is stopping"))
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+        await self._connections.stop()
+        await self._fetcher.stop()
+        if self._checkpoint_task is not None:
+            await asyncio.gather(self._checkpoint_task, return_exceptions=True)
+        await self._writer.drain()
+        self._writer.stop()
+        if not self._writer.out_of_space:
+            self._log.close()
+        self._log_thread.shutdown()
+        self._checkpoint_threads.shutdown()
+
+    async def propose(self, proposal: bytes) -> bytes:
+        self._demand_leadership()
+        outcome = self._group.submit(proposal)
+        self._ask_for_turn()
+        return await outcome
+
+    async def read_barrier(self) -> LogIndex:
+        self._demand_leadership()
+        reached = self._reads.submit()
+        self._ask_for_turn()
+        return await reached
+
+    def status(self) -> ReplicatorStatus:
+        engine = self._engine
+        role = "leader" if engine.is_leader else "candidate" if engine.is_candidate else "follower"
+        leader = self._known_leader()
+        return ReplicatorStatus(
+            me=self._me,
+            role=role,
+            leader=leader,
+            term=engine.term,
+            applied=engine.applied_index,
+            committed=engine.commit_index,
+            reachable=self._connections.connected(),
+            ready=self._is_ready() if engine.is_leader else leader is not None,
+        )
+
+    def on_leadership(self, listener: Callable[[bool, Term], None]) -> None:
+        self._listeners.append(listener)
+
+    async def checkpoint(self) -> LogIndex:
+        if self._checkpoint_task is None:
+            self._checkpoint_task = self._loop.create_task(self._make_checkpoint(), name="checkpoint")
+            self._checkpoint_task.add_done_callback(self._checkpoint_done)
+        return await asyncio.shield(self._checkpoint_task)
+
+    # --- beyond Replicator ------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        return self._connections.port
+
+    def refusals(self) -> dict[MasterId, str]:
+        """Peers that are kept out, or keep us out, and why; for status pages."""
+        return dict(self._connections.last_refusal)
+
+    async def readmit(self, member: MasterId) -> None:
+        """Let a member that was refused for its new disk vote again, by an entry in the log.
+
+        Committed without that member, so a majority of the others then holds all it may have acknowledged.
+        Raises: NotLeader, InvalidArgument when no such member has knocked, OutcomeUnknown.
+        """
+        self._demand_leadership()
+        disk = self._presented.get(member)
+        if disk is None:
+            raise InvalidArgument(f"master {member} was not refused here, so there is nothing to readmit")
+        position = self._engine.append(encode_readmission(member, disk))
+        self._ask_for_turn()
+        while not self._stopping and self._engine.is_leader and self._engine.term == position.term:
+            if self._engine.applied_index >= position.index:
+                return
+            await self._clock.sleep(self._options.tick_seconds)
+        raise OutcomeUnknown(f"leadership was lost while {member} was being readmitted")
+
+    # --- construction -----------------------------------------------------------------------------
+
+    def _wire_up(self) -> None:
+        options = self._options
+        self._writer = LogWriter(
+            self._log,
+            self._log_thread,
+            self._clock,
+            slow_seconds=options.slow_disk_seconds,
+            retry_seconds=options.no_space_retry_seconds,
+            on_settled=self._log_settled,
+            on_space_changed=self._space_changed,
+            fatal=self._fail,
+        )
+        self._connections = PeerConnections(
+            me=self._me,
+            peers=self._peers,
+            listen=self._listen,
+            cluster=self._cluster,
+            secret=self._secret,
+            options=options,
+            clock=self._clock,
+            chance=self._chance,
+            events=self,
+        )
+        self._raft_transport = RaftTransport(
+            self._log,
+            self._connections,
+            call_later=self._loop.call_later,
+            away_seconds=options.heartbeat_seconds,
+            on_other=self._other_message,
+            on_leader_heard=lambda: self._elections.leader_heard(),
+            on_checkpoint_needed=self._offer_checkpoint,
+            writer=self._writer,
+            fatal=self._fail,
+        )
+        self._engine = Engine(
+            self._me,
+            sorted(self._peers),
+            self._log,
+            self._raft_transport,
+            options,
+            apply_entry=self._apply_entry,
+            apply_bytes_per_turn=APPLY_BYTES_PER_TURN,
+            on_state_changed=self._engine_state_changed,
+        )
+        self._raft_transport.bind(self._engine)
+        self._elections = Elections(
+            self._me, self._engine, self._log, options, self._chance, broadcast=self._broadcast
+        )
+        self._fetcher = CheckpointFetcher(
+            self._checkpoints,
+            self._checkpoint_threads,
+            new_dialer=lambda: Dialer(me=self._me, cluster=self._cluster, secret=self._secret),
+            introduce=self.introduce,
+            is_wanted=lambda manifest: self._running and manifest.index > self._engine.applied_index,
+            on_installed=self._checkpoint_installed,
+            fatal=self._fail,
+        )
+
+    def _check_state_matches_log(self, applied: Position, base: Position | None) -> None:
+        if base is not None and applied.index < base.index:
+            raise CorruptState(f"the state is at entry {applied.index}, behind its checkpoint {base.index}")
+        if applied.index > self._log.end.index:
+            raise CorruptState(
+                f"the state is at entry {applied.index}, but the operation log ends at {self._log.end.index}",
+                hint="The log has lost entries. Move this directory aside and readmit this master.",
+            )
+        if applied.index < self._log.base.index and self._log.base.index > 1:
+            raise CorruptState(
+                f"the operation log starts after entry {self._log.base.index}, "
+                f"but the state is only at entry {applied.index}",
+                hint="A checkpoint is missing. Restore it, or readmit this master with an empty disk.",
+            )
+        if applied.index > 1 and not self._log.holds(applied):
+            raise CorruptState(
+                f"entry {applied.index} of the log is of term {self._log.term_at(applied.index)}, "
+                f"but the state was made from one of term {applied.term}"
+            )
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    def _ask_for_turn(self) -> None:
+        if not self._turn_asked:
+            self._turn_asked = True
+            self._loop.call_soon(self._turn)
+
+    def _tick(self) -> None:
+        if self._running:
+            self._turn()
+            self._tick_handle = self._loop.call_later(self._options.tick_seconds, self._tick)
+
+    def _turn(self) -> None:
+        self._turn_asked = False
+        if not self._running:
+            return
+        try:
+            self._append_waiting()
+            if (
+                not self._writer.out_of_space
+                and not self._stopping_as_follower()
+                and self._elections.may_tick()
+            ):
+                self._engine.tick()
+            else:
+                self._engine.tick_without_election()
+            self._writer.kick()
+            self._finish_turn()
+        except Exception as error:  # a bug, ours or pysyncobj's: a state machine must not skip or repeat (F3)
+            self._fail(error)
+
+    def _finish_turn(self) -> None:
+        engine = self._engine
+        if self._applied_something:
+            self._applied_something = False
+            self._state.commit()
+            self._group.release()
+            if self._log.bytes_appended - self._bytes_at_checkpoint >= self._options.checkpoint_log_bytes:
+                self._checkpoint_in_background()
+        if engine.applied_index < min(engine.commit_index, self._log.durable_index):
+            self._ask_for_turn()
+        self._notify_leadership()
+        if self._is_ready():
+            self._drive_reads()
+            if self._group.has_waiting and self._group.in_flight < self._options.entries_in_flight_max:
+                self._ask_for_turn()
+
+    def _append_waiting(self) -> None:
+        if not self._is_ready():
+            return
+        while self._group.has_waiting and self._group.in_flight < self._options.entries_in_flight_max:
+            self._group.placed(self._engine.append(self._group.next_entry()))
+
+    def _apply_entry(self, index: LogIndex, term: Term, payload: bytes) -> None:
+        readmission = decode_readmission(payload)
+        if readmission is not None:
+            self._disks.replace({readmission.member: readmission.disk})
+            self._presented.pop(readmission.member, None)
+        proposals = [] if readmission is not None else decode_entry(payload)
+        outcomes = self._state.apply(index, term, proposals)
+        self._applied_something = True
+        self._group.applied(Position(index, term), outcomes)
+
+    def _drive_reads(self) -> None:
+        engine, reads, now = self._engine, self._reads, self._clock.monotonic()
+        while True:
+            number = reads.begin(term=engine.term, commit_index=engine.commit_index, now=now)
+            if number is not None:
+                self._broadcast(ReadIndexRequest(engine.term, number))
+            elif overdue := reads.overdue(now=now, seconds=self._options.heartbeat_seconds):
+                for member in sorted(engine.others - overdue[1]):
+                    self._connections.transmit(member, ReadIndexRequest(engine.term, overdue[0]))
+            if not reads.confirmations() or not engine.is_majority(reads.confirmations()):
+                break
+            reads.finish()
+        reads.applied(engine.applied_index)
+
+    # --- leadership -------------------------------------------------------------------------------
+
+    def _is_ready(self) -> bool:
+        """Leader, and an entry of this term is applied: all that was committed before is known (Raft §8)."""
+        engine = self._engine
+        return engine.is_leader and self._log.term_at(engine.applied_index) == engine.term
+
+    def _known_leader(self) -> MasterId | None:
+        leader = self._engine.leader
+        if leader is None or leader == self._me:
+            return leader if self._engine.is_leader else None
+        return leader if leader in self._connections.connected() else None
+
+    def _demand_leadership(self) -> None:
+        if not self._running or self._stopping:
+            raise NotLeader("this master is stopping or not started")
+        if not self._is_ready():
+            raise self._why_not_leader()
+
+    def _why_not_leader(self) -> GfsError:
+        leader = self._known_leader()
+        if leader is not None and leader != self._me:
+            return NotLeader(f"master {leader} leads", details={"leader": leader})
+        if self._writer.out_of_space:
+            return NoSpace("the disk of this master's operation log is full", details={"master": self._me})
+        reachable = self._connections.connected()
+        if not self._engine.is_majority(1 + len(reachable)):
+            return NoQuorum(
+                f"of {len(self._peers) + 1} masters only {len(reachable) + 1} can reach each other",
+                details={"reachable": ",".join(sorted({self._me, *reachable}))},
+            )
+        return NotLeader("the masters are electing a leader")
+
+    def _engine_state_changed(self) -> None:
+        if not self._engine.is_leader:
+            self._group.fail_waiting(self._why_not_leader())
+            self._group.fail_in_flight(
+                OutcomeUnknown("leadership was lost while the operation was under way")
+            )
+            self._reads.fail(self._why_not_leader())
+            self._notify_leadership()
+
+    def _notify_leadership(self) -> None:
+        now = (self._is_ready(), self._engine.term)
+        if now == self._notified or (not now[0] and not self._notified[0]):
+            return
+        if now[0] and self._notified[0]:
+            self._tell_listeners(False, self._notified[1])
+        self._tell_listeners(*now)
+
+    def _tell_listeners(self, leads: bool, term: Term) -> None:
+        self._notified = (leads, term)
+        logger("raft").info("leadership", leads=leads, term=term)
+        for listener in self._listeners:
+            listener(leads, term)
+
+    def _stopping_as_follower(self) -> bool:
+        return self._stopping and not self._engine.is_leader
+
+    async def _hand_over_leadership(self) -> None:
+        """Best effort, within one election time-out: the others would elect someone anyway."""
+        engine = self._engine
+        deadline = self._clock.monotonic() + self._options.election_seconds_max
+        asked = False
+        while engine.is_leader and engine.others and self._clock.monotonic() < deadline:
+            if not asked and self._group.in_flight == 0:
+                reachable = self._connections.connected()
+                asked = any(engine.match_index(member) == self._log.end.index for member in reachable)
+                if asked:
+                    engine.transfer_leadership()
+            await self._clock.sleep(self._options.tick_seconds)
+
+    # --- the log's disk ---------------------------------------------------------------------------
+
+    def _log_settled(self) -> None:
+        if self._running:
+            self._guarded(self._raft_transport.log_settled)
+            self._ask_for_turn()
+
+    def _space_changed(self, out_of_space: bool) -> None:
+        if out_of_space:
+            self._raft_transport.drop_held_answers()
+            if self._engine.is_leader:
+                # Followers with room can go on; reads that need no leader go on here.
+                self._engine.step_down()
+        self._ask_for_turn()
+
+    # --- ConnectionEvents -------------------------------------------------------------------------
+
+    def introduce(self) -> Introduction:
+        return Introduction(self._disks.mine, self._disks.all(), self._log.end.index)
+
+    def check_peer(self, member: MasterId, introduction: Introduction) -> None:
+        self._presented[member] = introduction.disk
+        self._disks.check(member, introduction)
+        if self._engine.is_leader and introduction.log_end < self._engine.match_index(member):
+            acknowledged = self._engine.match_index(member)
+            raise Superseded(
+                f"{member} came back with {introduction.log_end} entries but has acknowledged {acknowledged}",
+                hint="Its disk loses synced bytes. Replace it and readmit the master.",
+            )
+        del self._presented[member]
+
+    def peer_up(self, member: MasterId) -> None:
+        self._raft_transport.peer_up(member)
+        self._ask_for_turn()
+
+    def peer_down(self, member: MasterId) -> None:
+        self._raft_transport.peer_down(member)
+        if member == self._engine.leader:
+            self._elections.leader_connection_lost()
+
+    def message(self, member: MasterId, message: Message) -> None:
+        if self._running:
+            self._guarded(lambda: self._raft_transport.receive(member, message))
+
+    def messages_done(self) -> None:
+        self._ask_for_turn()
+
+    def serve_piece(self, request: FetchPiece) -> Awaitable[msgspec.Struct]:
+        return serve_piece(self._checkpoints, self._checkpoint_threads, request)
+
+    def _broadcast(self, message: Message) -> None:
+        for member in self._peers:
+            self._connections.transmit(member, message)
+
+    def _other_message(self, member: MasterId, message: Message) -> None:
+        engine = self._engine
+        match message:
+            case PreVoteRequest():
+                if message.term < engine.term:
+                    self._raft_transport.answer(member, 0, success=False)  # tells our term
+                elif not self._writer.out_of_space and self._elections.would_vote_for(message):
+                    self._connections.transmit(member, PreVote(message.term))
+            case PreVote():
+                self._elections.take_pre_vote(member, message)
+            case ReadIndexRequest(term, number):
+                if term == engine.term and engine.leader == member:
+                    self._connections.transmit(member, ReadIndexAnswer(term, number))
+            case ReadIndexAnswer(term, number):
+                if term == engine.term and engine.is_leader:
+                    self._reads.confirm(member, term=term, number=number)
+            case CheckpointOffer(term, manifest):
+                if term == engine.term and engine.leader == member:
+                    self._take_offer(member, manifest)
+            case CheckpointInstalled(term, index):
+                if term == engine.term and engine.is_leader and engine.next_index(member) <= index:
+                    engine.set_next_index(member, min(index, self._log.end.index) + 1)
+            case _:
+                raise ProtocolFault(f"{member} sends an unexpected {type(message).__name__}")
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def _checkpoint_in_background(self) -> None:
+        if self._checkpoint_task is None and not self._stopping:
+            self._checkpoint_task = self._loop.create_task(self._make_checkpoint(), name="checkpoint")
+            self._checkpoint_task.add_done_callback(self._checkpoint_done)
+
+    async def _make_checkpoint(self) -> LogIndex:
+        """The view is pinned here and now; everything slow happens in a worker thread."""
+        self._state.commit()
+        index, term = self._state.applied()
+        newest = self._checkpoints.newest()
+        if newest is not None and newest.index >= index:
+            return newest.index
+        if index == 0:
+            raise Unavailable("there is nothing to make a checkpoint of yet")
+        self._bytes_at_checkpoint = self._log.bytes_appended
+        build = self._checkpoints.begin(
+            cluster=self._cluster,
+            index=index,
+            term=term,
+            members=self._disks.all(),
+            now_ms=self._clock.wall_ms(),
+        )
+        manifest = await self._loop.run_in_executor(self._checkpoint_threads, build.run)
+        logger("raft").info("checkpoint_written", index=manifest.index, bytes=manifest.length_bytes)
+        await self._trim_log()
+        return manifest.index
+
+    def _checkpoint_done(self, task: asyncio.Task[LogIndex]) -> None:
+        self._checkpoint_task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger("raft").error("checkpoint_failed", reason=str(error))
+
+    async def _trim_log(self) -> None:
+        """Keep in memory what follows the last but one checkpoint, so that a follower a little behind needs none.
+
+        Files go back to the oldest checkpoint: a newer one may turn out to be unreadable.
+        """
+        kept = self._checkpoints.kept()
+        await self._writer.drain()
+        if len(kept) < 2 or not kept[0].index <= kept[-2].index <= self._log.durable_index:
+            return
+        unneeded = self._log.compact_to(kept[-2].index, files_to=kept[0].index)
+        await self._loop.run_in_executor(self._checkpoint_threads, self._log.drop_segments, unneeded)
+
+    def _offer_checkpoint(self, member: MasterId) -> None:
+        manifest = self._checkpoints.newest()
+        assert manifest is not None, "the log is trimmed only behind a checkpoint"
+        self._connections.transmit(member, CheckpointOffer(self._engine.term, manifest))
+
+    def _take_offer(self, leader: MasterId, manifest: CheckpointManifest) -> None:
+        if manifest.cluster != self._cluster:
+            raise ProtocolFault(f"{leader} offers a checkpoint of cluster {manifest.cluster!r}")
+        if manifest.index <= self._engine.applied_index:
+            self._say_installed(leader)
+        else:
+            self._fetcher.offered(leader, self._peers[leader], manifest)
+
+    def _checkpoint_installed(self, manifest: CheckpointManifest) -> None:
+        position = Position(manifest.index, manifest.term)
+        assert self._state.applied() == position, "install() leaves the state at the checkpoint"
+        self._engine.restart_after_checkpoint(position)
+        self._disks.replace(manifest.members)
+        self._bytes_at_checkpoint = self._log.bytes_appended
+        if (leader := self._engine.leader) is not None:
+            self._say_installed(leader)
+        self._ask_for_turn()
+
+    def _say_installed(self, leader: MasterId) -> None:
+        self._connections.transmit(leader, CheckpointInstalled(self._engine.term, self._engine.applied_index))
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except GfsError:
+            raise  # the peer's fault; its connection is closed
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Say nothing more to anybody, then let `fatal` end the process."""
+        if not self._running:
+            return
+        self._running = False
+        self._end_everything(InternalFault(f"this master has stopped: {error}"))
+        self._connections.abort_all()
+        self._writer.stop()
+        self._on_fatal(error)
+
+    def _end_everything(self, error: GfsError) -> None:
+        self._group.fail_waiting(error)
+        self._group.fail_in_flight(OutcomeUnknown("this master stopped while the operation was under way"))
+        self._reads.fail(error)
+        if self._notified[0]:
+            self._tell_listeners(False, self._notified[1])
