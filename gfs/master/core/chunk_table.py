@@ -112,7 +112,7 @@ class ChunkTable:
             raise InvalidArgument(f"no replica can hold version {operation.held_version} yet")
         if not operation.fresh:
             # Only members of the set hold every acknowledged mutation, so only they may follow it (I2). A
-            # fresh chunk has none acknowledged: the leader has told no client of it, and vouches for that.
+            # fresh chunk has none acknowledged: the leader has made sure of that, and vouches for it.
             members = {self._server(number) for number in chunk.servers}
             strangers = [server for server in operation.replicas if server not in members]
             if strangers:
@@ -120,7 +120,8 @@ class ChunkTable:
         granted = StoredChunk(
             version=chunk.version + 1,
             references=chunk.references,
-            held_version=max(chunk.held_version, operation.held_version),
+            # The servers of a fresh grant have yet to make their replicas: nothing is known of what they hold.
+            held_version=0 if operation.fresh else max(chunk.held_version, operation.held_version),
             primary=operation.replicas.index(operation.primary),
             servers=tuple([self._number_of(server) for server in operation.replicas]),
         )
