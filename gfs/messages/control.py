@@ -296,7 +296,10 @@ class ClusterStatusReply(Reply, tag="cluster_status_reply", frozen=True, kw_only
 
 
 class ClusterStatus(Request, tag="cluster_status", frozen=True, kw_only=True):
+    """`alone`: the master asked answers for itself only (so that masters can ask each other)."""
+
     reply: ClassVar[type[Reply]] = ClusterStatusReply
+    alone: bool = False
 
 
 class StateDigestReply(Reply, tag="state_digest_reply", frozen=True, kw_only=True):

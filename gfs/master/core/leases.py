@@ -6,7 +6,7 @@ primary is refused there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gfs.messages.control import HeldLease
@@ -36,6 +36,7 @@ class LeaseTable:
 
     def __init__(self) -> None:
         self._leases: dict[ChunkHandle, Lease] = {}
+        self._by_primary: dict[ServerId, int] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -47,12 +48,15 @@ class LeaseTable:
         held = self._leases.get(handle)
         if held is not None and held.version > version:
             return held  # a primary has reported a later grant, made by another leader
-        lease = self._leases[handle] = Lease(version, primary, expires_at, confirmed=True)
+        lease = Lease(version, primary, expires_at, confirmed=True)
+        self._put(handle, lease)
         return lease
 
     def forget(self, handle: ChunkHandle) -> None:
         """A newer grant is about to be made, or the chunk is sealed: nobody is told of it any more."""
-        self._leases.pop(handle, None)
+        lease = self._leases.pop(handle, None)
+        if lease is not None:
+            self._by_primary[lease.primary] -= 1
 
     def adopt(self, server: ServerId, held: Iterable[HeldLease], *, now: float) -> None:
         """Learn from a primary's heartbeat which leases it holds; a new leader thus keeps living primaries.
@@ -72,7 +76,7 @@ class LeaseTable:
             if known is not None and known.version == lease.version:
                 expires_at = max(expires_at, known.expires_at)
                 confirmed = confirmed or known.confirmed
-            self._leases[lease.handle] = Lease(lease.version, server, expires_at, confirmed)
+            self._put(lease.handle, Lease(lease.version, server, expires_at, confirmed))
 
     def extend(
         self, server: ServerId, held: Iterable[HeldLease], *, now: float, lease_seconds: float
@@ -93,9 +97,8 @@ class LeaseTable:
                 or not known.confirmed
             ):
                 continue
-            self._leases[lease.handle] = Lease(
-                known.version, server, max(known.expires_at, now + lease_seconds), confirmed=True
-            )
+            expires_at = max(known.expires_at, now + lease_seconds)
+            self._put(lease.handle, Lease(known.version, server, expires_at, confirmed=True))
             extended.append(lease.handle)
         return extended
 
@@ -115,15 +118,21 @@ class LeaseTable:
         """Drop what ran out more than `keep_seconds` ago; bounds the table. Returns how many were dropped."""
         gone = [h for h, lease in self._leases.items() if lease.expires_at + keep_seconds <= now]
         for handle in gone:
-            del self._leases[handle]
+            self.forget(handle)
         return len(gone)
 
-    def count_by_primary(self, *, now: float) -> dict[ServerId, int]:
-        counts: dict[ServerId, int] = {}
-        for lease in self._leases.values():
-            if lease.expires_at > now:
-                counts[lease.primary] = counts.get(lease.primary, 0) + 1
-        return counts
+    def count_by_primary(self) -> Mapping[ServerId, int]:
+        """Leases in the table by primary, those that ran out lately among them."""
+        return self._by_primary
 
     def check_invariants(self) -> None:
-        assert all(lease.version > 0 for lease in self._leases.values())
+        counts: dict[ServerId, int] = {}
+        for lease in self._leases.values():
+            assert lease.version > 0
+            counts[lease.primary] = counts.get(lease.primary, 0) + 1
+        assert counts == {server: count for server, count in self._by_primary.items() if count}
+
+    def _put(self, handle: ChunkHandle, lease: Lease) -> None:
+        self.forget(handle)
+        self._leases[handle] = lease
+        self._by_primary[lease.primary] = self._by_primary.get(lease.primary, 0) + 1

@@ -128,6 +128,7 @@ class KnownServer:
     heard_at: float
     held: VersionMap = field(default_factory=VersionMap)
     corrupt: set[ChunkHandle] = field(default_factory=set)
+    doubted: bool = False  # did not answer a call since its last heartbeat
     reported: bool = False  # `held` is a full report of this incarnation plus its changes
     incoming: VersionMap | None = None  # a full report under way
     next_page: int = 0
@@ -146,6 +147,7 @@ class Locations:
     def __init__(self, *, dead_seconds: float) -> None:
         assert dead_seconds > 0
         self._dead_seconds = dead_seconds
+        self._settled_at = 0.0
         self._servers: dict[ServerId, KnownServer] = {}
 
     def hear(self, beat: Heartbeat, *, now: float) -> bool:
@@ -174,7 +176,7 @@ class Locations:
         server.control, server.data, server.rack = beat.control, beat.data, beat.rack
         server.release, server.chunk_count = beat.version, beat.chunk_count
         server.disk_total_bytes, server.disk_free_bytes = beat.disk_total_bytes, beat.disk_free_bytes
-        server.heard_at = now
+        server.heard_at, server.doubted = now, False
         self._take_changes(server, beat)
         if beat.report_page >= 0:
             self._take_page(server, beat)
@@ -188,6 +190,19 @@ class Locations:
         server.held.raise_to(handle, version)
         if server.incoming is not None:
             server.incoming.raise_to(handle, version)
+
+    def doubt(self, server_id: ServerId) -> None:
+        """This server did not answer: until its next heartbeat nothing new is placed on it."""
+        server = self._servers.get(server_id)
+        if server is not None:
+            server.doubted = True
+
+    def unsettle(self, *, until: float) -> None:
+        """This master was away (just started, or was paused): until then silence says nothing of a server."""
+        self._settled_at = max(self._settled_at, until)
+
+    def is_settled(self, *, now: float) -> bool:
+        return now >= self._settled_at
 
     def get(self, server_id: ServerId) -> KnownServer | None:
         return self._servers.get(server_id)

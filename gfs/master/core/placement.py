@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from typing import Protocol
@@ -89,7 +89,7 @@ def choose_servers(
 
 
 def choose_primary(
-    servers: Sequence[ServerId], leases_held: dict[ServerId, int], *, chance: Chance
+    servers: Sequence[ServerId], leases_held: Mapping[ServerId, int], *, chance: Chance
 ) -> ServerId:
     """The server with the fewest leases orders the mutations; chance decides among equals."""
     assert servers

@@ -1,0 +1,70 @@
+"""FindChunks: where the chunks of a file can be read (GFS §2.3). Who may write them is lease_service's."""
+
+from __future__ import annotations
+
+from gfs.clock import Clock
+from gfs.errors import InvalidArgument
+from gfs.master.core.locations import Locations
+from gfs.master.core.lookup import find_chunks
+from gfs.master.core.records import ChunkRecord
+from gfs.master.reads import Reads
+from gfs.messages.control import ChunkPlace, FileChunks, FindChunks, Reply, Request
+from gfs.transport.interface import CallContext
+from gfs.vocabulary import ChunkIndex, ChunkVersion
+
+
+class ChunkService:
+    """Every master answers this: locations are known to all of them."""
+
+    def __init__(self, reads: Reads, locations: Locations, clock: Clock) -> None:
+        self._reads = reads
+        self._locations = locations
+        self._clock = clock
+
+    async def find_chunks(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, FindChunks)
+        if request.first_index < 0 or request.count < 0:
+            raise InvalidArgument(f"chunks {request.first_index} and {request.count} more are no range")
+        tables = await self._reads.view(request.consistency, request.min_applied_index)
+        entry, chunks = find_chunks(tables, request.path, request.first_index, request.count)
+        now = self._clock.monotonic()
+        places = [
+            place_of(self._locations, chunk, ChunkIndex(index), now=now)
+            for index, chunk in enumerate(chunks, start=request.first_index)
+        ]
+        return FileChunks(entry=entry, chunks=places, applied_index=self._reads.applied_index())
+
+
+def place_of(locations: Locations, chunk: ChunkRecord, index: ChunkIndex, *, now: float) -> ChunkPlace:
+    """Which replicas of a chunk a reader may be sent to, all at one version (I5).
+
+    Those of the logged version, if there are any. If no living member has it yet, a grant is under way or
+    was cut short, and a member at an older version is still complete (core/grants, the claim): then the
+    newest version held is handed out. A reader names its version to the replica, so one that has been
+    bumped meanwhile refuses it, and the reader asks again.
+    """
+    present, missing = locations.current(chunk.handle, chunk.version, chunk.replicas, now=now)
+    version = chunk.version
+    if not present:
+        version = _newest_held(locations, chunk, now)
+        if version > 0:
+            present, missing = locations.current(chunk.handle, version, chunk.replicas, now=now)
+    return ChunkPlace(
+        index=index,
+        handle=chunk.handle,
+        version=version or chunk.version,
+        replicas=[server.replica() for server in present],
+        missing=missing,
+        sealed=chunk.sealed,
+        length_bytes=chunk.length_bytes,
+    )
+
+
+def _newest_held(locations: Locations, chunk: ChunkRecord, now: float) -> ChunkVersion:
+    oldest = max(chunk.held_version, 1)
+    held = (
+        locations.version_at(member, chunk.handle)
+        for member in chunk.replicas
+        if locations.is_alive(member, now=now)
+    )
+    return max((v for v in held if oldest <= v < chunk.version), default=ChunkVersion(0))

@@ -1,0 +1,230 @@
+"""The cluster as servers and operators see it: heartbeats, status and health, digest, checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from gfs.clock import Clock
+from gfs.errors import GfsError, InvalidArgument, WrongCluster
+from gfs.master.commit import Commits
+from gfs.master.core.chunk_table import SERVER_ID_BYTES_MAX
+from gfs.master.core.health import ClusterView, judge_health
+from gfs.master.core.leases import LeaseTable
+from gfs.master.core.locations import KnownServer, Locations
+from gfs.master.core.lookup import chunk_by_handle, read_counters, state_digest
+from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.reads import Reads
+from gfs.master.replication.replicator import Replicator
+from gfs.messages.control import (
+    ChunkServerStatus,
+    ClusterStatus,
+    ClusterStatusReply,
+    Heartbeat,
+    HeartbeatReply,
+    HeldLease,
+    MasterStatus,
+    Reply,
+    Request,
+    StateDigest,
+    StateDigestReply,
+    TakeCheckpoint,
+)
+from gfs.transport.interface import CallContext, RpcCaller
+from gfs.vocabulary import Address, ClusterId, MasterId, Term
+
+PEER_STATUS_SECONDS = 0.5  # what a person at a terminal waits for a master that does not answer
+
+
+class ClusterService:
+    """Answered by every master, leader or not; only a leader extends leases."""
+
+    def __init__(
+        self,
+        *,
+        cluster: ClusterId,
+        replicator: Replicator,
+        commits: Commits,
+        reads: Reads,
+        locations: Locations,
+        leases: LeaseTable,
+        scan: ReplicationScan,
+        rpc: RpcCaller,
+        clock: Clock,
+        masters: Mapping[MasterId, Address],
+        lease_seconds: float,
+        replication_goal: int,
+        out_of_service: Callable[[], str],
+    ) -> None:
+        """`out_of_service`: why this master must not be used, empty while it may."""
+        self._cluster = cluster
+        self._replicator = replicator
+        self._commits = commits
+        self._reads = reads
+        self._locations = locations
+        self._leases = leases
+        self._scan = scan
+        self._rpc = rpc
+        self._clock = clock
+        self._masters = masters
+        self._lease_seconds = lease_seconds
+        self._replication_goal = replication_goal
+        self._out_of_service = out_of_service
+
+    # --- chunk servers -------------------------------------------------------------------------
+
+    async def heartbeat(self, request: Request, _context: CallContext) -> Reply:
+        """Take in what a chunk server says of itself, and extend its leases if this master leads.
+
+        Nothing is named for deletion yet: without garbage collection no replica is known to be needless.
+        Raises: WrongCluster; AlreadyExists for a second living server with this id.
+        Source: GFS §2.3, §3.1, §4.5.
+        """
+        assert isinstance(request, Heartbeat)
+        if request.cluster and request.cluster != self._cluster:
+            raise WrongCluster(
+                f"chunk server {request.server} belongs to cluster {request.cluster}, not to {self._cluster}",
+                details={"cluster": self._cluster},
+            )
+        if not 0 < len(request.server.encode("utf-8", "replace")) <= SERVER_ID_BYTES_MAX:
+            raise InvalidArgument(f"a chunk server's id has 1 to {SERVER_ID_BYTES_MAX} bytes")
+        now = self._clock.monotonic()
+        report_wanted = self._locations.hear(request, now=now)
+        extended = []
+        if request.leases:
+            current = [lease for lease in request.leases if self._is_current(request, lease)]
+            self._leases.adopt(request.server, current, now=now)
+            if self._commits.is_leading:
+                extended = self._leases.extend(
+                    request.server, current, now=now, lease_seconds=self._lease_seconds
+                )
+        return HeartbeatReply(
+            cluster=self._cluster,
+            term=self._replicator.status().term,
+            is_leader=self._commits.is_leading,
+            report_wanted=report_wanted,
+            extended=extended,
+            lease_seconds=self._lease_seconds if extended else 0.0,
+        )
+
+    def _is_current(self, beat: Heartbeat, lease: HeldLease) -> bool:
+        """Whether the log (as far as it is here) knows this lease. A follower may lag behind a grant: it
+        hears of the lease again with the next heartbeat."""
+        chunk = chunk_by_handle(self._reads.now(), lease.handle)
+        return chunk is not None and chunk.version == lease.version and chunk.primary == beat.server
+
+    # --- operators -----------------------------------------------------------------------------
+
+    async def status(self, request: Request, _context: CallContext) -> Reply:
+        """Who is there, what they hold, and what a person should know about it."""
+        assert isinstance(request, ClusterStatus)
+        mine = self._my_status()
+        masters = [mine] if request.alone else await self._all_masters(mine)
+        now = self._clock.monotonic()
+        servers = [self._server_status(server, now) for server in self._locations.servers()]
+        known = self._replicator.status()
+        leader, term = known.leader, known.term
+        if leader is None:
+            leaders = [master for master in masters if master.role == "leader"]
+            newest = max(leaders, key=lambda master: master.term, default=None)
+            leader, term = (newest.id, newest.term) if newest else (MasterId(""), term)
+        view = ClusterView(
+            masters=tuple(masters),
+            leader=leader,
+            chunkservers=tuple(servers),
+            replication_goal=self._replication_goal,
+            replication=self._scan.result,
+            out_of_service=self._out_of_service(),
+        )
+        health, reasons = judge_health(view)
+        counters = read_counters(self._reads.now())
+        return ClusterStatusReply(
+            cluster=self._cluster,
+            answered_by=known.me,
+            leader=leader,
+            term=term,
+            masters=masters,
+            chunkservers=servers,
+            health=health,
+            reasons=reasons,
+            files=counters.files,
+            directories=counters.directories,
+            chunks=counters.chunks,
+        )
+
+    async def digest(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, StateDigest)
+        return self._digest_reply()
+
+    async def take_checkpoint(self, request: Request, _context: CallContext) -> Reply:
+        """Write a checkpoint now. The digest is of the state after it, at the index answered."""
+        assert isinstance(request, TakeCheckpoint)
+        await self._replicator.checkpoint()
+        return self._digest_reply()
+
+    def _digest_reply(self) -> StateDigestReply:
+        return StateDigestReply(
+            applied_index=self._reads.applied_index(), digest=state_digest(self._reads.now())
+        )
+
+    def _my_status(self) -> MasterStatus:
+        known = self._replicator.status()
+        return MasterStatus(
+            id=known.me,
+            control=self._masters[known.me],
+            role="out of service" if self._out_of_service() else known.role,
+            term=known.term,
+            applied_index=known.applied,
+            commit_index=known.committed,
+        )
+
+    async def _all_masters(self, mine: MasterStatus) -> list[MasterStatus]:
+        others = [master for master in self._masters if master != mine.id]
+        found = [mine, *await asyncio.gather(*(self._ask(master) for master in others))]
+        newest = max(master.commit_index for master in found)
+        order = list(self._masters)
+        return sorted(
+            (_with_lag(master, newest) for master in found), key=lambda master: order.index(master.id)
+        )
+
+    async def _ask(self, master: MasterId) -> MasterStatus:
+        address = self._masters[master]
+        try:
+            reply = await self._rpc.call(
+                address,
+                ClusterStatus(alone=True),
+                ClusterStatusReply,
+                deadline_seconds=PEER_STATUS_SECONDS,
+            )
+        except GfsError:
+            return MasterStatus(id=master, control=address, role="unreachable", term=Term(0))
+        found = next((one for one in reply.masters if one.id == master), None)
+        return found or MasterStatus(id=master, control=address, role="unreachable", term=Term(0))
+
+    def _server_status(self, server: KnownServer, now: float) -> ChunkServerStatus:
+        return ChunkServerStatus(
+            id=server.id,
+            control=server.control,
+            data=server.data,
+            rack=server.rack,
+            alive=self._locations.is_alive(server.id, now=now),
+            disk_total_bytes=server.disk_total_bytes,
+            disk_free_bytes=server.disk_free_bytes,
+            chunk_count=server.chunk_count,
+            last_heartbeat_seconds=now - server.heard_at,
+            version=server.release,
+        )
+
+
+def _with_lag(master: MasterStatus, newest: int) -> MasterStatus:
+    if master.role == "unreachable":
+        return master
+    return MasterStatus(
+        id=master.id,
+        control=master.control,
+        role=master.role,
+        term=master.term,
+        applied_index=master.applied_index,
+        commit_index=master.commit_index,
+        lag_entries=max(0, newest - master.applied_index),
+    )

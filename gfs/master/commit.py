@@ -1,0 +1,114 @@
+"""How a master's services get an operation into the log, and whom they name to a caller of the wrong master.
+
+Knows nothing of what operations mean: that is MasterState's. Reading is in reads.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import msgspec
+from prometheus_client import Counter, Histogram
+
+from gfs import failpoints
+from gfs.clock import Clock
+from gfs.errors import GfsError, NotLeader, from_code
+from gfs.master.replication.replicator import Replicator
+from gfs.messages.operations import (
+    AnyOperation,
+    AnyOutcome,
+    ChunkGranted,
+    Done,
+    LogRecord,
+    Refused,
+    RequestId,
+)
+from gfs.telemetry import Metrics
+from gfs.vocabulary import Address, MasterId, Term
+
+COMMIT_SECONDS_BOUNDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1.0, 5.0)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_outcome = msgspec.msgpack.Decoder(AnyOutcome).decode
+
+
+class Commits:
+    """Proposes operations; outcomes become answers or errors. The Replicator limits how many wait."""
+
+    def __init__(
+        self,
+        replicator: Replicator,
+        clock: Clock,
+        *,
+        control_addresses: Mapping[MasterId, Address],
+        metrics: Metrics,
+    ) -> None:
+        self._replicator = replicator
+        self._clock = clock
+        self._control_addresses = control_addresses
+        self._leads_term: Term | None = None
+        replicator.on_leadership(self._note_leadership)
+        self._seconds = Histogram(
+            "gfs_commit_seconds",
+            "From proposing an operation until it is on a majority's disks and applied here",
+            buckets=COMMIT_SECONDS_BOUNDS,
+            registry=metrics.registry,
+        )
+        self._failures = Counter(
+            "gfs_commit_failures", "Proposals that failed", ["code"], registry=metrics.registry
+        )
+
+    async def commit(self, operation: AnyOperation, request: RequestId | None = None) -> Done | ChunkGranted:
+        """Log one operation, stamped with this leader's time, and return its outcome once it is applied.
+
+        Raises: the error the state refused it with (definite); NotLeader naming the leader, NoQuorum,
+            Overloaded (definite); OutcomeUnknown when leadership was lost meanwhile.
+        """
+        failpoints.hit("master.before_propose")
+        started = time.perf_counter()
+        try:
+            encoded = await self._replicator.propose(
+                _encode(LogRecord(at_ms=self._clock.wall_ms(), operation=operation, request=request))
+            )
+        except NotLeader as error:
+            self._failures.labels(error.code).inc()
+            raise self.not_leader() from error
+        except GfsError as error:
+            self._failures.labels(error.code).inc()
+            raise
+        self._seconds.observe(time.perf_counter() - started)
+        outcome: Done | ChunkGranted | Refused = _decode_outcome(encoded)
+        if isinstance(outcome, Refused):
+            raise from_code(outcome.code, outcome.message)
+        return outcome
+
+    def leading(self) -> Term:
+        """The term in which this master leads, with all earlier entries applied.
+
+        Raises: NotLeader naming the leader.
+        """
+        if self._leads_term is None:
+            raise self.not_leader()
+        return self._leads_term
+
+    @property
+    def is_leading(self) -> bool:
+        return self._leads_term is not None
+
+    def not_leader(self) -> NotLeader:
+        status = self._replicator.status()
+        leader = status.leader
+        if leader is None or leader == status.me:
+            return NotLeader(
+                f"master {status.me} does not lead, and no leader is known yet",
+                hint="An election takes well under a second; then the call will succeed.",
+            )
+        address = self._control_addresses.get(leader, Address(""))
+        return NotLeader(
+            f"master {status.me} does not lead; {leader} does, at {address}",
+            details={"leader": address, "leader_id": leader},
+        )
+
+    def _note_leadership(self, leads: bool, term: Term) -> None:
+        self._leads_term = term if leads else None

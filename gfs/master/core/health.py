@@ -1,0 +1,133 @@
+"""What is wrong with the cluster, in sentences for the person who is woken up. Judges a view; asks nobody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gfs.master.core.replication_scan import ReplicationCount
+from gfs.messages.control import ChunkServerStatus, MasterStatus
+from gfs.vocabulary import MasterId
+
+DISK_FREE_FRACTION_LOW = 0.05
+LAG_ENTRIES_HIGH = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """What one master could find out. `leader` is empty when nobody knows one."""
+
+    masters: tuple[MasterStatus, ...]
+    leader: MasterId
+    chunkservers: tuple[ChunkServerStatus, ...]
+    replication_goal: int
+    replication: ReplicationCount | None
+    out_of_service: str
+
+
+def judge_health(view: ClusterView) -> tuple[str, list[str]]:
+    """ok, degraded or down, and why: what stops the cluster first, then what makes it weaker.
+
+    down: nothing can be committed, or no chunk server lives. degraded: it serves, with less to spare.
+    """
+    down = [*_no_quorum(view), *_no_chunkservers(view)]
+    weak = [*_masters_away(view), *_servers_away(view), *_replicas_short(view), *_disks_full(view)]
+    if view.out_of_service:
+        weak.insert(0, f"this master is out of service: {view.out_of_service}")
+    notes = _fewer_servers_than_goal(view)
+    if down:
+        return "down", [*down, *weak, *notes]
+    return ("degraded" if weak else "ok"), [*weak, *notes]
+
+
+def _no_quorum(view: ClusterView) -> list[str]:
+    away = [master.id for master in view.masters if master.role == "unreachable"]
+    here = len(view.masters) - len(away)
+    if 2 * here <= len(view.masters):
+        return [
+            f"no quorum: {here} of {len(view.masters)} masters reachable, waiting for {', '.join(away)}; "
+            "nothing can be written until one more is started"
+        ]
+    if not view.leader:
+        return [f"no leader: {here} of {len(view.masters)} masters are reachable and are electing one"]
+    return []
+
+
+def _masters_away(view: ClusterView) -> list[str]:
+    away = [master.id for master in view.masters if master.role == "unreachable"]
+    reasons = []
+    if away and 2 * len(away) < len(view.masters):
+        spare = (len(view.masters) - 1) // 2 - len(away)
+        rest = "no further master may be lost" if spare <= 0 else f"{spare} more may be lost"
+        reasons.append(f"{_count(len(away), 'master')} cannot be reached: {', '.join(away)}; {rest}")
+    retired = [master.id for master in view.masters if master.role == "out of service"]
+    if retired:
+        reasons.append(f"out of service, see their logs: {', '.join(retired)}")
+    behind = [m for m in view.masters if m.lag_entries > LAG_ENTRIES_HIGH and m.role != "unreachable"]
+    reasons += [f"master {m.id} is {m.lag_entries} log entries behind" for m in behind]
+    return reasons
+
+
+def _no_chunkservers(view: ClusterView) -> list[str]:
+    if any(server.alive for server in view.chunkservers):
+        return []
+    if not view.chunkservers:
+        return ["no chunk server has been heard of: no file can be read or written"]
+    known = _count(len(view.chunkservers), "chunk server")
+    return [f"none of {known} is alive: no file can be read or written"]
+
+
+def _servers_away(view: ClusterView) -> list[str]:
+    dead = [server for server in view.chunkservers if not server.alive]
+    alive = len(view.chunkservers) - len(dead)
+    reasons = []
+    if dead and alive:
+        named = ", ".join(f"{s.id} (silent for {s.last_heartbeat_seconds:.0f} s)" for s in dead)
+        reasons.append(f"{_count(len(dead), 'chunk server')} dead: {named}")
+    if dead and 0 < alive < view.replication_goal:
+        reasons.append(
+            f"{_count(alive, 'chunk server')} alive: new chunks get {_count(alive, 'replica')} "
+            f"instead of {view.replication_goal}"
+        )
+    return reasons
+
+
+def _fewer_servers_than_goal(view: ClusterView) -> list[str]:
+    """How the cluster was built is no fault, but worth saying."""
+    known = len(view.chunkservers)
+    if not 0 < known < view.replication_goal:
+        return []
+    return [
+        f"the replication goal is {view.replication_goal}, but there is no more than "
+        f"{_count(known, 'chunk server')}: a chunk gets {_count(known, 'replica')} at most"
+    ]
+
+
+def _replicas_short(view: ClusterView) -> list[str]:
+    count = view.replication
+    if count is None or count.short == 0:
+        return []
+    reasons = []
+    if count.lost:
+        reasons.append(
+            f"{_count(count.lost, 'chunk')} of {count.chunks} cannot be read: all their servers are away"
+        )
+    if count.lonely:
+        reasons.append(f"{_count(count.lonely, 'chunk')} of {count.chunks} down to the last living replica")
+    rest = count.short - count.lost - count.lonely
+    if rest:
+        reasons.append(f"{_count(rest, 'chunk')} of {count.chunks} with a replica missing")
+    return reasons
+
+
+def _disks_full(view: ClusterView) -> list[str]:
+    return [
+        f"the disk of chunk server {server.id} is nearly full: {server.disk_free_bytes // 2**20} MiB free"
+        for server in view.chunkservers
+        if server.alive
+        and server.disk_total_bytes > 0
+        and server.disk_free_bytes < DISK_FREE_FRACTION_LOW * server.disk_total_bytes
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,122 @@
+"""The namespace as clients call it: stat, list, glob, mkdir, create, delete, rename, length hints (GFS §4.1).
+
+Checks what comes from outside and picks the view. What operations do is MasterState's, what reads find
+core/lookup's.
+"""
+
+from __future__ import annotations
+
+from gfs.clock import Clock
+from gfs.errors import InvalidArgument
+from gfs.master.commit import Commits
+from gfs.master.core.glob import glob_page
+from gfs.master.core.lookup import list_page, names_of, stat
+from gfs.master.reads import Reads
+from gfs.messages import operations
+from gfs.messages.control import (
+    CreateFile,
+    DeletePath,
+    EntriesReply,
+    EntryReply,
+    Glob,
+    ListDirectory,
+    MakeDirectory,
+    MutationReply,
+    RenamePath,
+    Reply,
+    Request,
+    SetLengthHint,
+    Stat,
+)
+from gfs.messages.operations import AnyOperation, RequestId
+from gfs.transport.interface import CallContext
+from gfs.vocabulary import REPLICATION_GOAL_MAX
+
+
+class NamespaceService:
+    """Handlers of one master. Mutations need the leader; reads are answered as their consistency allows."""
+
+    def __init__(
+        self, commits: Commits, reads: Reads, clock: Clock, *, replication_goal: int, trash_seconds: float
+    ) -> None:
+        assert 0 < replication_goal <= REPLICATION_GOAL_MAX
+        self._commits = commits
+        self._reads = reads
+        self._clock = clock
+        self._replication_goal = replication_goal
+        self._trash_ms = round(trash_seconds * 1000)
+
+    async def stat(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, Stat)
+        tables = await self._reads.view(request.consistency, request.min_applied_index)
+        return EntryReply(entry=stat(tables, request.path), applied_index=self._reads.applied_index())
+
+    async def list_directory(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, ListDirectory)
+        tables = await self._reads.view(request.consistency, request.min_applied_index)
+        entries, next_after = list_page(tables, request.path, after=request.after, limit=request.limit)
+        return EntriesReply(entries=entries, next_after=next_after, applied_index=self._reads.applied_index())
+
+    async def glob(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, Glob)
+        tables = await self._reads.view(request.consistency, request.min_applied_index)
+        entries, next_after = glob_page(tables, request.pattern, after=request.after, limit=request.limit)
+        return EntriesReply(entries=entries, next_after=next_after, applied_index=self._reads.applied_index())
+
+    async def make_directory(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, MakeDirectory)
+        names_of(request.path)
+        return await self._mutate(
+            operations.MakeDirectory(path=request.path, parents=request.parents), request.request
+        )
+
+    async def create(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, CreateFile)
+        names_of(request.path)
+        goal = request.replication_goal or self._replication_goal
+        if not 0 < goal <= REPLICATION_GOAL_MAX:
+            raise InvalidArgument(f"the replication goal {goal} is not within 1..{REPLICATION_GOAL_MAX}")
+        operation = operations.CreateFile(
+            path=request.path,
+            replication_goal=goal,
+            replace=request.replace,
+            expires_at_ms=self._expires_at_ms() if request.replace else 0,
+        )
+        return await self._mutate(operation, request.request)
+
+    async def delete(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, DeletePath)
+        names_of(request.path)
+        operation = operations.DeletePath(
+            path=request.path, recursive=request.recursive, expires_at_ms=self._expires_at_ms()
+        )
+        return await self._mutate(operation, request.request)
+
+    async def rename(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, RenamePath)
+        names_of(request.source)
+        names_of(request.destination)
+        operation = operations.RenamePath(
+            source=request.source,
+            destination=request.destination,
+            replace=request.replace,
+            expires_at_ms=self._expires_at_ms(),
+        )
+        return await self._mutate(operation, request.request)
+
+    async def set_length_hint(self, request: Request, _context: CallContext) -> Reply:
+        assert isinstance(request, SetLengthHint)
+        if request.length_bytes < 0:
+            raise InvalidArgument(f"a file cannot be {request.length_bytes} bytes long")
+        operation = operations.SetLengthHint(
+            inode=request.inode, length_bytes=request.length_bytes, closed=request.closed
+        )
+        return await self._mutate(operation, request.request)
+
+    async def _mutate(self, operation: AnyOperation, request: RequestId | None) -> MutationReply:
+        outcome = await self._commits.commit(operation, request)
+        assert isinstance(outcome, operations.Done), outcome
+        return MutationReply(inode=outcome.inode, applied_index=self._reads.applied_index())
+
+    def _expires_at_ms(self) -> int:
+        return self._clock.wall_ms() + self._trash_ms

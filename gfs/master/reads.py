@@ -1,0 +1,96 @@
+"""Which view of the state a read is answered from: linearizable, session or stale. Reading is core/lookup's.
+
+A view is the state at the last commit. It is valid until control goes back to the loop, so a handler takes
+one, reads to the end without waiting, and answers: each answer is of one point of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gfs.clock import Clock
+from gfs.errors import NotLeader, Unavailable
+from gfs.master.commit import Commits
+from gfs.master.core.lookup import spell
+from gfs.master.core.records import TRASH_INODE, decode_inode, dentry_key, id_key, read_dentry
+from gfs.master.core.tables import ReadTables, Table
+from gfs.master.replication.replicator import Replicator
+from gfs.messages.control import Consistency
+from gfs.vocabulary import ROOT_INODE, InodeId, LogIndex
+
+SESSION_WAIT_SECONDS = 0.5  # how long a read waits for what its client has already seen
+SESSION_POLL_SECONDS = 0.002
+PATH_SEARCH_ROWS_MAX = 5000  # entries looked at to name a file in an error message
+
+
+class Reads:
+    """Views of the committed state for the handlers of one master."""
+
+    def __init__(
+        self,
+        replicator: Replicator,
+        commits: Commits,
+        clock: Clock,
+        *,
+        committed: Callable[[], ReadTables],
+        applied_index: Callable[[], LogIndex],
+    ) -> None:
+        """`applied_index`: of the last entry that is visible in `committed()`."""
+        self._replicator = replicator
+        self._commits = commits
+        self._clock = clock
+        self.now = committed
+        self.applied_index = applied_index
+
+    async def view(self, consistency: Consistency, min_applied_index: int) -> ReadTables:
+        """The state as a read of this consistency may see it.
+
+        linearizable: this master leads, which a quorum has confirmed after the call came in.
+        session: any master, not older than `min_applied_index`, waited for SESSION_WAIT_SECONDS at most.
+        stale: whatever this master has.
+        Raises: NotLeader naming the leader, NoQuorum; Unavailable when this master is too far behind.
+        """
+        if consistency == "linearizable":
+            return await self.linearizable()
+        if consistency == "session" and self.applied_index() < min_applied_index:
+            await self._catch_up(min_applied_index)
+        return self.now()
+
+    async def linearizable(self) -> ReadTables:
+        try:
+            await self._replicator.read_barrier()
+        except NotLeader as error:
+            raise self._commits.not_leader() from error
+        return self.now()
+
+    def path_of(self, inode: InodeId) -> str:
+        """How to name a file to a person; its path where that is found by reading few rows."""
+        tables = self.now()
+        names: list[bytes] = []
+        rows_left = PATH_SEARCH_ROWS_MAX
+        at = inode
+        while at != ROOT_INODE:
+            inode_row = tables.get(Table.INODES, id_key(at))
+            if inode_row is None or (above := decode_inode(inode_row).parent) == TRASH_INODE:
+                return f"the file with inode {inode}"
+            parent = InodeId(above)
+            for key, row in tables.scan(Table.DENTRIES, id_key(parent), id_key(parent + 1)):
+                rows_left -= 1
+                if read_dentry(row)[0] == at:
+                    names.append(key[len(dentry_key(parent, b"")) :])
+                    break
+                if rows_left <= 0:
+                    return f"the file with inode {inode}"
+            at = parent
+        return spell(tuple(reversed(names)))
+
+    async def _catch_up(self, index: int) -> None:
+        give_up_at = self._clock.monotonic() + SESSION_WAIT_SECONDS
+        while self.applied_index() < index:
+            if self._clock.monotonic() >= give_up_at:
+                raise Unavailable(
+                    f"this master has applied the log to {self.applied_index()}; "
+                    f"the client has seen {index} already",
+                    hint="It is catching up; another master, or the leader, can answer.",
+                )
+            await self._clock.sleep(SESSION_POLL_SECONDS)

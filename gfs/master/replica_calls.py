@@ -1,0 +1,172 @@
+"""The master's calls to the replicas of one chunk, all at once, each with its deadline. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gfs import failpoints
+from gfs.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    GfsError,
+    Superseded,
+    Unavailable,
+)
+from gfs.master.core.grants import BumpAnswer
+from gfs.master.core.locations import Locations
+from gfs.messages.control import (
+    Ack,
+    AlignReplica,
+    BumpReply,
+    BumpVersion,
+    Ping,
+    Replica,
+    SealReplica,
+)
+from gfs.telemetry import logger
+from gfs.transport.interface import RpcCaller
+from gfs.vocabulary import ChunkHandle, ChunkVersion, ClusterId, ServerId, Term
+
+SUSPECT_PING_SECONDS = 0.15  # how long a replica that a client blames may take to show that it is there
+
+_log = logger("master.leases")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One logged grant: version and replica set. `term` is the leadership it was made under."""
+
+    handle: ChunkHandle
+    version: ChunkVersion
+    replicas: tuple[ServerId, ...]
+    primary: ServerId
+    held_version: ChunkVersion
+    term: Term
+    created: bool  # this very call added the chunk: nobody was told of any version yet
+
+
+class ReplicaCalls:
+    """Bump, align, seal and ping, to several servers in parallel; what failed is told apart by server."""
+
+    def __init__(
+        self,
+        rpc: RpcCaller,
+        locations: Locations,
+        *,
+        cluster: ClusterId,
+        bump_seconds: float,
+        lease_seconds: float,
+    ) -> None:
+        self._rpc = rpc
+        self._locations = locations
+        self._cluster = cluster
+        self._bump_seconds = bump_seconds
+        self._lease_seconds = lease_seconds
+
+    def replicas(self, servers: Iterable[ServerId]) -> list[Replica]:
+        known = (self._locations.get(server) for server in servers)
+        return [server.replica() for server in known if server is not None]
+
+    async def bump(self, grant: Grant) -> tuple[dict[ServerId, BumpAnswer], dict[ServerId, GfsError]]:
+        """Tell each replica of the set its new version; returns the answers, and why the others gave none.
+
+        Raises: Superseded when a replica has heard of a newer master: this one leads no more.
+        """
+        replicas = self.replicas(grant.replicas)
+        assert len(replicas) == len(grant.replicas), grant  # a set is chosen from servers heard of
+        request = BumpVersion(
+            cluster=self._cluster,
+            master_term=grant.term,
+            handle=grant.handle,
+            version=grant.version,
+            oldest_version=grant.held_version,
+            create=grant.held_version == 0,
+            primary=grant.primary,
+            replicas=replicas,
+            lease_seconds=self._lease_seconds,
+        )
+        results = await asyncio.gather(*(self._bump_one(server, request) for server in grant.replicas))
+        answers: dict[ServerId, BumpAnswer] = {}
+        failures: dict[ServerId, GfsError] = {}
+        for server, result in zip(grant.replicas, results, strict=True):
+            if isinstance(result, BumpAnswer):
+                answers[server] = result
+            else:
+                failures[server] = result
+        for failure in failures.values():
+            if isinstance(failure, Superseded):
+                raise failure
+        failpoints.hit("lease.bumped_all")
+        return answers, failures
+
+    async def align(self, grant: Grant, servers: Sequence[ServerId], length_bytes: int) -> set[ServerId]:
+        """Cut `servers` back to `length_bytes`; returns those that did not confirm it."""
+        request = AlignReplica(
+            cluster=self._cluster,
+            master_term=grant.term,
+            handle=grant.handle,
+            version=grant.version,
+            length_bytes=length_bytes,
+        )
+        failures = await asyncio.gather(*(self._send(server, request) for server in servers))
+        return {server for server, failure in zip(servers, failures, strict=True) if failure is not None}
+
+    async def seal(self, grant: Grant, length_bytes: int) -> None:
+        """Tell the replicas that the chunk is sealed. The log has said so already; one that misses it learns
+        it is behind when it is next asked for a mutation, as its version is never granted again."""
+        request = SealReplica(
+            cluster=self._cluster,
+            master_term=grant.term,
+            handle=grant.handle,
+            version=grant.version,
+            length_bytes=length_bytes,
+        )
+        await asyncio.gather(*(self._send(server, request) for server in grant.replicas))
+
+    async def silent(self, servers: Sequence[ServerId]) -> set[ServerId]:
+        """Which of `servers` do not answer a ping within SUSPECT_PING_SECONDS."""
+        failures = await asyncio.gather(
+            *(self._send(server, Ping(), seconds=SUSPECT_PING_SECONDS) for server in servers)
+        )
+        return {server for server, failure in zip(servers, failures, strict=True) if failure is not None}
+
+    async def _bump_one(self, server: ServerId, request: BumpVersion) -> BumpAnswer | GfsError:
+        known = self._locations.get(server)
+        if known is None:
+            return Unavailable(f"chunk server {server} has not been heard of")
+        try:
+            reply = await self._rpc.call(
+                known.control, request, BumpReply, deadline_seconds=self._bump_seconds
+            )
+        except GfsError as error:
+            self._doubt(server, error)
+            _log.warning(
+                "a replica did not take its new version",
+                server=server,
+                handle=request.handle,
+                version=request.version,
+                error=error.message,
+            )
+            return error
+        self._locations.note_bump(server, request.handle, request.version)
+        failpoints.hit("lease.bumped_one")
+        return BumpAnswer(reply.replaced_version, reply.length_bytes, reply.may_be_short)
+
+    async def _send(
+        self, server: ServerId, request: AlignReplica | SealReplica | Ping, seconds: float = 0.0
+    ) -> GfsError | None:
+        known = self._locations.get(server)
+        if known is None:
+            return Unavailable(f"chunk server {server} has not been heard of")
+        try:
+            await self._rpc.call(known.control, request, Ack, deadline_seconds=seconds or self._bump_seconds)
+        except GfsError as error:
+            self._doubt(server, error)
+            return error
+        return None
+
+    def _doubt(self, server: ServerId, error: GfsError) -> None:
+        if isinstance(error, Unavailable | ConnectionLost | DeadlineExceeded):
+            self._locations.doubt(server)

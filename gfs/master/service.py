@@ -1,0 +1,64 @@
+"""The master's methods: which handler answers which request. What they do is in the services."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gfs.master.chunk_service import ChunkService
+from gfs.master.cluster_service import ClusterService
+from gfs.master.lease_service import LeaseService
+from gfs.master.namespace_service import NamespaceService
+from gfs.messages.control import (
+    MASTER_REQUESTS,
+    AcquireLease,
+    ClusterStatus,
+    CreateFile,
+    DeletePath,
+    FindChunks,
+    Glob,
+    Heartbeat,
+    ListDirectory,
+    MakeDirectory,
+    Ping,
+    RenamePath,
+    Request,
+    SealChunk,
+    SetLengthHint,
+    Stat,
+    StateDigest,
+    TakeCheckpoint,
+)
+from gfs.transport.dispatch import answer_ping
+from gfs.transport.interface import Handler
+
+
+@dataclass(frozen=True, slots=True)
+class MasterService:
+    namespace: NamespaceService
+    chunks: ChunkService
+    leases: LeaseService
+    cluster: ClusterService
+
+    def handlers(self) -> Mapping[type[Request], Handler]:
+        """One handler for each of MASTER_REQUESTS."""
+        handlers: dict[type[Request], Handler] = {
+            Ping: answer_ping,
+            Stat: self.namespace.stat,
+            ListDirectory: self.namespace.list_directory,
+            Glob: self.namespace.glob,
+            MakeDirectory: self.namespace.make_directory,
+            CreateFile: self.namespace.create,
+            DeletePath: self.namespace.delete,
+            RenamePath: self.namespace.rename,
+            SetLengthHint: self.namespace.set_length_hint,
+            FindChunks: self.chunks.find_chunks,
+            AcquireLease: self.leases.acquire,
+            SealChunk: self.leases.seal,
+            ClusterStatus: self.cluster.status,
+            StateDigest: self.cluster.digest,
+            TakeCheckpoint: self.cluster.take_checkpoint,
+            Heartbeat: self.cluster.heartbeat,
+        }
+        assert set(handlers) == set(MASTER_REQUESTS)
+        return handlers
