@@ -120,7 +120,7 @@ class ChunkTable:
         granted = StoredChunk(
             version=chunk.version + 1,
             references=chunk.references,
-            # The servers of a fresh grant have yet to make their replicas: nothing is known of what they hold.
+            # A fresh grant's servers have yet to make their replicas: of them nothing is known.
             held_version=0 if operation.fresh else max(chunk.held_version, operation.held_version),
             primary=operation.replicas.index(operation.primary),
             servers=tuple([self._number_of(server) for server in operation.replicas]),
