@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import io
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from gfs import aio
@@ -32,7 +32,7 @@ def connect(masters: str | Sequence[str], *, settings: ClientSettings | None = N
 
     Raises: InvalidArgument for something that is not an address.
     """
-    return Client(masters, settings=settings)
+    return Client(lambda: aio.connect(masters, settings=settings))
 
 
 class _LoopThread:
@@ -81,12 +81,15 @@ class Client:
     Its verbs are AsyncClient's, with the same promises and errors. Open files belong to one thread at a time.
     """
 
-    def __init__(self, masters: str | Sequence[str], *, settings: ClientSettings | None = None) -> None:
-        aio.parse_masters(masters)  # before there is a thread to stop
+    def __init__(self, connecting: Callable[[], Coroutine[Any, Any, AsyncClient]]) -> None:
         self._thread = _LoopThread()
         self._closing = threading.Lock()
-        self._client: AsyncClient = self._thread.run(aio.connect(masters, settings=settings))
         self._closed = False
+        try:
+            self._client = self._thread.run(connecting())
+        except BaseException:
+            self._thread.stop()
+            raise
 
     def __enter__(self) -> Self:
         return self
