@@ -114,7 +114,7 @@ class Connections:
         return asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def to_its_end(self, work: Callable[[], T]) -> T:
-        """Run blocking work on memory or files of our caller: it ends, also when cancelled, before this does."""
+        """Run blocking work on our caller's memory or files; even when cancelled, outlast the thread."""
         running = self.in_worker(work)
         try:
             return await asyncio.shield(running)

@@ -75,14 +75,15 @@ def diagnose(error: GfsError, lease: ChunkLease, asked: ServerId) -> Diagnosis:
         case ReplicaFailed():
             named = _named(error, lease)
             return NewVersion(_not_everybody(named, lease), certain=bool(named))
-        case (
-            NoSpace() | ChecksumMismatch() | CorruptState() | NotFound() | InternalFault() | DataUnavailable()
-        ):
+        case NoSpace():
+            # Also when that is everybody: only other servers can help.
             return NewVersion(_named(error, lease) or (asked,), certain=True)
+        case ChecksumMismatch() | CorruptState() | DataUnavailable() | NotFound() | InternalFault():
+            return NewVersion(_not_everybody(_named(error, lease) or (asked,), lease), certain=True)
         case Unavailable() | ConnectionLost():
-            return NewVersion((asked,), certain=True)
+            return NewVersion(_not_everybody((asked,), lease), certain=True)
         case OutcomeUnknown():
-            return NewVersion((asked,), certain=False)
+            return NewVersion(_not_everybody((asked,), lease), certain=False)
         case _:
             return Final()
 
