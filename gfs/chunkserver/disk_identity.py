@@ -1,14 +1,18 @@
-"""Who a chunk server's disk is: its server id, its cluster, and the lock that keeps a second process off it.
+"""Who a chunk server's disk is: a small durable file, and the lock that keeps a second process off it.
 
-One small file, replaced whole. Nothing about chunks here.
+    DIRECTORY/identity.json   {"format": 1, "server": "cs-1a2b3c4d", "cluster": ""}
+    DIRECTORY/lock            locked (flock) as long as a process uses the directory
+
+The server id is made once per disk; the cluster id is empty until the first master has answered, and never
+changes after that: a disk carried into another cluster is refused, its chunks are not that cluster's.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
-import threading
 
 import msgspec
 
@@ -16,43 +20,42 @@ from gfs.disk import Disk, read_whole_file, write_file_durably
 from gfs.errors import CorruptState, Unavailable, UnsupportedVersion, WrongCluster
 from gfs.vocabulary import ClusterId, ServerId
 
-IDENTITY_FILE = "identity.json"
-LOCK_FILE = "lock"
 FORMAT_VERSION = 1
+_FILE = "identity.json"
 
 
-class _Identity(msgspec.Struct, frozen=True, kw_only=True):
-    format_version: int
+class _Format(msgspec.Struct, frozen=True):
+    format: int
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`cluster` is empty on a disk that has not joined one yet."""
+
+    format: int = FORMAT_VERSION
     server: ServerId
-    cluster: ClusterId = ClusterId("")  # empty until the first master has answered
+    cluster: ClusterId = ClusterId("")
 
 
 class DiskIdentity:
-    """The identity on one disk. `server` never changes; `cluster` is set once, by join()."""
+    """The identity file of one data directory. Not thread-safe: the service's loop owns it."""
 
-    def __init__(self, disk: Disk, path: str, identity: _Identity) -> None:
-        self._disk = disk
-        self._path = path
+    def __init__(self, disk: Disk, directory: str, identity: Identity) -> None:
+        self._disk, self._directory = disk, directory
         self._identity = identity
-        self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, disk: Disk, directory: str, *, cluster: ClusterId | None = None) -> DiskIdentity:
-        """Read the identity of a disk, or give a fresh disk one.
+    def load_or_create(cls, disk: Disk, directory: str) -> DiskIdentity:
+        """Read the directory's identity, or give a fresh directory one, durably.
 
-        `cluster`, when given, is the cluster the configuration names.
-        Raises: WrongCluster (the disk belongs to another), CorruptState, UnsupportedVersion.
+        Raises: CorruptState, UnsupportedVersion (a newer program has written it), OSError.
         """
-        path = os.path.join(directory, IDENTITY_FILE)
+        disk.make_directory(directory)
+        path = os.path.join(directory, _FILE)
         if disk.exists(path):
-            identity = cls(disk, path, _decode(path, read_whole_file(disk, path)))
-        else:
-            made = _Identity(format_version=FORMAT_VERSION, server=ServerId("cs-" + secrets.token_hex(8)))
-            write_file_durably(disk, path, msgspec.json.encode(made))
-            identity = cls(disk, path, made)
-        if cluster:
-            identity.join(cluster)
-        return identity
+            return cls(disk, directory, _read(disk, path))
+        made = cls(disk, directory, Identity(server=ServerId(f"cs-{secrets.token_hex(4)}")))
+        made._write()
+        return made
 
     @property
     def server(self) -> ServerId:
@@ -62,58 +65,61 @@ class DiskIdentity:
     def cluster(self) -> ClusterId:
         return self._identity.cluster
 
-    def join(self, cluster: ClusterId | str) -> None:
-        """Belong to `cluster` from now on, on the disk too. No effect when it does already.
+    def adopt_cluster(self, cluster: ClusterId) -> None:
+        """Join `cluster` for good; no effect when this disk belongs to it. Durable when this returns.
 
-        Raises: WrongCluster when the disk belongs to another: its chunks mean nothing there.
+        Raises: WrongCluster, OSError.
         """
-        with self._lock:
-            ours = self._identity.cluster
-            if ours == cluster and ours:
-                return
-            if ours or not cluster:
-                raise WrongCluster(
-                    f"the disk of {self.server} belongs to cluster {ours!r}, not {cluster!r}",
-                    details={"cluster": ours},
-                )
-            joined = msgspec.structs.replace(self._identity, cluster=ClusterId(cluster))
-            write_file_durably(self._disk, self._path, msgspec.json.encode(joined))
-            self._identity = joined
+        assert cluster
+        if self._identity.cluster == cluster:
+            return
+        if self._identity.cluster:
+            raise WrongCluster(
+                f"{self._directory} belongs to cluster {self._identity.cluster}, not to {cluster}",
+                details={"cluster": self._identity.cluster},
+            )
+        before = self._identity
+        self._identity = msgspec.structs.replace(before, cluster=cluster)
+        try:
+            self._write()
+        except OSError:
+            self._identity = before
+            raise
+
+    def _write(self) -> None:
+        content = msgspec.json.encode(self._identity) + b"\n"
+        write_file_durably(self._disk, os.path.join(self._directory, _FILE), content)
+
+
+def _read(disk: Disk, path: str) -> Identity:
+    content = read_whole_file(disk, path)
+    try:
+        found = msgspec.json.decode(content, type=_Format).format
+        if found > FORMAT_VERSION:
+            raise UnsupportedVersion(f"{path} has format {found}; this program knows up to {FORMAT_VERSION}")
+        return msgspec.json.decode(content, type=Identity)
+    except msgspec.MsgspecError as error:
+        raise CorruptState(f"{path} is not an identity file: {error}") from error
 
 
 class DirectoryLock:
-    """Held as long as the process lives; the system releases it, also at kill -9."""
+    """Held from construction to release(), or to the end of the process however it comes."""
 
     def __init__(self, directory: str) -> None:
-        """Raises: Unavailable when another process serves this directory."""
-        self._descriptor = os.open(
-            os.path.join(directory, LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        """Raises: Unavailable when another process uses `directory`."""
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        path = os.path.join(directory, "lock")
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
             os.close(self._descriptor)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
             raise Unavailable(
-                f"the directory {directory!r} is in use by another chunk server",
-                hint="Give each chunk server a directory of its own, or stop the other one.",
+                f"{directory} is in use by another chunk server",
+                hint="Stop the other process, or give this one a directory of its own.",
             ) from error
 
     def release(self) -> None:
         os.close(self._descriptor)
-
-
-def _decode(path: str, encoded: bytes) -> _Identity:
-    try:
-        identity = msgspec.json.decode(encoded, type=_Identity)
-    except msgspec.MsgspecError as error:
-        raise CorruptState(
-            f"{path} is damaged: {error}",
-            hint="If this disk's chunks are to be given up, empty its directory; else restore the file.",
-        ) from error
-    if identity.format_version > FORMAT_VERSION:
-        raise UnsupportedVersion(
-            f"{path} has format {identity.format_version}; this program knows up to {FORMAT_VERSION}"
-        )
-    if not identity.server:
-        raise CorruptState(f"{path} names no server")
-    return identity

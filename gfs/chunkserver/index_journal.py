@@ -86,13 +86,17 @@ class JournalSegment:
         """Write one frame to the page cache. After OSError the segment is as it was before."""
         head = _FRAME_HEADER.pack(FRAME_MAGIC, len(payload), self._synced_through, crc32c(payload))
         frame = b"".join((head, _SUM.pack(_head_sum(self._salt, self.end, head)), payload))
-        if self._leftover:
-            self._file.truncate(self.end)
-            self._leftover = False
+        self.trim()
         self._leftover = True
         self._file.pwrite(frame, self.end)
         self._leftover = False
         self.end += len(frame)
+
+    def trim(self) -> None:
+        """Cut off what a failed append left behind; also before the next segment is written to."""
+        if self._leftover:
+            self._file.truncate(self.end)
+            self._leftover = False
 
     def sync(self) -> None:
         """Every frame appended before this call is on the disk when it returns. A failure is fatal."""

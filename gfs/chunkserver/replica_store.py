@@ -1,35 +1,70 @@
-"""The replicas one chunk server holds: bytes and index together, for the service. No network, no leases."""
+"""The replicas one chunk server holds: bytes and index together, for the service. No network, no leases.
+
+How bytes get in is told by appender and overwriter, how they get out by block_reader, when they are on the
+disk by chunk_index and durable_commits, what a start finds by replica_recovery; versions by core/versions.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from gfs import failpoints
+from gfs.chunkserver.appender import Appender
+from gfs.chunkserver.block_reader import BlockReader
+from gfs.chunkserver.change_feed import ChangeFeed
+from gfs.chunkserver.chunk_index import ChunkIndex, open_index
+from gfs.chunkserver.chunk_state import Change, ChunkState
+from gfs.chunkserver.core.checksums import crc32c
+from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated
+from gfs.chunkserver.core.versions import check_cut, header_after_bump, header_after_cut, held
+from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error
+from gfs.chunkserver.durable_commits import DurableCommits
+from gfs.chunkserver.overwriter import Overwriter
+from gfs.chunkserver.replica_recovery import Recovered, recover
 from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
 from gfs.disk import Bytes, Disk
+from gfs.errors import (
+    ChecksumMismatch,
+    ChunkSealed,
+    CorruptState,
+    InvalidArgument,
+    NoSpace,
+    OutcomeUnknown,
+    Unavailable,
+)
 from gfs.messages.control import HeldChunk
-from gfs.vocabulary import ChunkHandle, ChunkVersion, Term
+from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion, Term
 
 Durability = Literal["flush", "sync"]
+JOURNAL_BYTES_MAX = 64 * MIB  # a mutation that finds more flushes first
+_ANY_TERM = Term(0)
 
 
 class Bumped(NamedTuple):
+    """What a replica held before a bump: its version (0: it held none) and its committed length."""
+
     replaced_version: ChunkVersion
     length_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
+    """`may_be_short`: a power cut may have taken acknowledged bytes of this version from this replica."""
+
     version: ChunkVersion
     length_bytes: int
     sealed: bool
-    block_checksums: tuple[int, ...]
-    may_be_short: bool
+    block_checksums: tuple[int, ...] = ()
+    may_be_short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
+    """`complete` False: the cursor is too far back; send a full report, then go on from `cursor`."""
+
     cursor: int
     changed: list[HeldChunk]
     removed: list[ChunkHandle]
@@ -37,7 +72,39 @@ class Changes:
 
 
 class ReplicaStore:
-    """Every method blocks and may be called from any thread; one chunk never sees two mutations at once."""
+    """Every method blocks and may be called from any thread; one chunk never sees two mutations at once.
+
+    Readers do not wait for an append to their chunk: they see its committed prefix.
+    """
+
+    def __init__(
+        self,
+        index: ChunkIndex,
+        store: ChunkStore,
+        recovered: Recovered,
+        *,
+        durability: Durability,
+        free_bytes_min: int,
+        health: DiskHealth,
+    ) -> None:
+        self._index, self._store, self._health = index, store, health
+        self._free_bytes_min = free_bytes_min
+        self._free_bytes = 0  # an estimate from above: refreshed before anything is refused
+        self._reader = BlockReader(store)
+        self._commits = DurableCommits(index, store, health)
+        self._appender = Appender(index, store, self._commits, is_durable=durability == "sync")
+        self._overwriter = Overwriter(
+            index,
+            store,
+            self._reader,
+            self._commits,
+            health,
+            is_durable=durability == "sync",
+            on_damage=self._damaged,
+        )
+        self._feed = ChangeFeed()
+        self._corrupt: dict[ChunkHandle, str] = dict(recovered.corrupt)
+        self.recovered = recovered
 
     @classmethod
     def open(
@@ -50,8 +117,34 @@ class ReplicaStore:
         free_bytes_min: int = 0,
         on_fatal: Callable[[str], None],
     ) -> ReplicaStore:
-        """Recover from whatever the last stop left. Raises: CorruptState, UnsupportedVersion."""
-        raise NotImplementedError
+        """Recover from whatever the last stop left.
+
+        Args:
+            directory: of the index; a real directory, whatever `disk` is (LMDB maps its file).
+            durability: what an acknowledged write() survives: `flush` a kill, `sync` a power cut too.
+            free_bytes_min: space that writes leave free; more is refused with NoSpace.
+            on_fatal: called once when a sync has failed; the process must end (it is not retried).
+        Raises: CorruptState, UnsupportedVersion, NoSpace, Unavailable.
+        """
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        disk.make_directory(directory)
+        index = open_index(directory, disk, durable_segments=durability == "sync")
+        try:
+            with undone_on_error("starting the chunk index"):
+                recovered = recover(index, store, disk, directory)
+        except BaseException:
+            index.abandon()
+            raise
+        return cls(
+            index,
+            store,
+            recovered,
+            durability=durability,
+            free_bytes_min=free_bytes_min,
+            health=DiskHealth(on_fatal),
+        )
+
+    # --- mutations ------------------------------------------------------------------------------
 
     def bump(
         self,
@@ -62,8 +155,34 @@ class ReplicaStore:
         create: bool,
         master_term: Term,
     ) -> Bumped:
-        """Raises: NotFound, Superseded, StaleVersion, NoSpace."""
-        raise NotImplementedError
+        """Raise a replica to `version` (I1, I3, I5); version and bytes are on the disk when this returns.
+
+        The same version under the same or a newer term is answered as the first time.
+        Raises: NotFound (none held, and not `create`), Superseded, StaleVersion, ChecksumMismatch (the
+            replica is damaged: it must not be in the set), NoSpace, Unavailable.
+        """
+        failpoint("chunk.before_bump")
+        self._health.require()
+        state = self._load(handle)
+        with state.lock:
+            header = state.header
+            following = header_after_bump(
+                header,
+                handle,
+                version,
+                oldest_version=oldest_version,
+                create=create,
+                master_term=master_term,
+            )
+            if header is None:
+                self._create(state)
+            else:
+                self._require_undamaged(state)
+            if following is not header:
+                self._commit_durably(state, Mutated(handle, following, data_synced=True))
+                self._feed.changed(handle)
+            failpoint("chunk.bumped")
+            return Bumped(following.replaced_version, following.length_bytes)
 
     def write(
         self,
@@ -73,60 +192,321 @@ class ReplicaStore:
         data: Bytes,
         checksums: Sequence[int] | None = None,
     ) -> int:
-        """Returns the new committed length. Raises: NotFound, StaleVersion, ChunkSealed, ChecksumMismatch, NoSpace, Unavailable."""
-        raise NotImplementedError
+        """Write `data` at `offset`: append, overwrite, both, or past the end (the gap is zeros).
+
+        Args:
+            checksums: CRC32C of the piece per chunk block it touches; spares summing it again.
+        Returns: the committed length after it. Acknowledged as `durability` says.
+        Raises:
+            NotFound, StaleVersion, ChunkSealed, InvalidArgument: nothing was written.
+            ChecksumMismatch: `checksums` do not fit, or a block to be written in part is damaged.
+            NoSpace, Unavailable (the disk refused): the replica is as it was.
+            ReplicaFailed, OutcomeUnknown: it may or may not be written.
+        """
+        if not data or offset < 0 or offset + len(data) > CHUNK_BYTES:
+            raise InvalidArgument(f"chunk {handle:x}: {len(data)} bytes at offset {offset}")
+        self._health.require()
+        if self._index.journal_bytes > JOURNAL_BYTES_MAX:
+            self.flush()
+        state = self._load(handle)
+        with state.lock:
+            header = held(state.header, handle, version)
+            if header.sealed:
+                raise ChunkSealed(f"chunk {handle:x} is sealed at {header.length_bytes} bytes")
+            self._require_undamaged(state)
+            self._require_space(len(data))
+            try:
+                if offset >= header.length_bytes:
+                    self._appender.append(state, offset, memoryview(data), checksums)
+                else:
+                    failpoint("chunk.before_write")
+                    self._overwriter.overwrite(state, offset, memoryview(data), checksums)
+            except KeyError as error:
+                self._damaged(handle, "its bytes are missing")
+                raise Unavailable(f"chunk {handle:x}: its bytes are missing") from error
+            self._feed.changed(handle)
+            try:
+                failpoints.hit("chunk.index_committed")
+                failpoints.hit("chunk.before_ack")
+            except OSError as error:
+                raise OutcomeUnknown(f"chunk {handle:x}: {error}") from error
+            assert state.header is not None
+            return state.header.length_bytes
 
     def align(
-        self, handle: ChunkHandle, version: ChunkVersion, length: int, *, master_term: Term = Term(0)
+        self, handle: ChunkHandle, version: ChunkVersion, length: int, *, master_term: Term = _ANY_TERM
     ) -> None:
-        """Cut back to `length`. Raises: NotFound, StaleVersion (also when shorter), Superseded."""
-        raise NotImplementedError
+        """Cut a replica back to `length`; on the disk when this returns.
+
+        Raises: NotFound, StaleVersion (also when it holds fewer bytes), Superseded, ChunkSealed,
+            ChecksumMismatch, NoSpace, Unavailable.
+        """
+        self._cut(handle, version, length, master_term, seal=False)
 
     def seal(
-        self, handle: ChunkHandle, version: ChunkVersion, length: int, *, master_term: Term = Term(0)
+        self, handle: ChunkHandle, version: ChunkVersion, length: int, *, master_term: Term = _ANY_TERM
     ) -> None:
-        raise NotImplementedError
+        """Cut back to `length` and accept no mutation any more. Errors as for align()."""
+        self._cut(handle, version, length, master_term, seal=True)
+
+    def delete(self, handle: ChunkHandle) -> None:
+        """Forget a replica for good; no error when there is none. Raises: NoSpace, Unavailable."""
+        self._health.require()
+        try:
+            state = self._index.load(handle)
+        except CorruptState:
+            self._index.drop_damaged(handle)
+            state = self._index.load(handle)
+        with state.lock:
+            if state.header is not None:
+                with undone_on_error(f"deleting chunk {handle:x}"):
+                    self._commits.commit(Change(state, Deleted(handle)), sync_bytes=False)
+            # The record is on the disk before the bytes go: bytes without a record are dropped at start,
+            # a record without bytes would be reported as damage.
+            with undone_on_error(f"deleting chunk {handle:x}"):
+                self._store.delete(handle)
+            state.broken = state.has_surplus = False
+            self._corrupt.pop(handle, None)
+            self._feed.changed(handle)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def read_into(self, handle: ChunkHandle, version: ChunkVersion, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` with verified committed bytes; short only at the end, 0 at or past it.
+
+        Raises: NotFound, StaleVersion, ChecksumMismatch (then corrupt() lists the chunk), Unavailable.
+        """
+        if offset < 0:
+            raise InvalidArgument(f"chunk {handle:x}: offset {offset}")
+        state = self._load(handle)
+        header = held(state.header, handle, version)
+        length = min(len(buffer), header.length_bytes - offset)
+        if length <= 0:
+            return 0
+        if self._read(state, header, offset, buffer[:length]) < 0:
+            return length
+        # An overwrite or a cut in the same moment looks like damage: believe it only when nobody writes.
+        with state.lock:
+            header = held(state.header, handle, version)
+            length = min(len(buffer), header.length_bytes - offset)
+            if length <= 0:
+                return 0
+            bad = self._read(state, header, offset, buffer[:length])
+            if bad < 0:
+                return length
+            self._damaged(handle, f"block {bad} does not verify")
+        raise ChecksumMismatch(
+            f"chunk {handle:x} version {version}: block {bad} does not verify",
+            details={"handle": str(handle), "block": str(bad)},
+        )
 
     def status(
         self, handle: ChunkHandle, version: ChunkVersion, *, with_checksums: bool = False
     ) -> ReplicaStatus:
         """Raises: NotFound, StaleVersion."""
-        raise NotImplementedError
-
-    def read_into(self, handle: ChunkHandle, version: ChunkVersion, offset: int, buffer: memoryview) -> int:
-        """Verified bytes of the committed prefix; short only at its end (0 past it).
-
-        Raises: NotFound, StaleVersion, ChecksumMismatch (also listed by corrupt()), Unavailable.
-        """
-        raise NotImplementedError
+        state = self._load(handle)
+        if not with_checksums:
+            return _status(held(state.header, handle, version), ())
+        with state.lock:
+            header = held(state.header, handle, version)
+            tail = (header.tail_sum,) if header.tail_bytes else ()
+            return _status(header, (*state.full, *tail))
 
     def committed_length(self, handle: ChunkHandle, version: ChunkVersion) -> int:
-        raise NotImplementedError
+        """Raises: NotFound, StaleVersion."""
+        return held(self._load(handle).header, handle, version).length_bytes
+
+    # --- reporting ------------------------------------------------------------------------------
 
     def inventory(self) -> Iterator[HeldChunk]:
-        raise NotImplementedError
+        """All replicas by handle, without those whose index entry is damaged (corrupt() lists them).
+
+        Changes meanwhile may be missing: take changes_since()'s cursor before.
+        """
+        for handle, header in self._index.headers():
+            if header is None:
+                self._corrupt.setdefault(handle, "its index entry is damaged")
+            else:
+                yield HeldChunk(handle, header.version, header.length_bytes)
 
     def changes_since(self, cursor: int) -> Changes:
-        """What differs since `cursor` (0 at first); not `complete`: too far back, send a full report."""
-        raise NotImplementedError
+        """What changed after `cursor` (0: the start), each chunk once, as it is now."""
+        following, handles, complete = self._feed.since(cursor)
+        changed: list[HeldChunk] = []
+        removed: list[ChunkHandle] = []
+        for handle in handles:
+            header = self._load(handle).header
+            if header is None:
+                removed.append(handle)
+            else:
+                changed.append(HeldChunk(handle, header.version, header.length_bytes))
+        return Changes(following, changed, removed, complete)
 
     def corrupt(self) -> list[ChunkHandle]:
-        raise NotImplementedError
+        """Replicas found damaged and not deleted yet."""
+        return sorted(self._corrupt)
 
-    def delete(self, handle: ChunkHandle) -> None:
-        """Forget a replica for good; no error when there is none."""
-        raise NotImplementedError
-
-    def flush(self) -> None:
-        """Everything acknowledged before this call is on the disk when it returns."""
-        raise NotImplementedError
+    def corruption(self, handle: ChunkHandle) -> str:
+        """What is wrong with a replica that corrupt() lists; "" for others."""
+        return self._corrupt.get(handle, "")
 
     @property
     def chunk_count(self) -> int:
-        raise NotImplementedError
+        return self._index.chunk_count
 
     def usage(self) -> StoreUsage:
-        raise NotImplementedError
+        """Raises: Unavailable."""
+        with undone_on_error("asking for free space"):
+            return self._store.usage()
+
+    # --- durability -----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Everything acknowledged before this call is on the disk when it returns.
+
+        Raises: NoSpace (nothing is lost, call it again), OutcomeUnknown (a sync failed), Unavailable.
+        """
+        self._flush(clean=False)
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Flush and let go. After this a start knows that nothing was lost."""
+        try:
+            if not self._health.failure:
+                self._flush(clean=True)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go without a flush, as a crash would."""
+        self._index.abandon()
+        self._store.close()
+
+    def check_invariants(self) -> None:
+        """For tests, while nothing else is going on."""
+        self._index.check_invariants()
+
+    # --- private --------------------------------------------------------------------------------
+
+    def _cut(
+        self, handle: ChunkHandle, version: ChunkVersion, length: int, master_term: Term, *, seal: bool
+    ) -> None:
+        self._health.require()
+        state = self._load(handle)
+        with state.lock:
+            header = held(state.header, handle, version)
+            check_cut(header, handle, length, master_term)
+            following = header_after_cut(
+                header,
+                handle,
+                length,
+                tail_sum=self._tail_sum(state, header, length),
+                master_term=master_term,
+                seal=seal,
+            )
+            if following is header:
+                return
+            self._commit_durably(state, Mutated(handle, following, data_synced=True))
+            # After the record: bytes past the committed length are no harm, missing ones would be.
+            self._appender.cut_surplus(state, length)
+            self._feed.changed(handle)
+
+    def _tail_sum(self, state: ChunkState, header: ChunkHeader, length: int) -> int:
+        """The sum of the partial block that ends at `length`, from verified bytes."""
+        in_block = length % CHECKSUM_BLOCK_BYTES
+        if length == header.length_bytes or not in_block:
+            return header.tail_sum if length == header.length_bytes else 0
+        with undone_on_error(f"cutting chunk {state.handle:x}"):
+            block = length // CHECKSUM_BLOCK_BYTES
+            try:
+                found = self._reader.block(state.handle, header, state.full, block)
+            except KeyError:
+                found = None
+        if found is None:
+            self._damaged(state.handle, f"block {block} does not verify")
+            raise ChecksumMismatch(f"chunk {state.handle:x}: block {block} does not verify")
+        return crc32c(found[:in_block])
+
+    def _create(self, state: ChunkState) -> None:
+        with undone_on_error(f"creating chunk {state.handle:x}"):
+            self._store.create(state.handle)
+            if self._store.length(state.handle):  # a deletion cut short
+                self._store.truncate(state.handle, 0)
+        state.broken = state.has_surplus = False
+
+    def _commit_durably(self, state: ChunkState, record: Mutated) -> None:
+        sync_bytes = state.header is not None and state.header.length_bytes > 0
+        with undone_on_error(f"recording chunk {state.handle:x}"):
+            self._commits.commit(Change(state, record), sync_bytes=sync_bytes)
+
+    def _read(self, state: ChunkState, header: ChunkHeader, offset: int, buffer: memoryview) -> int:
+        try:
+            return self._reader.read(state.handle, header, state.full, offset, buffer)
+        except KeyError:
+            return offset // CHECKSUM_BLOCK_BYTES
+        except OSError as error:
+            self._damaged(state.handle, f"cannot be read: {error.strerror}")
+            raise disk_error(error, f"reading chunk {state.handle:x}") from error
+
+    def _flush(self, *, clean: bool) -> None:
+        self._health.require()
+        try:
+            with undone_on_error("flushing the chunk index"):
+                self._index.flush(self._sync_chunks, clean=clean)
+                self._free_bytes = self._store.usage().free_bytes
+        except CorruptState as error:
+            raise self._health.fail("writing the chunk index", error) from error
+
+    def _sync_chunks(self, states: Sequence[ChunkState]) -> None:
+        try:
+            failpoints.hit("chunk.before_sync")
+            for state in states:
+                if state.header is None:
+                    continue
+                try:
+                    self._store.sync(state.handle)
+                except KeyError:
+                    if state.header is not None:  # else it was deleted in this moment
+                        self._damaged(state.handle, "its bytes are missing")
+            self._store.sync_names()
+            failpoints.hit("chunk.synced")
+        except OSError as error:
+            raise self._health.fail("syncing chunk bytes", error) from error
+
+    def _load(self, handle: ChunkHandle) -> ChunkState:
+        try:
+            return self._index.load(handle)
+        except CorruptState as error:
+            self._damaged(handle, error.message)
+            raise
+
+    def _damaged(self, handle: ChunkHandle, what: str) -> None:
+        self._corrupt[handle] = what
+
+    def _require_undamaged(self, state: ChunkState) -> None:
+        if state.broken or state.handle in self._corrupt:
+            raise ChecksumMismatch(f"chunk {state.handle:x} is damaged: {self.corruption(state.handle)}")
+
+    def _require_space(self, wanted_bytes: int) -> None:
+        self._free_bytes -= wanted_bytes
+        if self._free_bytes < self._free_bytes_min:
+            self._free_bytes = self.usage().free_bytes - wanted_bytes
+            if self._free_bytes < self._free_bytes_min:
+                raise NoSpace(
+                    f"{self._free_bytes + wanted_bytes} bytes are free, {self._free_bytes_min} must stay so"
+                )
+
+
+def failpoint(name: str) -> None:
+    """A failpoint where nothing has happened yet, or all can be repeated: its OSError becomes ours."""
+    with undone_on_error(name):
+        failpoints.hit(name)
+
+
+def _status(header: ChunkHeader, checksums: tuple[int, ...]) -> ReplicaStatus:
+    return ReplicaStatus(
+        version=header.version,
+        length_bytes=header.length_bytes,
+        sealed=header.sealed,
+        block_checksums=checksums,
+        may_be_short=header.short_version == header.version,
+    )

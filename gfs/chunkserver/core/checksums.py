@@ -28,10 +28,10 @@ def _choose() -> Crc32c:
     try:
         from awscrt.checksums import crc32c as fast  # 2.5 times as fast, but an extra
     except ImportError:
-        return _plain_crc32c  # type: ignore[no-any-return]  # the package is not typed
+        return _plain_crc32c
     assert fast(_PROBE, 7) == _plain_crc32c(_PROBE, 7)
     assert fast(memoryview(_PROBE)[3:1001]) == _plain_crc32c(_PROBE[3:1001])
-    return fast
+    return fast  # type: ignore[no-any-return]  # the package is not typed
 
 
 crc32c: Crc32c = _choose()

@@ -119,13 +119,6 @@ class ChunkReplay:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredChunk:
-    """What the chunk store holds; `length` None: it has no such chunk."""
-
-    length: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Repair:
     """What to do about one chunk before it is served. At most one of the fields is set."""
 
@@ -135,21 +128,21 @@ class Repair:
     drop: bool = False
 
 
-def repair_of(header: ChunkHeader | None, stored: StoredChunk) -> Repair:
-    """Compare one chunk of the index with the store.
+def repair_of(header: ChunkHeader | None, stored_bytes: int | None) -> Repair:
+    """Compare one chunk of the index with the store; `stored_bytes` None: the store has no such chunk.
 
     Bytes past the committed length were never acknowledged; a chunk the index does not know is the rest of
     a creation or deletion cut short (its record was on the disk first).
     """
     if header is None:
-        return Repair(drop=stored.length is not None)
-    if stored.length is None:
+        return Repair(drop=stored_bytes is not None)
+    if stored_bytes is None:
         if header.length_bytes == 0:
             return Repair(make=True)
         return Repair(corrupt=f"its {header.length_bytes} bytes are missing")
-    if stored.length < header.length_bytes:
-        return Repair(corrupt=f"{stored.length} of its {header.length_bytes} bytes are there")
-    if stored.length > header.length_bytes:
+    if stored_bytes < header.length_bytes:
+        return Repair(corrupt=f"{stored_bytes} of its {header.length_bytes} bytes are there")
+    if stored_bytes > header.length_bytes:
         return Repair(cut_to=header.length_bytes)
     return Repair()
 

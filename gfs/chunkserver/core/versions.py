@@ -1,0 +1,110 @@
+"""Decisions on one replica's version, master term, length and seal. No I/O.
+
+I1, I3: a version once taken fences all lower ones, and a master of a lower term is refused. I5: a replica
+that missed mutations (its version is older than the oldest one asked for) is never brought up.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gfs.chunkserver.core.chunk_record import ChunkHeader
+from gfs.errors import ChunkSealed, GfsError, InvalidArgument, NotFound, StaleVersion, Superseded
+from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkVersion, Term
+
+
+def header_after_bump(
+    header: ChunkHeader | None,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    *,
+    oldest_version: ChunkVersion,
+    create: bool,
+    master_term: Term,
+) -> ChunkHeader:
+    """The header to persist; equal to `header` when the bump is a repetition.
+
+    Raises: NotFound, Superseded, StaleVersion, InvalidArgument.
+    """
+    if version <= 0 or oldest_version > version:
+        raise InvalidArgument(f"chunk {handle:x}: version {version}, oldest {oldest_version}")
+    if header is None:
+        if not create:
+            raise NotFound(f"chunk {handle:x} is not here")
+        return ChunkHeader(
+            version=version,
+            length_bytes=0,
+            tail_sum=0,
+            revision=1,
+            master_term=master_term,
+            replaced_version=ChunkVersion(0),
+        )
+    require_term(header, handle, master_term)
+    if header.version > version or header.version < oldest_version:
+        raise stale(handle, header, f"version {version} (oldest {oldest_version}) was asked")
+    if (header.version, header.master_term) == (version, master_term):
+        return header
+    replaced = header.version if header.version < version else header.replaced_version
+    return msgspec.structs.replace(
+        header,
+        version=version,
+        replaced_version=replaced,
+        master_term=master_term,
+        revision=header.revision + 1,
+    )
+
+
+def header_after_cut(
+    header: ChunkHeader,
+    handle: ChunkHandle,
+    length: int,
+    *,
+    tail_sum: int,
+    master_term: Term,
+    seal: bool,
+) -> ChunkHeader:
+    """The header to persist; equal to `header` when nothing changes. `tail_sum` is that of `length`."""
+    following = msgspec.structs.replace(
+        header, length_bytes=length, tail_sum=tail_sum, sealed=header.sealed or seal
+    )
+    if following == header:
+        return header
+    return msgspec.structs.replace(
+        following, revision=header.revision + 1, master_term=max(master_term, header.master_term)
+    )
+
+
+def check_cut(header: ChunkHeader, handle: ChunkHandle, length: int, master_term: Term) -> None:
+    """Raises: Superseded, ChunkSealed, InvalidArgument; StaleVersion when the replica is shorter."""
+    if not 0 <= length <= CHUNK_BYTES:
+        raise InvalidArgument(f"chunk {handle:x}: length {length}")
+    if master_term:
+        require_term(header, handle, master_term)
+    if length > header.length_bytes:
+        raise stale(handle, header, f"it holds {header.length_bytes} bytes, not {length}")
+    if header.sealed and length < header.length_bytes:
+        raise ChunkSealed(f"chunk {handle:x} is sealed at {header.length_bytes} bytes")
+
+
+def held(header: ChunkHeader | None, handle: ChunkHandle, version: ChunkVersion) -> ChunkHeader:
+    """Raises: NotFound, StaleVersion with what is held in its details."""
+    if header is None:
+        raise NotFound(f"chunk {handle:x} is not here")
+    if header.version != version:
+        raise stale(handle, header, f"version {version} was asked")
+    return header
+
+
+def require_term(header: ChunkHeader, handle: ChunkHandle, master_term: Term) -> None:
+    if master_term < header.master_term:
+        raise Superseded(
+            f"chunk {handle:x} obeys the master of term {header.master_term}, not {master_term}",
+            details={"term": str(header.master_term)},
+        )
+
+
+def stale(handle: ChunkHandle, header: ChunkHeader, why: str) -> GfsError:
+    return StaleVersion(
+        f"chunk {handle:x} is held in version {header.version}; {why}",
+        details={"version": str(header.version), "length_bytes": str(header.length_bytes)},
+    )
