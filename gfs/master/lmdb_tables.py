@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -50,8 +50,9 @@ class PinnedCopy:
     ) -> None:
         self._env, self._transaction, self._unpin = env, transaction, unpin
         self._failure: lmdb.Error | None = None
+        self._released = False
 
-    def pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Generator[bytes]:
         """The bytes of the file, in order. Ends the pin, also when abandoned half-way.
 
         Raises: CorruptState, Unavailable: what was yielded is not a whole file.
@@ -72,9 +73,11 @@ class PinnedCopy:
             _raise_ours(self._failure, "a copy of the state")
 
     def release(self) -> None:
-        """End the pin without copying."""
-        self._transaction.abort()
-        self._unpin()
+        """End the pin; once is enough, and more often does no harm."""
+        if not self._released:
+            self._released = True
+            self._transaction.abort()
+            self._unpin()
 
     def _copy_into(self, sink: int) -> None:
         try:

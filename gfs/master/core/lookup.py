@@ -23,6 +23,7 @@ from gfs.master.core.records import (
     id_key,
     read_dentry,
     read_handle,
+    read_id,
     server_number_key,
 )
 from gfs.master.core.tables import ReadTables, Table
@@ -33,6 +34,7 @@ from gfs.vocabulary import (
     PATH_DEPTH_MAX,
     ROOT_INODE,
     ChunkHandle,
+    ChunkIndex,
     ChunkVersion,
     InodeId,
     ServerId,
@@ -125,6 +127,12 @@ def _entry(path: str, inode: InodeId, record: InodeRecord) -> Entry:
     )
 
 
+def inode_record(tables: ReadTables, inode: int) -> InodeRecord | None:
+    """Also of what is in the trash."""
+    row = tables.get(Table.INODES, id_key(inode)) if 0 < inode <= ID_MAX else None
+    return None if row is None else decode_inode(row)
+
+
 def _inode(tables: ReadTables, inode: int) -> InodeRecord:
     row = tables.get(Table.INODES, id_key(inode))
     if row is None:
@@ -184,14 +192,33 @@ def find_chunks(tables: ReadTables, path: str, first: int, count: int) -> tuple[
 
 
 def chunk_of(tables: ReadTables, inode: int, index: int) -> ChunkRecord | None:
-    """Chunk `index` of a file that can be reached from the root, or None when the file has no such chunk.
-
-    Raises: NotFound, IsADirectory.
-    """
-    _, record = live_file(tables, inode)
-    if not 0 <= index < record.chunk_count:
+    """Chunk `index` of a file, also of one in the trash (see live_file); None when there is none."""
+    record = inode_record(tables, inode)
+    if record is None or not 0 <= index < record.chunk_count:
         return None
     return _existing_chunk(tables, handle_of(tables, inode, record, index), {})
+
+
+def chunks_after(
+    tables: ReadTables, inode: int, index: int, *, limit: int
+) -> tuple[list[tuple[InodeId, ChunkIndex]], tuple[InodeId, ChunkIndex] | None]:
+    """Name the chunks of all files, also in the trash, from chunk `index` of `inode` on; begin with (0, 0).
+
+    Returns: up to `limit` chunks in order, and where to go on, None at the end. Looks at `limit` inodes at
+        most, so a piece may be empty and not the last.
+    """
+    named: list[tuple[InodeId, ChunkIndex]] = []
+    for looked_at, (key, row) in enumerate(tables.scan(Table.INODES, id_key(inode))):
+        found = InodeId(read_id(key))
+        first = index if found == inode else 0
+        if looked_at == limit or len(named) == limit:
+            return named, (found, ChunkIndex(first))
+        chunk_count = decode_inode(row).chunk_count
+        stop = min(chunk_count, first + limit - len(named))
+        named.extend((found, ChunkIndex(position)) for position in range(first, stop))
+        if stop < chunk_count:
+            return named, (found, ChunkIndex(stop))
+    return named, None
 
 
 def handle_of(tables: ReadTables, inode: int, file: InodeRecord, index: int) -> ChunkHandle:
