@@ -64,15 +64,14 @@ class Conversation:
             sink = self._handler.begin_push(head)
         except Exception as error:
             return self._refuse(_as_ours(error, "begin_push"), body_unread=True)
-        received = False
         try:
             self._receive_body(head, sink)
-            received = True
         except TimeoutError:
+            sink.abandon()
             return self._refuse(ProtocolFault("the body did not come in time"), body_unread=True)
-        finally:
-            if not received:
-                sink.abandon()
+        except BaseException:
+            sink.abandon()
+            raise
         try:
             answer = msgspec.json.encode(sink.finish())
         except Exception as error:

@@ -52,6 +52,7 @@ class DataServer:
         self._idle_seconds, self._stall_seconds = idle_seconds, stall_seconds
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
+        self._bound_address: Address | None = None
         self._acceptor: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
         self._threads_waiting = 0
@@ -64,14 +65,15 @@ class DataServer:
     @property
     def address(self) -> Address:
         """Where it listens; the port is the real one when port 0 was asked for."""
-        assert self._listener is not None, "not started"
-        host, port = self._listener.getsockname()[:2]
-        return Address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        assert self._bound_address is not None, "not started"
+        return self._bound_address
 
     def start(self) -> None:
         """Listen. Raises: Unavailable when the port is in use, ConfigInvalid for an impossible address."""
         assert self._listener is None, "started twice"
         self._listener = _listen(self._wanted_address, self._congestion_control)
+        host, port = self._listener.getsockname()[:2]
+        self._bound_address = Address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         self._acceptor = threading.Thread(target=self._accept, name="data-accept", daemon=True)
         self._acceptor.start()
 
