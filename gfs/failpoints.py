@@ -48,6 +48,7 @@ NAMES = frozenset(
         "chunk.journal_rotated",
         "push.received",
         "push.forwarded",
+        "write.before_reply",  # at the primary; all replicas have the mutation
     }
 )
 
