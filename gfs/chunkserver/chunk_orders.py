@@ -34,6 +34,7 @@ class VersionOrder:
 
     version: ChunkVersion
     granted_at: float  # monotonic seconds
+    may_be_short: bool  # what the bump was answered with; a repeat is answered the same
     primary: ServerId
     replicas: Mapping[ServerId, Replica]
     local: SecondaryOrder

@@ -196,7 +196,7 @@ class PrimaryWrites:
     def _acknowledge(self, order: VersionOrder, write: _Write, done: Acknowledged | None) -> None:
         if done is None:
             return
-        failpoints.hit("chunk.before_ack")
+        failpoints.hit("write.before_reply")
         self._on_acknowledged()
         del order.writes[done.serial]
         write.reply.set_result(WriteReply(serial=done.serial, length_bytes=done.length_bytes))

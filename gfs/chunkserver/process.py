@@ -214,7 +214,7 @@ class ChunkServer:
             raise Unavailable(f"the disk at {self._directory!r} failed: {error.strerror or error}") from error
 
         async def close() -> None:
-            await loop.run_in_executor(workers, _flush_and_close, replicas)
+            await loop.run_in_executor(workers, _close, replicas)
 
         self._to_stop.push_async_callback(close)
         return replicas
@@ -261,10 +261,10 @@ class ChunkServer:
             began = self._clock.monotonic()
             try:
                 await loop.run_in_executor(workers, replicas.flush)
-            except (OSError, GfsError) as error:
-                # Never retried: the page cache may have dropped what could not be written.
-                self._fail(f"the disk at {self._directory!r} failed to sync: {error}")
-                return
+            except GfsError as error:
+                # A failed sync has been told to on_fatal; for anything else nothing is lost yet.
+                _log.error("a flush failed", code=error.code, error=error.message)
+                continue
             self._tallies.flushed(self._clock.monotonic() - began)
 
     def _fail(self, reason: str) -> None:
@@ -349,13 +349,11 @@ def _make_store(tuning: ChunkServerSettings, disk: Disk, directory: str) -> Chun
             raise ConfigInvalid(f"chunkserver.store: {unknown!r} is not one of file, memory")
 
 
-def _flush_and_close(replicas: ReplicaStore) -> None:
+def _close(replicas: ReplicaStore) -> None:
     try:
-        replicas.flush()
-    except (OSError, GfsError) as error:
-        _log.error("the last flush failed", error=str(error))
-    finally:
         replicas.close()
+    except GfsError as error:
+        _log.error("the last flush failed", code=error.code, error=error.message)
 
 
 def _loop_factory(wanted: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -6,13 +6,13 @@ A primary applies to its own copy through the same door. What the order is, core
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
 from gfs.chunkserver.chunk_orders import ChunkOrders, ChunkTurn, VersionOrder, WaitingMutation
 from gfs.chunkserver.core.mutations import Mutation, Receipt
+from gfs.chunkserver.disk_health import disk_error
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.clock import Clock
 from gfs.disk import Bytes
@@ -21,8 +21,6 @@ from gfs.errors import (
     GfsError,
     InternalFault,
     InvalidArgument,
-    NoSpace,
-    Unavailable,
 )
 from gfs.telemetry import logger
 from gfs.vocabulary import ChunkHandle, ChunkVersion, PushId, SerialNumber, ServerId
@@ -132,7 +130,7 @@ class OrderedWriter:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._workers, work)
         except OSError as error:
-            raise disk_error(error) from error
+            raise disk_error(error, "the chunk server's storage") from error
 
     async def drain(self) -> None:
         """Wait until no accepted mutation can go on any further."""
@@ -181,7 +179,7 @@ class OrderedWriter:
             except GfsError as error:
                 return lengths, error
             except OSError as error:
-                return lengths, disk_error(error)
+                return lengths, disk_error(error, "applying a mutation")
             except Exception:
                 _log.exception("applying a mutation failed unexpectedly", chunk=f"{handle:x}")
                 return lengths, InternalFault("applying the mutation failed; the server's log tells why")
@@ -224,12 +222,6 @@ def take_push(pushes: PushBuffer, push: PushId, offset_bytes: int, length_bytes:
         pushes.release(pushed, used=False)
         raise InvalidArgument(f"push {push} is {found}, not {length_bytes} bytes for offset {offset_bytes}")
     return pushed
-
-
-def disk_error(error: OSError) -> GfsError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace("no space left on the chunk server's disk")
-    return Unavailable(f"the chunk server's disk failed: {error.strerror or error}")
 
 
 def _retrieve(future: asyncio.Future[int]) -> None:

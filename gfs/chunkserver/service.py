@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from gfs import failpoints
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
 from gfs.chunkserver.core.mutations import Mutation, PrimaryOrder, SecondaryOrder
 from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.primary import PrimaryWrites, PushCopy
 from gfs.chunkserver.push_buffer import PushBuffer
-from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.chunkserver.replica_store import Bumped, ReplicaStatus, ReplicaStore
 from gfs.chunkserver.secondary import OrderedWriter
 from gfs.chunkserver.tallies import Tallies
 from gfs.clock import Clock
@@ -25,6 +25,7 @@ from gfs.errors import (
     GfsError,
     InvalidArgument,
     LeaseExpired,
+    NotFound,
     NotPrimary,
     StaleVersion,
     Superseded,
@@ -152,27 +153,45 @@ class ChunkService:
                     f"version {version} of chunk {handle:x} was granted here for another set (I1)",
                     details={"version": str(known.version)},
                 )
-            failpoints.hit("chunk.before_bump")
-            bumped = await self._writer.in_worker(
-                lambda: self._replicas.bump(
-                    handle,
-                    version,
-                    oldest_version=request.oldest_version,
-                    create=request.create,
-                    master_term=request.master_term,
-                )
-            )
-            failpoints.hit("chunk.bumped")
+            held, bumped = await self._writer.in_worker(lambda: self._bump_on_disk(request))
             if known is not None and known.version < version:
                 self._end_order(known, version, f"version {version} was granted")
             # A bump to the version already on the disk is a repeat. If the order is not in memory, this
             # server has started anew since, and cannot know which mutations of this version it has: it
             # stays without an order, so that the next write brings a newer version (I4).
-            if bumped.replaced_version < version:
-                self.orders.install(handle, self._new_order(request, now), now=now)
-            elif known is not None and known.lead is not None and known.version == version:
-                known.lead.extend(now=now, lease_seconds=request.lease_seconds)
-            return BumpReply(replaced_version=bumped.replaced_version, length_bytes=bumped.length_bytes)
+            if held is None or held.version < version:
+                may_be_short = held is not None and held.may_be_short
+                self.orders.install(handle, self._new_order(request, now, may_be_short), now=now)
+            elif known is not None and known.version == version:
+                may_be_short = known.may_be_short
+                if known.lead is not None:
+                    known.lead.extend(now=now, lease_seconds=request.lease_seconds)
+            else:
+                may_be_short = True  # what the first answer said is forgotten: claim less, not more
+            return BumpReply(
+                replaced_version=bumped.replaced_version,
+                length_bytes=bumped.length_bytes,
+                may_be_short=may_be_short,
+            )
+
+    def _bump_on_disk(self, request: BumpVersion) -> tuple[ReplicaStatus | None, Bumped]:
+        """In a worker thread: what the replica was before this, and what the bump made of it."""
+        held = None
+        try:
+            held = self._replicas.status(request.handle, request.version)
+        except NotFound:
+            pass
+        except StaleVersion as stale:
+            with suppress(NotFound, StaleVersion):
+                held = self._replicas.status(request.handle, ChunkVersion(int(stale.details["version"])))
+        bumped = self._replicas.bump(
+            request.handle,
+            request.version,
+            oldest_version=request.oldest_version,
+            create=request.create,
+            master_term=request.master_term,
+        )
+        return held, bumped
 
     async def _align(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, AlignReplica)
@@ -274,7 +293,6 @@ class ChunkService:
             await self._writer.wait_applied(
                 order, request.serial, applied, seconds_max=min(self._forward_seconds, context.seconds_left)
             )
-        failpoints.hit("chunk.before_ack")
         return Ack()
 
     async def _why_unordered(self, handle: ChunkHandle, version: ChunkVersion) -> GfsError:
@@ -333,7 +351,7 @@ class ChunkService:
         if order.lead is not None:
             self._primary.end_outstanding(order, order.lead.supersede(reason))
 
-    def _new_order(self, request: BumpVersion, now: float) -> VersionOrder:
+    def _new_order(self, request: BumpVersion, now: float, may_be_short: bool) -> VersionOrder:
         me = self._identity.server
         lead = None
         if request.primary == me:
@@ -348,6 +366,7 @@ class ChunkService:
         return VersionOrder(
             version=request.version,
             granted_at=now,
+            may_be_short=may_be_short,
             primary=request.primary,
             replicas={replica.server: replica for replica in request.replicas},
             local=SecondaryOrder(
