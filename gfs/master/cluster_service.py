@@ -92,9 +92,9 @@ class ClusterService:
         report_wanted = self._locations.hear(request, now=now)
         extended = []
         if request.leases:
-            current = [lease for lease in request.leases if self._is_current(request, lease)]
-            self._leases.adopt(request.server, current, now=now)
+            self._leases.adopt(request.server, request.leases, now=now)
             if self._commits.is_leading:
+                current = [lease for lease in request.leases if self._is_current(request, lease)]
                 extended = self._leases.extend(
                     request.server, current, now=now, lease_seconds=self._lease_seconds
                 )
@@ -108,8 +108,8 @@ class ClusterService:
         )
 
     def _is_current(self, beat: Heartbeat, lease: HeldLease) -> bool:
-        """Whether the log (as far as it is here) knows this lease. A follower may lag behind a grant: it
-        hears of the lease again with the next heartbeat."""
+        """Whether this is the newest grant of the chunk. A follower may lag behind the log: it adopts what
+        it hears, and a lease is handed out only when its version is the logged one."""
         chunk = chunk_by_handle(self._reads.now(), lease.handle)
         return chunk is not None and chunk.version == lease.version and chunk.primary == beat.server
 

@@ -1,0 +1,147 @@
+"""Several masters' Replicators over one log in memory: commits at once, and misbehaves on demand.
+
+It keeps what the real one promises and nothing more: an old leader that has not noticed its successor still
+believes itself leader, but cannot commit; an answer may be lost although the operation is in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from gfs.errors import NotLeader, OutcomeUnknown
+from gfs.master.core.state import MasterState
+from gfs.master.core.tables import MemoryTables, ReadTables
+from gfs.master.replication.replicator import ReplicatorStatus
+from gfs.messages.operations import LogRecord, Outcome
+from gfs.vocabulary import LogIndex, MasterId, Term
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(LogRecord).decode
+
+
+class FakeLog:
+    """What the masters of one test have committed, and who leads."""
+
+    def __init__(self) -> None:
+        self.proposals: list[bytes] = []
+        self.term = Term(0)
+        self.leader: FakeReplicator | None = None
+        self.members: list[FakeReplicator] = []
+
+    def member(self, name: str) -> FakeReplicator:
+        member = FakeReplicator(self, MasterId(name))
+        self.members.append(member)
+        return member
+
+    def elect(self, member: FakeReplicator, *, unnoticed: bool = False) -> None:
+        """Make `member` the leader. `unnoticed`: the old leader goes on believing that it is."""
+        old = self.leader
+        self.term = Term(self.term + 1)
+        self.leader = member
+        if old is not None and old is not member and not unnoticed:
+            old.notice()
+        member.catch_up()
+        member.believes_term = self.term
+        member.tell(True)
+
+    def records(self) -> list[LogRecord]:
+        return [_decode(proposal) for proposal in self.proposals]
+
+
+class FakeReplicator:
+    """A `gfs.master.replication.replicator.Replicator` on its own copy of the state."""
+
+    def __init__(self, log: FakeLog, me: MasterId) -> None:
+        self.me = me
+        self.tables = MemoryTables()
+        self.state = MasterState(self.tables)
+        self.believes_term: Term | None = None
+        self.answers_to_lose = 0
+        self.hold: asyncio.Event | None = None  # proposals and barriers wait until it is set
+        self.checkpoints: list[LogIndex] = []
+        self.lag = 0  # entries this master has not applied yet
+        self._log = log
+        self._applied = 0
+        self._listeners: list[Callable[[bool, Term], None]] = []
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def propose(self, proposal: bytes) -> bytes:
+        if self.believes_term is None:
+            raise NotLeader(f"{self.me} does not lead")
+        if self.hold is not None:
+            await self.hold.wait()
+        if self._log.leader is not self:
+            self.notice()
+            raise NotLeader(f"{self.me} leads no more")
+        self._log.proposals.append(proposal)
+        outcome = self.catch_up()
+        for member in self._log.members:
+            member.catch_up()
+        assert outcome is not None
+        if self.answers_to_lose > 0:
+            self.answers_to_lose -= 1
+            raise OutcomeUnknown("leadership was lost while it was under way")
+        return _encode(outcome)
+
+    async def read_barrier(self) -> LogIndex:
+        if self.hold is not None:
+            await self.hold.wait()
+        if self._log.leader is not self:
+            self.notice()
+            raise NotLeader(f"{self.me} does not lead")
+        return self.applied_index()
+
+    def status(self) -> ReplicatorStatus:
+        leads = self.believes_term is not None
+        others = frozenset(member.me for member in self._log.members if member is not self)
+        leader = self.me if leads else self._log.leader.me if self._log.leader else None
+        return ReplicatorStatus(
+            me=self.me,
+            role="leader" if leads else "follower",
+            leader=leader,
+            term=self.believes_term or self._log.term,
+            applied=self.applied_index(),
+            committed=LogIndex(len(self._log.proposals)),
+            reachable=others,
+            ready=leader is not None,
+        )
+
+    def on_leadership(self, listener: Callable[[bool, Term], None]) -> None:
+        self._listeners.append(listener)
+
+    async def checkpoint(self) -> LogIndex:
+        self.checkpoints.append(self.applied_index())
+        return self.applied_index()
+
+    def applied_index(self) -> LogIndex:
+        return LogIndex(self._applied)
+
+    def committed_tables(self) -> ReadTables:
+        return self.tables
+
+    def catch_up(self) -> Outcome | None:
+        """Apply what is committed, but for the last `lag` entries; returns the outcome of the last."""
+        outcome: Outcome | None = None
+        end = max(self._applied, len(self._log.proposals) - self.lag)
+        todo: Sequence[bytes] = self._log.proposals[self._applied : end]
+        for proposal in todo:
+            self._applied += 1
+            outcome = self.state.apply(_decode(proposal), index=self.applied_index())
+        self.state.save()
+        return outcome
+
+    def notice(self) -> None:
+        """Find out that another master leads."""
+        if self.believes_term is not None:
+            self.believes_term = None
+            self.tell(False)
+
+    def tell(self, leads: bool) -> None:
+        for listener in self._listeners:
+            listener(leads, self._log.term)

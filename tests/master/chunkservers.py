@@ -1,0 +1,203 @@
+"""Chunk servers of the master's tests: they keep the promises F3 and F4 of core/grants.
+
+A replica's content is a list of mutation ids; its length is how many there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gfs.errors import GfsError, LeaseExpired, NotFound, ReplicaFailed, StaleVersion, Superseded
+from gfs.messages.control import (
+    Ack,
+    AlignReplica,
+    BumpReply,
+    BumpVersion,
+    Heartbeat,
+    HeartbeatReply,
+    HeldChunk,
+    HeldLease,
+    Ping,
+    Replica,
+    Reply,
+    Request,
+    SealReplica,
+)
+from gfs.transport.interface import CallContext, Handler
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, ServerId, Term
+from tests.fakes.network import FakeNetwork, FakeServer
+
+CLUSTER = ClusterId("cluster-of-tests")
+DISK_BYTES = 100 * 2**30
+
+
+@dataclass
+class HeldReplica:
+    version: ChunkVersion
+    primary: ServerId | None = None
+    members: tuple[ServerId, ...] = ()
+    content: list[int] = field(default_factory=list)
+    active: bool = False  # mutated since the last round of heartbeats
+    lease_ends: float = 0.0
+
+
+class FakeChunkServer:
+    """Answers a master's orders, and applies mutations for the client that the test plays."""
+
+    def __init__(self, network: FakeNetwork, name: str, rack: str = "") -> None:
+        self.id = ServerId(name)
+        self.address = Address(f"{name}:1")
+        self.rack = rack
+        self.incarnation = "first"
+        self.replicas: dict[ChunkHandle, HeldReplica] = {}
+        self.term = Term(0)
+        self.may_be_short = False
+        self.refuse: GfsError | None = None
+        self.sealed: dict[ChunkHandle, int] = {}
+        self.granted: dict[tuple[ChunkHandle, ChunkVersion], tuple[ServerId, tuple[ServerId, ...]]] = {}
+        self._network = network
+        handlers: dict[type[Request], Handler] = {
+            BumpVersion: self._bump,
+            AlignReplica: self._align,
+            SealReplica: self._seal,
+            Ping: self._ping,
+        }
+        self.server: FakeServer = network.server(self.address, handlers, name=name, role="chunk server")
+
+    async def kill(self) -> None:
+        await self.server.stop()
+
+    def restart(self) -> None:
+        self.incarnation += "+"
+        for held in self.replicas.values():
+            held.primary, held.members, held.active = None, (), False
+        self.server.serve()
+
+    def heartbeat(self, *, report: bool = False, cluster: str = CLUSTER) -> Heartbeat:
+        """All it holds, as changes or as a one-page report; leases it leads, `active` once it has mutated."""
+        chunks = [
+            HeldChunk(handle, held.version, len(held.content)) for handle, held in self.replicas.items()
+        ]
+        now = self._network.clock.monotonic()
+        leases = [
+            HeldLease(handle, held.version, held.lease_ends - now, held.active)
+            for handle, held in self.replicas.items()
+            if held.primary == self.id and held.lease_ends > now
+        ]
+        return Heartbeat(
+            server=self.id,
+            cluster=ClusterId(cluster),
+            incarnation=self.incarnation,
+            control=self.address,
+            data=Address(f"{self.id}:2"),
+            rack=self.rack,
+            disk_total_bytes=DISK_BYTES,
+            disk_free_bytes=DISK_BYTES // 2,
+            chunk_count=len(chunks),
+            leases=leases,
+            report_page=0 if report else -1,
+            report_last=report,
+            report=chunks if report else [],
+            changed=[] if report else chunks,
+        )
+
+    def take_heartbeat_reply(self, reply: HeartbeatReply) -> None:
+        for handle in reply.extended:
+            self.replicas[handle].lease_ends = self._network.clock.monotonic() + reply.lease_seconds
+
+    def apply(self, handle: ChunkHandle, version: ChunkVersion, offset: int, mutation: int) -> None:
+        """What a secondary does, and a primary to itself. A gap is never applied over (I4)."""
+        held = self.replicas.get(handle)
+        if held is None or held.version != version or self._network.servers.get(self.address) is None:
+            raise StaleVersion(f"{self.id} does not hold version {version}")
+        if offset != len(held.content):
+            raise StaleVersion(f"{self.id} is at {len(held.content)}, not {offset}")
+        held.content.append(mutation)
+
+    def lead(self, handle: ChunkHandle, version: ChunkVersion) -> HeldReplica:
+        held = self.replicas.get(handle)
+        now = self._network.clock.monotonic()
+        if held is None or held.version != version or held.primary != self.id or held.lease_ends <= now:
+            raise LeaseExpired(f"{self.id} is not primary of version {version}")
+        return held
+
+    async def _bump(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, BumpVersion)
+        self._check_term(request.master_term)
+        if self.refuse is not None:
+            raise self.refuse
+        held = self.replicas.get(request.handle)
+        replaced = ChunkVersion(0) if held is None else held.version
+        if held is None and not request.create:
+            raise NotFound(f"{self.id} holds no replica of {request.handle}")
+        if held is not None and not request.oldest_version <= held.version <= request.version:
+            raise StaleVersion(f"{self.id} holds version {held.version}")
+        members = tuple(replica.server for replica in request.replicas)
+        grant = (request.primary, members)
+        assert self.granted.setdefault((request.handle, request.version), grant) == grant  # I1
+        if held is None:
+            held = self.replicas[request.handle] = HeldReplica(request.version)
+        if replaced < request.version:
+            held.version, held.active = request.version, False
+            held.primary, held.members = request.primary, members
+            held.lease_ends = self._network.clock.monotonic() + request.lease_seconds
+        return BumpReply(
+            replaced_version=replaced, length_bytes=len(held.content), may_be_short=self.may_be_short
+        )
+
+    async def _align(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, AlignReplica)
+        self._check_term(request.master_term)
+        held = self.replicas.get(request.handle)
+        if held is None or held.version != request.version or len(held.content) < request.length_bytes:
+            raise StaleVersion(f"{self.id} cannot be cut to that")
+        del held.content[request.length_bytes :]
+        return Ack()
+
+    async def _seal(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, SealReplica)
+        self.sealed[request.handle] = request.length_bytes
+        return Ack()
+
+    async def _ping(self, _request: Request, _: CallContext) -> Reply:
+        return Ack()
+
+    def _check_term(self, term: Term) -> None:
+        if term < self.term:
+            raise Superseded(f"{self.id} has heard of term {self.term}")
+        self.term = term
+
+
+def write(
+    servers: dict[ServerId, FakeChunkServer],
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    primary: ServerId,
+    mutation: int,
+    *,
+    lost_at: frozenset[ServerId] = frozenset(),
+) -> None:
+    """One append by a client that was told of this lease: returning is its acknowledgement (F4).
+
+    `lost_at`: secondaries that never get it. Raises: LeaseExpired, StaleVersion, ReplicaFailed.
+    """
+    held = servers[primary].lead(handle, version)
+    offset = len(held.content)
+    servers[primary].apply(handle, version, offset, mutation)
+    held.active = True
+    failed: list[str] = []
+    for member in held.members:
+        if member == primary:
+            continue
+        try:
+            if member in lost_at:
+                raise StaleVersion("lost on the way")
+            servers[member].apply(handle, version, offset, mutation)
+        except GfsError:
+            failed.append(member)
+    if failed:
+        raise ReplicaFailed("not on all replicas", details={"servers": ",".join(failed)})
+
+
+def replica_ids(replicas: list[Replica]) -> list[ServerId]:
+    return [replica.server for replica in replicas]

@@ -1,0 +1,219 @@
+"""Masters, chunk servers and one file, connected in memory: where the tests of leases take place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from random import Random
+from typing import TypeVar
+
+from gfs.errors import GfsError
+from gfs.master.chunk_service import ChunkService
+from gfs.master.cluster_service import ClusterService
+from gfs.master.commit import Commits
+from gfs.master.core.leases import LeaseTable
+from gfs.master.core.locations import Locations
+from gfs.master.core.lookup import chunk_of
+from gfs.master.core.records import ChunkRecord
+from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.lease_service import LeaseService
+from gfs.master.namespace_service import NamespaceService
+from gfs.master.reads import Reads
+from gfs.master.replica_calls import ReplicaCalls
+from gfs.master.service import MasterService
+from gfs.messages.control import (
+    AcquireLease,
+    ChunkLease,
+    CreateFile,
+    Heartbeat,
+    HeartbeatReply,
+    MutationReply,
+    Reply,
+    Request,
+)
+from gfs.telemetry import Metrics
+from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, MasterId, ServerId
+from tests.fakes.clock import VirtualClock, settle
+from tests.fakes.network import FakeNetwork
+from tests.fakes.replicator import FakeLog, FakeReplicator
+from tests.master.chunkservers import CLUSTER, FakeChunkServer
+
+LEASE_SECONDS = 60.0
+BUMP_SECONDS = 0.7
+DEAD_SECONDS = 5.0
+FIRST = ChunkIndex(0)
+
+R = TypeVar("R", bound=Reply)
+T = TypeVar("T")
+
+
+class FakeMaster:
+    """One master's services over a FakeReplicator, answering on the network at `<name>:1`."""
+
+    def __init__(self, world: LeaseWorld, name: str, names: list[str], *, goal: int, servers: int) -> None:
+        self.id = MasterId(name)
+        self.address = Address(f"{name}:1")
+        self.replicator: FakeReplicator = world.log.member(name)
+        clock, rpc = world.clock, world.network.caller(name)
+        masters = {MasterId(one): Address(f"{one}:1") for one in names}
+        self.commits = Commits(self.replicator, clock, control_addresses=masters, metrics=Metrics())
+        self.reads = Reads(
+            self.replicator,
+            self.commits,
+            clock,
+            committed=self.replicator.committed_tables,
+            applied_index=self.replicator.applied_index,
+        )
+        self.locations = Locations(dead_seconds=DEAD_SECONDS)
+        self.leases = LeaseTable()
+        self.scan = ReplicationScan()
+        self.out_of_service = ""
+        calls = ReplicaCalls(
+            rpc,
+            self.locations,
+            cluster=CLUSTER,
+            bump_seconds=BUMP_SECONDS,
+            lease_seconds=LEASE_SECONDS,
+        )
+        self.service = MasterService(
+            namespace=NamespaceService(
+                self.commits, self.reads, clock, replication_goal=goal, trash_seconds=60.0
+            ),
+            chunks=ChunkService(self.reads, self.locations, clock),
+            leases=LeaseService(
+                commits=self.commits,
+                reads=self.reads,
+                locations=self.locations,
+                leases=self.leases,
+                calls=calls,
+                clock=clock,
+                chance=Random(world.seed),
+                lease_seconds=LEASE_SECONDS,
+                configured_servers=servers,
+            ),
+            cluster=ClusterService(
+                cluster=CLUSTER,
+                replicator=self.replicator,
+                commits=self.commits,
+                reads=self.reads,
+                locations=self.locations,
+                leases=self.leases,
+                scan=self.scan,
+                rpc=rpc,
+                clock=clock,
+                masters=masters,
+                lease_seconds=LEASE_SECONDS,
+                replication_goal=goal,
+                out_of_service=lambda: self.out_of_service,
+            ),
+        )
+        world.network.server(self.address, self.service.handlers(), name=name, role="master")
+
+
+class LeaseWorld:
+    """`masters` m1, m2, …, of which m1 leads; chunk servers s1, s2, …, all heard of; one file."""
+
+    def __init__(self, *, servers: int = 4, masters: int = 2, goal: int = 3, seed: int = 7) -> None:
+        self.seed = seed
+        self.clock = VirtualClock()
+        self.network = FakeNetwork(self.clock)
+        self.log = FakeLog()
+        names = [f"m{n + 1}" for n in range(masters)]
+        self.masters = {name: FakeMaster(self, name, names, goal=goal, servers=servers) for name in names}
+        self.servers = {
+            server.id: server
+            for server in (FakeChunkServer(self.network, f"s{n + 1}") for n in range(servers))
+        }
+        self.client = self.network.caller("client")
+        self.inode = InodeId(0)
+        self.leader = self.masters["m1"]
+
+    async def start(self) -> LeaseWorld:
+        self.log.elect(self.leader.replicator)
+        await self.heartbeats(report=True)
+        created = await self.call(CreateFile(path="/f"), MutationReply)
+        self.inode = created.inode
+        return self
+
+    async def call(self, request: Request, expected: type[R], *, master: str = "") -> R:
+        address = Address(f"{master or self.leader.id}:1")
+        return await self.finish(self.client.call(address, request, expected, deadline_seconds=30.0))
+
+    async def finish(self, work: Awaitable[T]) -> T:
+        """Let `work` run to its end, moving time on whenever everything waits for it."""
+        task = asyncio.ensure_future(work)
+        await settle()
+        while not task.done():
+            await self.clock.advance(0.05)
+        return await task
+
+    def start_acquire(self, *, master: str = "", **fields: object) -> asyncio.Task[ChunkLease]:
+        request = AcquireLease(inode=self.inode, index=FIRST, create=True, **fields)  # type: ignore[arg-type]
+        address = Address(f"{master or self.leader.id}:1")
+        return asyncio.ensure_future(self.client.call(address, request, ChunkLease, deadline_seconds=30.0))
+
+    async def acquire(self, *, master: str = "", **fields: object) -> ChunkLease:
+        return await self.finish(self.start_acquire(master=master, **fields))
+
+    async def failure(self, work: asyncio.Task[ChunkLease]) -> GfsError:
+        try:
+            lease = await self.finish(work)
+        except GfsError as error:
+            return error
+        raise AssertionError(f"granted {lease}")
+
+    async def heartbeats(self, *, report: bool = False, only: str = "") -> None:
+        """Every living chunk server tells every living master."""
+        for server in self.servers.values():
+            if only and server.id != only:
+                continue
+            for master in self.masters.values():
+                reply = await self.heartbeat(server, master, report=report)
+                if reply is not None:
+                    server.take_heartbeat_reply(reply)
+            for held in server.replicas.values():
+                held.active = False
+
+    async def heartbeat(
+        self, server: FakeChunkServer, master: FakeMaster, *, report: bool = False
+    ) -> HeartbeatReply | None:
+        if server.address not in self.network.servers:
+            return None
+        beat: Heartbeat = server.heartbeat(report=report)
+        if self.network.link(server.id, master.id).cut or master.address not in self.network.servers:
+            return None
+        caller = self.network.caller(server.id)
+        work = caller.call(master.address, beat, HeartbeatReply, deadline_seconds=1.0)
+        return await self.finish(work)
+
+    async def crash_leader(self) -> None:
+        """End the leader as kill -9 does, and let the other master take over."""
+        old = self.leader
+        await self.network.servers[old.address].stop()
+        for name in (old.id, *self.servers):
+            self.network.cut(old.id, name)
+        self.take_over()
+
+    def take_over(self, *, unnoticed: bool = False) -> None:
+        self.leader = next(master for master in self.masters.values() if master is not self.leader)
+        self.log.elect(self.leader.replicator, unnoticed=unnoticed)
+
+    def chunk(self) -> ChunkRecord:
+        found = chunk_of(self.leader.replicator.tables, self.inode, FIRST)
+        assert found is not None
+        return found
+
+    def content(self, server: ServerId, handle: ChunkHandle) -> list[int]:
+        return self.servers[server].replicas[handle].content
+
+    def version(self, server: ServerId, handle: ChunkHandle) -> ChunkVersion:
+        held = self.servers[server].replicas.get(handle)
+        return ChunkVersion(0) if held is None else held.version
+
+    def check(self, lease: ChunkLease, acknowledged: set[int]) -> None:
+        """What holds whenever a client is told of a lease: I2, and equal length on all replicas."""
+        contents = [self.content(replica.server, lease.handle) for replica in lease.replicas]
+        assert contents
+        assert len({len(content) for content in contents}) == 1, contents
+        for replica, content in zip(lease.replicas, contents, strict=True):
+            assert acknowledged <= set(content), (self.seed, replica.server, acknowledged, content)
