@@ -60,7 +60,9 @@ class Machine:
         self.node = node
 
     def _died(self, error: BaseException) -> None:
-        self.failure, self.node = error, None
+        self.node = None
+        if not isinstance(error, Killed):
+            self.failure = error
 
     def kill(self) -> None:
         """kill -9: unwritten memory is gone, the page cache and the state's file are not."""

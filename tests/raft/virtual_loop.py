@@ -1,8 +1,8 @@
-"""An asyncio loop with its own time and its own network: whole clusters run in one thread, fast and repeatable.
+"""An asyncio loop with its own time and network: whole clusters run in one thread, fast and repeatable.
 
-Time moves only when nothing is left to do. Work given to executors runs at once and its result arrives after a
-disk's latency. Streams and protocols connect through VirtualNetwork, whose links behave like TCP: order is kept,
-a blocked direction holds its bytes and delivers them late, a reset loses what is under way.
+Time moves only when nothing is left to do. Work given to executors takes a disk's latency. Streams and
+protocols connect through VirtualNetwork, whose links behave like TCP: order is kept, a blocked direction holds
+its bytes and delivers them late, a reset loses what is under way.
 """
 
 from __future__ import annotations
@@ -57,21 +57,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
+        """The work happens now or when its time is up, by chance: a crash in between finds it done, or not."""
         done: asyncio.Future[Any] = self.create_future()
 
-        def deliver(result: Any, error: BaseException | None) -> None:
-            if not done.done():
-                if error is not None:
-                    done.set_exception(error)
-                else:
-                    done.set_result(result)
+        def work() -> tuple[Any, Exception | None]:
+            try:
+                return func(*args), None
+            except Exception as error:
+                return None, error
 
-        result, error = None, None
-        try:
-            result = func(*args)
-        except Exception as raised:
-            error = raised
-        self.call_later(self.chance.uniform(*self.disk_seconds), deliver, result, error)
+        def deliver(early: tuple[Any, Exception | None] | None) -> None:
+            if done.done():
+                return  # cancelled: the process is gone
+            result, error = early or work()
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        early = work() if self.chance.random() < 0.3 else None
+        self.call_later(self.chance.uniform(*self.disk_seconds), deliver, early)
         return done
 
     async def create_server(  # type: ignore[override]
@@ -177,8 +182,9 @@ class VirtualNetwork:
     async def connect(
         self, source: str, target: str, factory: Callable[[], asyncio.Protocol]
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
-        while self.is_blocked(source, target) or self.is_blocked(target, source):
-            await asyncio.sleep(0.05)  # a SYN that gets no answer; the dialer's time-out ends this
+        if self.is_blocked(source, target) or self.is_blocked(target, source):
+            await asyncio.sleep(3)  # a SYN that gets no answer; the dialer's time-out ends this
+            raise TimeoutError(f"{target} does not answer")
         await asyncio.sleep(self.arrival() - self.loop.now)
         if target not in self.listeners:
             raise ConnectionRefusedError(f"{target} does not listen")
@@ -211,6 +217,12 @@ class VirtualNetwork:
     def reset(self, one: str, two: str) -> None:
         for transport in self._ordered():
             if {transport.source, transport.target} == {one, two}:
+                transport.vanish()
+
+    def reset_one_side(self, host: str, other: str) -> None:
+        """`host` sees its connections to `other` break; `other` does not."""
+        for transport in self._ordered():
+            if (transport.source, transport.target) == (host, other):
                 transport.vanish()
 
     def power_off(self, host: str) -> None:
