@@ -10,7 +10,6 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
-import msgspec
 from aiohttp import WSMsgType
 
 from gfs.errors import (
@@ -34,6 +33,7 @@ from gfs.settings import (
 from gfs.telemetry import logger
 from gfs.transport.dispatch import take_reply
 from gfs.transport.frames import (
+    DECODE_FAULTS,
     Answer,
     Call,
     Cancel,
@@ -80,7 +80,8 @@ class ClientConnection:
         self._socket = socket
         self._outbox = Outbox(socket.send_bytes)
         self._open: dict[int, _OpenCall] = {}
-        self._line: deque[asyncio.Future[None]] = deque()  # calls beyond those that may be in flight
+        self._places = CALLS_IN_FLIGHT_MAX  # for further open calls
+        self._line: deque[asyncio.Future[None]] = deque()  # calls that wait for a place, first come first
         self._next_id = 0
         self._answered_id = 0
         self._expected: set[type[Reply]] = {ErrorReply}
@@ -123,10 +124,12 @@ class ClientConnection:
             self._decoder = reply_decoder(self._expected)
         now = self._loop.time()
         deadline = now + deadline_seconds
+        if self._places > 0 and self._outbox.queued_bytes <= SEND_QUEUE_BYTES_MAX:
+            self._places -= 1  # nobody is in line while there are places
+        else:
+            await self._stand_in_line(deadline)
+            now = self._loop.time()
         try:
-            if self._is_full() or self._line:
-                await self._stand_in_line(deadline)
-                now = self._loop.time()
             if self.lost:
                 raise Unavailable(f"the connection to {self._address} is gone")
             call_id = self._next_id = self._next_id + 1
@@ -152,8 +155,7 @@ class ClientConnection:
                 self._take_back(call_id)
                 raise
         finally:
-            if self._line:
-                self._let_next_in()
+            self._leave_place()
 
     async def close(self) -> None:
         """Break what is in flight and close."""
@@ -165,36 +167,45 @@ class ClientConnection:
 
     # --- limits ----------------------------------------------------------------------------------
 
-    def _is_full(self) -> bool:
-        return len(self._open) >= CALLS_IN_FLIGHT_MAX or self._outbox.queued_bytes > SEND_QUEUE_BYTES_MAX
-
     async def _stand_in_line(self, deadline: float) -> None:
-        """Wait for a place among the open calls. Raises: Overloaded (definite: nothing was sent)."""
+        """Wait for a place among the open calls, and for room in the queue to the peer.
+
+        Raises: Overloaded (definite: nothing was sent).
+        """
         try:
             async with asyncio.timeout_at(deadline):
-                if self._line:
-                    await self._wait_for_turn()
-                while self._is_full() and not self.lost:
-                    if len(self._open) >= CALLS_IN_FLIGHT_MAX:
-                        await self._wait_for_turn()
-                    else:
-                        await self._outbox.room()
+                await self._take_place()
+                try:
+                    await self._outbox.room()
+                except BaseException:
+                    self._leave_place()
+                    raise
         except TimeoutError as error:
             raise Overloaded(
                 f"too many calls to {self._address} were ahead of this one until its deadline"
             ) from error
 
-    async def _wait_for_turn(self) -> None:
+    async def _take_place(self) -> None:
+        if self._places > 0:
+            self._places -= 1
+            return
         turn: asyncio.Future[None] = self._loop.create_future()
         self._line.append(turn)
-        await turn
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self._leave_place()  # it was given just now
+            raise
 
-    def _let_next_in(self) -> None:
+    def _leave_place(self) -> None:
+        """Give the place to the first in line, or back."""
         while self._line:
             turn = self._line.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
+        self._places += 1
 
     # --- reading and writing ---------------------------------------------------------------------
 
@@ -250,14 +261,14 @@ class ClientConnection:
     def _decode(self, message: bytes) -> ReplyFrames:
         try:
             return self._decoder.decode(message)
-        except (msgspec.MsgspecError, RecursionError):
+        except DECODE_FAULTS:
             return self._decode_one_by_one(message)
 
     def _decode_one_by_one(self, message: bytes) -> ReplyFrames:
         """Something in `message` is wrong: fail the calls whose replies are at fault, return the others."""
         try:
             frames = raw_reply_decoder.decode(message)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except DECODE_FAULTS as error:
             raise ProtocolFault(f"not frames of ours: {error}") from error
         good: ReplyFrames = []
         for frame in frames:
@@ -269,7 +280,7 @@ class ClientConnection:
                 continue
             try:
                 good.append(Answer(frame.id, decode_reply(frame.reply, call.expected)))
-            except (msgspec.MsgspecError, RecursionError) as error:
+            except DECODE_FAULTS as error:
                 del self._open[frame.id]
                 if not call.reply.done():
                     call.reply.set_exception(
@@ -338,7 +349,7 @@ class ClientConnection:
         self._open.clear()
         self._outbox.abandon()
         while self._line:
-            self._let_next_in()
+            self._leave_place()
         self._start(self._say_goodbye())
 
     async def _say_goodbye(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from gfs.errors import GfsError, InternalFault, InvalidArgument, ProtocolFault, 
 from gfs.messages.control import Ack, ErrorReply, Ping, Reply, Request, method_name
 from gfs.telemetry import logger, trace_id
 from gfs.transport.call_tally import CallTally
-from gfs.transport.frames import error_reply, request_decoder
+from gfs.transport.frames import DECODE_FAULTS, error_reply, request_decoder
 from gfs.transport.interface import CallContext, Handler, Handlers
 from gfs.vocabulary import Address
 
@@ -45,9 +46,19 @@ class Dispatcher:
         trace_id.set(context.trace)
         try:
             reply = await self._handlers[kind](request, context)
-            if not isinstance(reply, kind.reply | ErrorReply):
+            if isinstance(reply, ErrorReply):
+                code = reply.code
+            elif isinstance(reply, kind.reply):
+                code = "ok"
+            else:
                 raise TypeError(f"{method_name(kind)} answered with {type(reply).__name__}")
-            code = reply.code if isinstance(reply, ErrorReply) else "ok"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this call: something it waited for was. Its caller must not wait for ever.
+            code = InternalFault.code
+            reply = self._fault(method_name(kind), context)
         except GfsError as error:
             code = error.code
             reply = error_reply(error)
@@ -78,7 +89,7 @@ class Dispatcher:
             if decoder is None:
                 raise InvalidArgument(f"this {self._role} has no method {method!r}")
             return decoder.decode(encoded)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except DECODE_FAULTS as error:
             raise InvalidArgument(f"the request cannot be understood: {error}") from error
 
 

@@ -26,6 +26,7 @@ _COUNT = struct.Struct(">BI")
 _ARRAY_32 = 0xDD
 MESSAGE_OVERHEAD_BYTES = _COUNT.size
 MESSAGE_BYTES_MAX = FRAME_BYTES_MAX + MESSAGE_OVERHEAD_BYTES
+DECODE_FAULTS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # by a stranger's bytes
 COALESCE_BYTES_MAX = 256 * 2**10  # frames beyond this go into the next message, unless one alone is larger
 assert COALESCE_BYTES_MAX <= FRAME_BYTES_MAX
 
@@ -110,7 +111,7 @@ raw_reply_decoder = msgspec.msgpack.Decoder(RawReplyFrames)
 
 
 def decode_reply(encoded: msgspec.Raw | bytes, expected: type[Reply]) -> Reply:
-    """Decode one reply alone. Raises: msgspec.MsgspecError, RecursionError."""
+    """Decode one reply alone. Raises: DECODE_FAULTS."""
     return msgspec.msgpack.decode(encoded, type=_union((expected, ErrorReply)))
 
 

@@ -32,7 +32,7 @@ from gfs.messages.control import ErrorReply, Reply, Request
 from gfs.settings import FRAME_BYTES_MAX, HTTP_CALL_SECONDS, HTTP_CALL_SECONDS_MAX
 from gfs.telemetry import Metrics, logger, new_trace_id
 from gfs.transport.dispatch import Dispatcher
-from gfs.transport.frames import error_reply
+from gfs.transport.frames import DECODE_FAULTS, error_reply
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import KIB
 
@@ -149,7 +149,7 @@ def _decode(body: bytes, decoder: msgspec.json.Decoder[Request]) -> Request:
     try:
         request = decoder.decode(body or b"{}")
         given = msgspec.json.decode(body or b"{}", type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_FAULTS as error:
         raise InvalidArgument(f"the request cannot be understood: {error}") from error
     known = {field.encode_name for field in msgspec.structs.fields(request)}
     unknown = sorted(given.keys() - known - {"type"})

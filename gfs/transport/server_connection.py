@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, TypeVar
 
-import msgspec
 from aiohttp import WebSocketError, WSMsgType, web
 
 from gfs.errors import (
@@ -24,6 +23,7 @@ from gfs.settings import CALLS_IN_FLIGHT_MAX
 from gfs.telemetry import logger
 from gfs.transport.dispatch import Dispatcher
 from gfs.transport.frames import (
+    DECODE_FAULTS,
     Answer,
     Call,
     Cancel,
@@ -181,14 +181,14 @@ class ServerConnection:
     def _decode(self, message: bytes) -> list[Call[Request] | Cancel | Hello]:
         try:
             return self._dispatcher.message_decoder.decode(message)
-        except (msgspec.MsgspecError, RecursionError):
+        except DECODE_FAULTS:
             return self._decode_one_by_one(message)
 
     def _decode_one_by_one(self, message: bytes) -> list[Call[Request] | Cancel | Hello]:
         """Something in `message` is wrong: answer the calls that are at fault, return the others."""
         try:
             frames = raw_request_decoder.decode(message)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except DECODE_FAULTS as error:
             raise ProtocolFault(f"not frames of ours: {error}") from error
         good: list[Call[Request] | Cancel | Hello] = []
         for frame in frames:

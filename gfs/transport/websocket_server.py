@@ -112,7 +112,7 @@ class ControlServer:
         assert self._watch is not None
         self._watch.cancel()
         for connection in list(self._connections):
-            connection.end("the server stops")
+            connection.end("")
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.BaseProtocol:

@@ -167,6 +167,23 @@ async def test_a_bug_in_a_handler_is_an_internal_fault_with_one_sentence_and_the
     assert await caller.call(server.address, Ping(), Ack, deadline_seconds=5) == Ack()
 
 
+@pytest.mark.parametrize("waits_first", [False, True])
+async def test_a_handler_whose_own_work_was_cancelled_still_answers(wire: _Wire, waits_first: bool) -> None:
+    async def await_something_cancelled(_: Request, __: CallContext) -> Reply:
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        if waits_first:
+            asyncio.get_running_loop().call_soon(future.cancel)
+        else:
+            future.cancel()
+        return await future
+
+    server = await wire.serve({Stat: await_something_cancelled, Ping: answer_ping})
+    caller = wire.caller()
+    with pytest.raises(InternalFault):
+        await caller.call(server.address, Stat(path="/"), EntryReply, deadline_seconds=5)
+    assert await caller.call(server.address, Ping(), Ack, deadline_seconds=5) == Ack()
+
+
 async def test_a_handler_that_answers_with_another_methods_reply_is_a_bug_too(wire: _Wire) -> None:
     async def confuse(_: Request, __: CallContext) -> Reply:
         return Ack()
