@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from gfs.chunkserver.chunk_orders import ChunkOrders
+from gfs.chunkserver.disk_health import undone_on_error
 from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.clock import Clock
@@ -178,7 +179,7 @@ class Heartbeats:
             HeartbeatReply,
             deadline_seconds=max(CALL_SECONDS_MIN, 2 * self._heartbeat_seconds),
         )
-        joined = await self._check_cluster(reply.cluster)
+        joined = self._check_cluster(reply.cluster)
         if link.trouble:
             _log.info("registered with a master", master=link.address, leader=reply.is_leader)
         link.heard_at, link.told_at, link.trouble, link.logged = told_at, told_at, "", ""
@@ -241,14 +242,17 @@ class Heartbeats:
             beat, report_page=report.page, report=page, report_last=_is_last_page(report)
         )
 
-    async def _check_cluster(self, cluster: ClusterId) -> bool:
+    def _check_cluster(self, cluster: ClusterId) -> bool:
         """Join the cluster of the first master that answers; True when that was just now.
 
-        Raises: WrongCluster.
+        Raises: WrongCluster; Unavailable when it cannot be noted on the disk.
         """
         if self._identity.cluster == cluster:
             return False
-        await self._in_worker(lambda: self._identity.join(cluster))
+        if not cluster:
+            raise WrongCluster("the master names no cluster")
+        with undone_on_error("joining the cluster"):
+            self._identity.adopt_cluster(cluster)
         self._on_joined(cluster)
         _log.info("joined the cluster", cluster=cluster)
         return True

@@ -180,11 +180,12 @@ class ChunkServer:
 
     def _open_identity(self) -> DiskIdentity:
         try:
-            self._disk.make_directory(self._directory)
             lock = DirectoryLock(self._directory)
             self._to_stop.callback(lock.release)
-            cluster = ClusterId(self._settings.cluster.id)
-            return DiskIdentity.open(self._disk, self._directory, cluster=cluster or None)
+            identity = DiskIdentity.load_or_create(self._disk, self._directory)
+            if self._settings.cluster.id:
+                identity.adopt_cluster(ClusterId(self._settings.cluster.id))
+            return identity
         except OSError as error:
             raise ConfigInvalid(
                 f"cannot use the directory {self._directory!r}: {error.strerror or error}"

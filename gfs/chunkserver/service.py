@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
 from gfs.chunkserver.core.mutations import Mutation, PrimaryOrder, SecondaryOrder
+from gfs.chunkserver.disk_health import disk_error
 from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.primary import PrimaryWrites, PushCopy
 from gfs.chunkserver.push_buffer import PushBuffer
@@ -50,7 +51,7 @@ from gfs.messages.control import (
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
-from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, PushId
+from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ClusterId, PushId
 
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -130,7 +131,7 @@ class ChunkService:
 
     async def _bump(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, BumpVersion)
-        await self._check_cluster(request.cluster)
+        self._check_cluster(request.cluster)
         servers = [replica.server for replica in request.replicas]
         if not 0 < len(servers) <= REPLICATION_GOAL_MAX or len(set(servers)) != len(servers):
             raise InvalidArgument(f"a set of {len(servers)} replicas, {len(set(servers))} of them different")
@@ -195,7 +196,7 @@ class ChunkService:
 
     async def _align(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, AlignReplica)
-        await self._check_cluster(request.cluster)
+        self._check_cluster(request.cluster)
         _check_length(request.length_bytes)
         return await self._finish(self._align_exclusively(request))
 
@@ -218,7 +219,7 @@ class ChunkService:
 
     async def _seal(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, SealReplica)
-        await self._check_cluster(request.cluster)
+        self._check_cluster(request.cluster)
         _check_length(request.length_bytes)
         return await self._finish(self._seal_exclusively(request))
 
@@ -330,9 +331,19 @@ class ChunkService:
             push_buffer_bytes=self._pushes.used_bytes,
         )
 
-    async def _check_cluster(self, cluster: str) -> None:
-        if self._identity.cluster != cluster:
-            await self._writer.in_worker(lambda: self._identity.join(cluster))
+    def _check_cluster(self, cluster: ClusterId) -> None:
+        """A disk without a cluster joins the first that speaks to it.
+
+        Raises: WrongCluster, InvalidArgument.
+        """
+        if self._identity.cluster == cluster:
+            return
+        if not cluster:
+            raise InvalidArgument("the request names no cluster")
+        try:
+            self._identity.adopt_cluster(cluster)  # once in a disk's life: a wait of the loop for one sync
+        except OSError as error:
+            raise disk_error(error, "joining the cluster") from error
 
     async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
         """Run a change of a chunk to its end even if the caller goes away: half of it must not be left."""
