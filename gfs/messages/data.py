@@ -5,10 +5,12 @@ PUT /v1/data/<push-id>                 body = the pushed bytes, forwarded down t
     Gfs-Chain: host:port,host:port     the replicas still to reach, nearest first (may be empty)
     Gfs-Offset: N                      where in the chunk the bytes will go: aligns the checksums
     Gfs-Checksums: hex                 CRC32C of each block the bytes touch, 8 hex digits each (optional)
+    Gfs-Trace: id                      the request id this belongs to, in the logs of all hops (optional)
   200, body = PushAnswer as JSON
 GET /v1/chunks/<handle>                body = verified bytes
     Gfs-Version: N                     the version the reader was given (I5)
     Range: bytes=first-last            a last byte past the end is cut back to the end
+    Gfs-Trace: id                      as above
   206; Gfs-Length: committed length of the chunk; Content-Range as in RFC 9110
   416 when first is at or past the committed length (Gfs-Length tells it)
 Any refusal: 4xx/5xx with a JSON body ErrorReply (gfs.messages.control) and the connection closed
