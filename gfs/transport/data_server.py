@@ -172,17 +172,22 @@ class DataServer:
 
     def _converse(self, connection: DataSocket, scratch: memoryview) -> None:
         conversation = Conversation(connection, self._handler, scratch, self._stall_seconds)
-        while self._wait_for_request(connection) and conversation.serve_one():
-            pass
+        asked_before = False
+        while self._wait_for_request(connection, asked_before) and conversation.serve_one():
+            asked_before = True
 
-    def _wait_for_request(self, connection: DataSocket) -> bool:
-        """Wait as idle: such a connection may be closed to make room for another."""
+    def _wait_for_request(self, connection: DataSocket, asked_before: bool) -> bool:
+        """Wait for the next request. A kept connection may be closed meanwhile to make room for another.
+
+        A fresh one may not: its client would take that for a lost request, not for a stale connection.
+        """
         with self._lock:
             if self._stopping or connection.socket not in self._live:
                 return False
-            if not connection.has_early_bytes:
+            if asked_before and not connection.has_early_bytes:
                 self._between_requests[connection.socket] = None
-        connection.allow(stall_seconds=self._idle_seconds, total_seconds=self._idle_seconds)
+        seconds = self._idle_seconds if asked_before else self._stall_seconds
+        connection.allow(stall_seconds=seconds, total_seconds=seconds)
         try:
             return connection.wait_for_request()
         except OSError:

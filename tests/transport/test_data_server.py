@@ -435,12 +435,32 @@ def test_an_idle_kept_connection_makes_room_for_a_new_one(
     idle: list[socket.socket] = []
     while len(idle) < CONNECTIONS_MAX:
         idle.append(dial(server))
+        idle[-1].sendall(b"GET /v1/chunks/8 HTTP/1.1\r\nGfs-Version: 1\r\n\r\n")
+        assert idle[-1].recv(1000).startswith(b"HTTP/1.1 200 ")
         wait_until(lambda: len(server._between_requests) == len(idle))
     for _ in range(2 * CONNECTIONS_MAX):
         assert still_serves(server)
     assert idle[0].recv(1) == b""  # the one idle for longest went first
     for connection in idle:
         connection.close()
+
+
+def test_a_connection_whose_first_request_is_still_to_come_is_not_closed_for_another(
+    server: DataServer,
+) -> None:
+    fresh = [dial(server) for _ in range(CONNECTIONS_MAX)]
+    wait_until(lambda: len(server._live) == CONNECTIONS_MAX)
+    with dial(server) as refused:
+        assert read_to_end(refused).startswith(b"HTTP/1.1 503 ")
+    for connection in fresh:
+        connection.sendall(b"GET /v1/chunks/8 HTTP/1.1\r\nGfs-Version: 1\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        connection.close()
+
+
+def test_a_connection_that_never_asks_is_closed(server: DataServer) -> None:
+    with dial(server) as connection:
+        assert connection.recv(1) == b""
 
 
 def test_threads_are_reused_and_bounded(server: DataServer) -> None:
