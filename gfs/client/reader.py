@@ -250,8 +250,8 @@ class Reader:
 
     def _known_length(self, place: ChunkPlace) -> int:
         """Bytes every good replica of the chunk has for certain."""
-        if place.length_bytes >= 0:
-            return place.length_bytes  # sealed
+        if place.sealed:
+            return place.length_bytes
         entry = self.entry
         if entry.length_exact and place.index == entry.chunk_count - 1:
             return min(CHUNK_BYTES, max(0, entry.length_bytes - chunk_start(place.index)))
@@ -278,7 +278,7 @@ class Reader:
         last: GfsError = DataUnavailable("no replica is alive")
         if place is None:
             return 0, None
-        if place.length_bytes >= 0:
+        if place.sealed:
             return place.length_bytes, None
         for replica in self._replica_order(place, 0):
             try:
