@@ -11,7 +11,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Awaitable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -226,9 +226,8 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES_MAX)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not instances of it
+        self._transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES_MAX)
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
