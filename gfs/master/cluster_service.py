@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from gfs.clock import Clock
 from gfs.errors import GfsError, InvalidArgument, WrongCluster
@@ -16,6 +16,7 @@ from gfs.master.core.lookup import chunk_by_handle, read_counters, state_digest
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.reads import Reads
 from gfs.master.replication.replicator import Replicator
+from gfs.master.standing import Standing
 from gfs.messages.control import (
     ChunkServerStatus,
     ClusterStatus,
@@ -54,9 +55,8 @@ class ClusterService:
         masters: Mapping[MasterId, Address],
         lease_seconds: float,
         replication_goal: int,
-        out_of_service: Callable[[], str],
+        standing: Standing,
     ) -> None:
-        """`out_of_service`: why this master must not be used, empty while it may."""
         self._cluster = cluster
         self._replicator = replicator
         self._commits = commits
@@ -69,7 +69,7 @@ class ClusterService:
         self._masters = masters
         self._lease_seconds = lease_seconds
         self._replication_goal = replication_goal
-        self._out_of_service = out_of_service
+        self._standing = standing
 
     # --- chunk servers -------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class ClusterService:
             chunkservers=tuple(servers),
             replication_goal=self._replication_goal,
             replication=self._scan.result,
-            out_of_service=self._out_of_service(),
+            out_of_service=self._standing.reason,
         )
         health, reasons = judge_health(view)
         counters = read_counters(self._reads.now())
@@ -172,7 +172,7 @@ class ClusterService:
         return MasterStatus(
             id=known.me,
             control=self._masters[known.me],
-            role="out of service" if self._out_of_service() else known.role,
+            role="out of service" if self._standing.reason else known.role,
             term=known.term,
             applied_index=known.applied,
             commit_index=known.committed,

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 
 from gfs import failpoints
 from gfs.clock import Clock
-from gfs.errors import GfsError, NotLeader, from_code
+from gfs.errors import GfsError, NoQuorum, NotLeader, from_code
 from gfs.master.replication.replicator import Replicator
 from gfs.messages.operations import (
     AnyOperation,
@@ -86,7 +86,7 @@ class Commits:
     def leading(self) -> Term:
         """The term in which this master leads, with all earlier entries applied.
 
-        Raises: NotLeader naming the leader.
+        Raises: NotLeader naming the leader, NoQuorum.
         """
         if self._leads_term is None:
             raise self.not_leader()
@@ -96,9 +96,16 @@ class Commits:
     def is_leading(self) -> bool:
         return self._leads_term is not None
 
-    def not_leader(self) -> NotLeader:
+    def not_leader(self) -> NotLeader | NoQuorum:
         status = self._replicator.status()
         leader = status.leader
+        here = 1 + len(status.reachable)
+        if leader is None and 2 * here <= len(self._control_addresses):
+            away = sorted(set(self._control_addresses) - status.reachable - {status.me})
+            return NoQuorum(
+                f"no quorum: {here} of {len(self._control_addresses)} masters can reach each other, "
+                f"waiting for {', '.join(away)}"
+            )
         if leader is None or leader == status.me:
             return NotLeader(
                 f"master {status.me} does not lead, and no leader is known yet",

@@ -15,6 +15,7 @@ from gfs.master.core.lookup import spell
 from gfs.master.core.records import TRASH_INODE, decode_inode, dentry_key, id_key, read_dentry
 from gfs.master.core.tables import ReadTables, Table
 from gfs.master.replication.replicator import Replicator
+from gfs.master.standing import Standing
 from gfs.messages.control import Consistency
 from gfs.vocabulary import ROOT_INODE, InodeId, LogIndex
 
@@ -34,8 +35,10 @@ class Reads:
         *,
         committed: Callable[[], ReadTables],
         applied_index: Callable[[], LogIndex],
+        standing: Standing,
     ) -> None:
         """`applied_index`: of the last entry that is visible in `committed()`."""
+        self._standing = standing
         self._replicator = replicator
         self._commits = commits
         self._clock = clock
@@ -48,8 +51,11 @@ class Reads:
         linearizable: this master leads, which a quorum has confirmed after the call came in.
         session: any master, not older than `min_applied_index`, waited for SESSION_WAIT_SECONDS at most.
         stale: whatever this master has.
-        Raises: NotLeader naming the leader, NoQuorum; Unavailable when this master is too far behind.
+        Raises: NotLeader naming the leader, NoQuorum; Unavailable when this master is too far behind, or
+            its state is not to be trusted.
         """
+        if self._standing.untrusted:
+            raise Unavailable(f"this master is out of service: {self._standing.reason}")
         if consistency == "linearizable":
             return await self.linearizable()
         if consistency == "session" and self.applied_index() < min_applied_index:

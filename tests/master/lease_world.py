@@ -21,6 +21,7 @@ from gfs.master.namespace_service import NamespaceService
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import ReplicaCalls
 from gfs.master.service import MasterService
+from gfs.master.standing import Standing
 from gfs.messages.control import (
     AcquireLease,
     ChunkLease,
@@ -53,6 +54,7 @@ class FakeMaster:
     def __init__(self, world: LeaseWorld, name: str, names: list[str], *, goal: int, servers: int) -> None:
         self.id = MasterId(name)
         self.address = Address(f"{name}:1")
+        self.standing = Standing()
         self.replicator: FakeReplicator = world.log.member(name)
         clock, rpc = world.clock, world.network.caller(name)
         masters = {MasterId(one): Address(f"{one}:1") for one in names}
@@ -63,11 +65,11 @@ class FakeMaster:
             clock,
             committed=self.replicator.committed_tables,
             applied_index=self.replicator.applied_index,
+            standing=self.standing,
         )
         self.locations = Locations(dead_seconds=DEAD_SECONDS)
         self.leases = LeaseTable()
         self.scan = ReplicationScan()
-        self.out_of_service = ""
         calls = ReplicaCalls(
             rpc,
             self.locations,
@@ -104,7 +106,7 @@ class FakeMaster:
                 masters=masters,
                 lease_seconds=LEASE_SECONDS,
                 replication_goal=goal,
-                out_of_service=lambda: self.out_of_service,
+                standing=self.standing,
             ),
         )
         world.network.server(self.address, self.service.handlers(), name=name, role="master")

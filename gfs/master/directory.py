@@ -1,0 +1,88 @@
+"""A master's directory: whose it is, and the lock that keeps a second process off it. Not what else is in it.
+
+    DIRECTORY/master.json   {"format": 1, "cluster": "…", "master": "m1"}
+    DIRECTORY/lock          locked (flock) as long as a process uses the directory
+
+Both ids are written when the directory is first used and never change: a log of another master or cluster
+must not be taken for one's own, as it would bring back a vote that was never given.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+import msgspec
+
+from gfs.disk import Disk, read_whole_file, write_file_durably
+from gfs.errors import CorruptState, Unavailable, UnsupportedVersion, WrongCluster
+from gfs.vocabulary import ClusterId, MasterId
+
+FORMAT_VERSION = 1
+IDENTITY_FILE = "master.json"
+LOCK_FILE = "lock"
+
+
+class _Identity(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    cluster: ClusterId
+    master: MasterId
+
+
+class MasterDirectory:
+    """Held from `claim` until `release`; the kernel releases it for a process that dies."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def claim(cls, directory: str, disk: Disk, *, cluster: ClusterId, master: MasterId) -> MasterDirectory:
+        """Lock the directory and see that it is this master's; a fresh one becomes so, durably.
+
+        Raises: Unavailable when another process uses it; WrongCluster when it is another master's or
+            cluster's; CorruptState, UnsupportedVersion; OSError.
+        """
+        disk.make_directory(directory)
+        descriptor = os.open(os.path.join(directory, LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(descriptor, directory)
+            _check_identity(disk, directory, cluster, master)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _lock(descriptor: int, directory: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Unavailable(
+            f"another process is using the directory {directory}",
+            hint="Stop it first, or give this master a directory of its own.",
+        ) from error
+
+
+def _check_identity(disk: Disk, directory: str, cluster: ClusterId, master: MasterId) -> None:
+    path = os.path.join(directory, IDENTITY_FILE)
+    mine = _Identity(format=FORMAT_VERSION, cluster=cluster, master=master)
+    if not disk.exists(path):
+        write_file_durably(disk, path, msgspec.json.encode(mine) + b"\n")
+        return
+    try:
+        found = msgspec.json.decode(read_whole_file(disk, path), type=_Identity)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"{path} cannot be read: {error}") from error
+    if found.format != FORMAT_VERSION:
+        raise UnsupportedVersion(f"{path} has format {found.format}; this gfs reads {FORMAT_VERSION}")
+    if (found.cluster, found.master) != (cluster, master):
+        raise WrongCluster(
+            f"{directory} belongs to master {found.master} of cluster {found.cluster}, "
+            f"not to {master} of {cluster}",
+            details={"cluster": found.cluster, "master": found.master},
+        )

@@ -1,0 +1,119 @@
+"""What a master does without being asked: expire, scan, compare states, say who died. Nobody waits for it.
+
+Every master watches and counts; only the leader proposes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gfs.clock import Clock
+from gfs.errors import GfsError
+from gfs.master.commit import Commits
+from gfs.master.core.leases import LeaseTable
+from gfs.master.core.locations import Locations
+from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.reads import Reads
+from gfs.messages.operations import CheckDigest, ForgetSessions
+from gfs.settings import SESSION_IDLE_SECONDS
+from gfs.telemetry import logger
+from gfs.vocabulary import LogIndex, ServerId
+
+TICK_SECONDS = 0.25
+PAUSE_SECONDS_MIN = 1.0  # a tick so late means that this process, or its machine, was stopped
+SCAN_CHUNKS_PER_TICK = 500  # about 5 ms of reading
+SCAN_REST_SECONDS = 10.0  # between two walks over all chunks
+FORGET_SECONDS = 60.0
+FORGET_CLIENTS_MAX = 256  # looked at by one ForgetSessions: keeps its apply short
+DIGEST_ENTRIES = 10_000  # log entries between two comparisons of all masters' states (I7)
+LEASE_KEEP_SECONDS = 600.0  # an expired lease still proves that its grant was completed
+
+_log = logger("master.duties")
+
+
+class Duties:
+    """Run `run()` as one task; each `tick()` is short and never raises what a caller could cause."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        commits: Commits,
+        reads: Reads,
+        locations: Locations,
+        leases: LeaseTable,
+        scan: ReplicationScan,
+        digest_mark: Callable[[], tuple[LogIndex, str]],
+        settle_seconds: float,
+    ) -> None:
+        """`digest_mark`: what the next CheckDigest must carry; see MasterState."""
+        self._clock = clock
+        self._commits = commits
+        self._reads = reads
+        self._locations = locations
+        self._leases = leases
+        self._scan = scan
+        self._digest_mark = digest_mark
+        self._settle_seconds = settle_seconds
+        now = clock.monotonic()
+        self._due_at = now
+        self._scan_at = now
+        self._forget_at = now + FORGET_SECONDS
+        self._alive: dict[ServerId, bool] = {}
+        locations.unsettle(until=now + settle_seconds)
+
+    async def run(self) -> None:
+        while True:
+            self._due_at = self._clock.monotonic() + TICK_SECONDS
+            await self._clock.sleep(TICK_SECONDS)
+            await self.tick()
+
+    async def tick(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._due_at > PAUSE_SECONDS_MIN:
+            # Heartbeats that came meanwhile wait unread: silence says nothing of the servers yet.
+            _log.warning("this master was stopped for a while", seconds=round(now - self._due_at, 3))
+            self._locations.unsettle(until=now + self._settle_seconds)
+        self._watch_servers(now)
+        self._leases.expire(now=now, keep_seconds=LEASE_KEEP_SECONDS)
+        if now >= self._scan_at and self._scan.step(
+            self._reads.now(), self._locations, now=now, chunks_max=SCAN_CHUNKS_PER_TICK
+        ):
+            self._scan_at = now + SCAN_REST_SECONDS
+        if self._commits.is_leading:
+            await self._propose_due(now)
+
+    def _watch_servers(self, now: float) -> None:
+        if not self._locations.is_settled(now=now):
+            return
+        for server in self._locations.servers():
+            alive = self._locations.is_alive(server.id, now=now)
+            before = self._alive.get(server.id)
+            self._alive[server.id] = alive
+            if alive and before is False:
+                _log.info("chunk server is back", server=server.id, address=server.control)
+            elif alive and before is None:
+                _log.info("chunk server joined", server=server.id, address=server.control, rack=server.rack)
+            elif not alive and before is not False:
+                _log.warning(
+                    "chunk server is dead: no heartbeat",
+                    server=server.id,
+                    address=server.control,
+                    silent_seconds=round(now - server.heard_at, 1),
+                    chunks=server.chunk_count,
+                )
+
+    async def _propose_due(self, now: float) -> None:
+        try:
+            if now >= self._forget_at:
+                self._forget_at = now + FORGET_SECONDS
+                idle_since_ms = self._clock.wall_ms() - round(SESSION_IDLE_SECONDS * 1000)
+                await self._commits.commit(
+                    ForgetSessions(idle_since_ms=max(0, idle_since_ms), limit=FORGET_CLIENTS_MAX)
+                )
+            index, digest = self._digest_mark()
+            if self._reads.applied_index() - index >= DIGEST_ENTRIES:
+                await self._commits.commit(CheckDigest(index=index, digest=digest))
+        except GfsError as error:
+            # Leadership moved, or the state differs (then the listener of applied records has acted).
+            _log.info("a duty was put off", error=error.message)

@@ -1,0 +1,72 @@
+"""What a master shows of itself to Prometheus, read when it is asked for. Calls and commits count themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from gfs.clock import Clock
+from gfs.master.core.leases import LeaseTable
+from gfs.master.core.locations import Locations
+from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.replication.checkpoints import CheckpointManifest
+from gfs.master.replication.replicator import Replicator
+from gfs.telemetry import Metrics
+
+
+class MasterGauges(Collector):
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        replicator: Replicator,
+        locations: Locations,
+        leases: LeaseTable,
+        scan: ReplicationScan,
+        clock: Clock,
+        newest_checkpoint: Callable[[], CheckpointManifest | None],
+    ) -> None:
+        self._replicator = replicator
+        self._locations = locations
+        self._leases = leases
+        self._scan = scan
+        self._clock = clock
+        self._newest_checkpoint = newest_checkpoint
+        self._started_ms = clock.wall_ms()
+        metrics.registry.register(self)
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())  # so that registering does not ask for values before there are any
+
+    def collect(self) -> Iterator[Metric]:
+        known = self._replicator.status()
+        yield _gauge("gfs_is_leader", "1 on the master that leads", known.role == "leader" and known.ready)
+        yield _gauge("gfs_raft_term", "Raft term", known.term)
+        yield _gauge("gfs_applied_index", "Last log entry in the state", known.applied)
+        yield _gauge("gfs_commit_index", "Last log entry known to be on a majority", known.committed)
+        yield _gauge(
+            "gfs_masters_reachable", "Masters connected, this one included", len(known.reachable) + 1
+        )
+        alive = len(self._locations.alive(now=self._clock.monotonic()))
+        yield _gauge("gfs_chunkservers_alive", "Chunk servers heard of lately", alive)
+        yield _gauge("gfs_chunkservers_known", "Chunk servers heard of", len(self._locations.servers()))
+        yield _gauge("gfs_leases", "Leases known here", len(self._leases))
+        count = self._scan.result
+        if count is not None:
+            yield _gauge("gfs_chunks", "Chunks at the last scan", count.chunks)
+            yield _gauge("gfs_chunks_under_replicated", "Chunks with replicas missing", count.short)
+            yield _gauge("gfs_chunks_last_replica", "Chunks with one replica left", count.lonely)
+            yield _gauge("gfs_chunks_unavailable", "Chunks without a living replica", count.lost)
+        newest = self._newest_checkpoint()
+        made_at_ms = newest.made_at_ms if newest is not None else self._started_ms
+        age = max(0.0, (self._clock.wall_ms() - made_at_ms) / 1000)
+        yield _gauge(
+            "gfs_checkpoint_age_seconds", "Since the newest checkpoint, or the start without one", age
+        )
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)

@@ -1,0 +1,379 @@
+"""One master as a program: what is wired to what, in which order it starts and stops.
+
+Master can live in a process with others (tests, bench); run_master makes a process of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import secrets
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from gfs.clock import Clock, SystemClock
+from gfs.disk import Disk, SystemDisk
+from gfs.errors import ConfigInvalid, GfsError, NoSpace, PermissionDenied, Unavailable
+from gfs.master.checkpoint import LmdbCheckpoints
+from gfs.master.checkpoint_directory import CheckpointDirectory
+from gfs.master.chunk_service import ChunkService
+from gfs.master.cluster_service import ClusterService
+from gfs.master.commit import Commits
+from gfs.master.core.leases import LeaseTable
+from gfs.master.core.locations import Locations
+from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.directory import MasterDirectory
+from gfs.master.duties import Duties
+from gfs.master.gauges import MasterGauges
+from gfs.master.lease_service import LeaseService
+from gfs.master.namespace_service import NamespaceService
+from gfs.master.reads import Reads
+from gfs.master.replica_calls import ReplicaCalls
+from gfs.master.replication.options import RaftOptions
+from gfs.master.replication.raft_node import RaftNode, end_process
+from gfs.master.service import MasterService
+from gfs.master.standing import Standing
+from gfs.master.state_machine import ReplicatedState
+from gfs.messages.operations import AnyOutcome, CheckDigest, LogRecord, Refused
+from gfs.settings import Settings
+from gfs.telemetry import Metrics, logger, set_up_logging
+from gfs.transport import event_loop
+from gfs.transport.websocket_client import WebSocketCaller
+from gfs.transport.websocket_server import ControlServer
+from gfs.vocabulary import ClusterId, LogIndex, MasterId, split_address
+
+CHECKPOINT_DIRECTORY = "checkpoints"
+SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
+FULL_CHECK_SECONDS = 5.0
+FREE_BYTES_TO_GO_ON = 256 * 2**20  # a master stopped by a full disk starts again when so much is free
+
+_log = logger("master")
+
+
+class Master:
+    """One master on one directory. start() once, stop() once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        node_id: str,
+        directory: str,
+        *,
+        clock: Clock | None = None,
+        disk: Disk | None = None,
+        chance: random.Random | None = None,
+        fatal: Callable[[BaseException], None] = end_process,
+    ) -> None:
+        """Raises: ConfigInvalid."""
+        if node_id not in settings.masters:
+            raise ConfigInvalid(f"the configuration has no master {node_id!r}")
+        if not settings.cluster.id:
+            raise ConfigInvalid(
+                "the configuration has no cluster.id", hint="Give all programs of one cluster the same id."
+            )
+        self.metrics = Metrics()
+        self.standing = Standing()
+        self.address = settings.masters[node_id].control
+        self.locations = Locations(dead_seconds=settings.master.chunkserver_dead_seconds)
+        self._settings = settings
+        self._id = MasterId(node_id)
+        self._cluster = ClusterId(settings.cluster.id)
+        self._directory = directory
+        self._clock = clock or SystemClock()
+        self._disk = disk or SystemDisk()
+        self._chance = chance or random.Random()
+        self._fatal = fatal
+        self._leases = LeaseTable()
+        self._scan = ReplicationScan()
+        self._to_stop = AsyncExitStack()
+        self._retiring: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Restore the state, join the other masters, listen.
+
+        Raises: Unavailable (directory or port in use), WrongCluster, CorruptState, NoSpace … with everything
+            undone.
+        """
+        try:
+            await self._start()
+        except OSError as error:
+            await self._to_stop.aclose()
+            raise _start_error(error, self._directory) from error
+        except BaseException:
+            await self._to_stop.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """An ordinary stop: leadership is handed over. A kill loses nothing either."""
+        await self._to_stop.aclose()
+
+    def readiness(self) -> tuple[bool, str]:
+        """Ready: knows a leader, has applied what it knows to be committed, and may be used."""
+        if self.standing.reason:
+            return False, f"out of service: {self.standing.reason}"
+        status = self._node.status()
+        if not status.ready:
+            return False, self._commits.not_leader().message
+        return True, ""
+
+    # --- wiring --------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        owned = MasterDirectory.claim(self._directory, self._disk, cluster=self._cluster, master=self._id)
+        self._to_stop.callback(owned.release)
+        self._state, self._checkpoints = self._open_state()
+        self._to_stop.callback(self._state.close)
+        self._state.on_applied(self._watch_digests)
+        self._node = self._make_node()
+        self._caller = WebSocketCaller("master", self._id, self._cluster)
+        self._to_stop.push_async_callback(self._caller.close)
+        self._commits = Commits(
+            self._node,
+            self._clock,
+            control_addresses={MasterId(name): node.control for name, node in self._settings.masters.items()},
+            metrics=self.metrics,
+        )
+        self._reads = Reads(
+            self._node,
+            self._commits,
+            self._clock,
+            committed=self._state.committed,
+            applied_index=self._state.committed_index,
+            standing=self.standing,
+        )
+        service = self._make_service()
+        await self._node.start()
+        self._to_stop.push_async_callback(self._node.stop)
+        MasterGauges(
+            self.metrics,
+            replicator=self._node,
+            locations=self.locations,
+            leases=self._leases,
+            scan=self._scan,
+            clock=self._clock,
+            newest_checkpoint=self._checkpoints.newest,
+        )
+        self._start_duties()
+        server = ControlServer(
+            self.address,
+            service.handlers(),
+            cluster=lambda: self._cluster,
+            role="master",
+            node=self._id,
+            metrics=self.metrics,
+            live=lambda: True,
+            ready=self.readiness,
+        )
+        await server.start()
+        self._to_stop.push_async_callback(server.stop)
+        self.address = server.address
+        _log.info(
+            "master started",
+            master=self._id,
+            cluster=self._cluster,
+            control=self.address,
+            applied=self._state.committed_index(),
+        )
+
+    def _open_state(self) -> tuple[ReplicatedState, LmdbCheckpoints]:
+        directory = CheckpointDirectory(
+            os.path.join(self._directory, CHECKPOINT_DIRECTORY),
+            self._disk,
+            kept_max=self._settings.raft.checkpoints_kept,
+        )
+        state = ReplicatedState(
+            self._directory,
+            directory,
+            disk=self._disk,
+            bytes_max=self._settings.master.state_bytes_max,
+        )
+        return state, LmdbCheckpoints(directory, state)
+
+    def _make_node(self) -> RaftNode:
+        masters, raft = self._settings.masters, self._settings.raft
+        mine = masters[self._id]
+        return RaftNode(
+            me=self._id,
+            peers={
+                MasterId(name): split_address(mine.dial.get(name, node.raft))
+                for name, node in masters.items()
+                if name != self._id
+            },
+            listen=split_address(mine.raft),
+            directory=self._directory,
+            cluster=self._cluster,
+            secret=_read_secret(self._settings),
+            state=self._state,
+            checkpoints=self._checkpoints,
+            options=RaftOptions(
+                election_seconds_min=raft.election_seconds_min,
+                election_seconds_max=raft.election_seconds_max,
+                heartbeat_seconds=raft.heartbeat_seconds,
+                proposals_waiting_max=raft.proposals_waiting_max,
+                segment_bytes=raft.segment_bytes,
+                checkpoint_log_bytes=raft.checkpoint_log_bytes,
+            ),
+            disk=self._disk,
+            clock=self._clock,
+            chance=self._chance,
+            fatal=self._replication_ended,
+        )
+
+    def _make_service(self) -> MasterService:
+        tuning = self._settings.master
+        calls = ReplicaCalls(
+            self._caller,
+            self.locations,
+            cluster=self._cluster,
+            bump_seconds=tuning.bump_seconds,
+            lease_seconds=tuning.lease_seconds,
+        )
+        return MasterService(
+            namespace=NamespaceService(
+                self._commits,
+                self._reads,
+                self._clock,
+                replication_goal=tuning.replication_goal,
+                trash_seconds=tuning.trash_seconds,
+            ),
+            chunks=ChunkService(self._reads, self.locations, self._clock),
+            leases=LeaseService(
+                commits=self._commits,
+                reads=self._reads,
+                locations=self.locations,
+                leases=self._leases,
+                calls=calls,
+                clock=self._clock,
+                chance=self._chance,
+                lease_seconds=tuning.lease_seconds,
+                configured_servers=len(self._settings.chunkservers),
+            ),
+            cluster=ClusterService(
+                cluster=self._cluster,
+                replicator=self._node,
+                commits=self._commits,
+                reads=self._reads,
+                locations=self.locations,
+                leases=self._leases,
+                scan=self._scan,
+                rpc=self._caller,
+                clock=self._clock,
+                masters={MasterId(name): node.control for name, node in self._settings.masters.items()},
+                lease_seconds=tuning.lease_seconds,
+                replication_goal=tuning.replication_goal,
+                standing=self.standing,
+            ),
+        )
+
+    def _start_duties(self) -> None:
+        duties = Duties(
+            clock=self._clock,
+            commits=self._commits,
+            reads=self._reads,
+            locations=self.locations,
+            leases=self._leases,
+            scan=self._scan,
+            digest_mark=lambda: self._state.state.digest_mark(),
+            settle_seconds=SETTLE_HEARTBEATS * self._settings.chunkserver.heartbeat_seconds,
+        )
+        task = asyncio.get_running_loop().create_task(duties.run(), name="duties")
+        task.add_done_callback(self._duties_ended)
+        self._to_stop.callback(task.cancel)
+
+    # --- what must not go on -------------------------------------------------------------------
+
+    def _watch_digests(self, index: LogIndex, record: LogRecord, outcome: AnyOutcome) -> None:
+        if isinstance(record.operation, CheckDigest) and isinstance(outcome, Refused):
+            self.standing.report_untrusted(outcome.message)
+            # Not now: this is called from within the node, which is applying the record.
+            self._retiring = asyncio.get_running_loop().create_task(self._node.stop(), name="retire")
+
+    def _replication_ended(self, error: BaseException) -> None:
+        """The node has said its last word. A full disk leaves the committed state readable; anything else
+        ends the process."""
+        if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+            self.standing.report_full(str(error))
+        else:
+            self._fatal(error)
+
+    def _duties_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fatal(error)
+
+    async def space_again(self) -> None:
+        """Return once this master was stopped by a full disk and there is space again: start it anew."""
+        while True:
+            await self._clock.sleep(FULL_CHECK_SECONDS)
+            if self.standing.reason and not self.standing.untrusted:
+                usage = os.statvfs(self._directory)
+                if usage.f_bavail * usage.f_frsize >= FREE_BYTES_TO_GO_ON:
+                    return
+
+
+def run_master(settings: Settings, node_id: str, directory: str) -> None:
+    """Run one master until SIGTERM or SIGINT.
+
+    Raises: the GfsError that kept it from starting, or NoSpace once a full disk that stopped it has room
+        again, so that whoever supervises it starts it anew.
+    """
+    set_up_logging(
+        role="master", node=node_id, level=settings.telemetry.level, style=settings.telemetry.format
+    )
+    event_loop.run(_run(Master(settings, node_id, directory)), loop=settings.master.loop)
+
+
+async def _run(master: Master) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await master.start()
+    asked = loop.create_task(stopped.wait())
+    roomy = loop.create_task(master.space_again())
+    try:
+        await asyncio.wait({asked, roomy}, return_when=asyncio.FIRST_COMPLETED)
+        starved = roomy.done()
+    finally:
+        asked.cancel()
+        roomy.cancel()
+        await master.stop()
+    _log.info("master stopped")
+    if starved:
+        raise NoSpace("the disk was full and has room again: this master has to start anew")
+
+
+def _read_secret(settings: Settings) -> bytes:
+    """Raises: ConfigInvalid."""
+    path = settings.cluster.secret_file
+    if not path:
+        if len(settings.masters) > 1:
+            raise ConfigInvalid(
+                "cluster.secret_file is missing: masters prove to each other that they know its content",
+                hint="Put a long random line in a file, the same on every master, readable only by gfs.",
+            )
+        return secrets.token_bytes(32)  # a single master talks to no other
+    try:
+        with open(path, "rb") as file:
+            secret = file.read().strip()
+    except OSError as error:
+        raise ConfigInvalid(f"cannot read cluster.secret_file {path!r}: {error.strerror}") from error
+    if not secret:
+        raise ConfigInvalid(f"cluster.secret_file {path!r} is empty")
+    return secret
+
+
+def _start_error(error: OSError, directory: str) -> GfsError:
+    what = error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        return NoSpace(f"no space left for the master's directory {directory}")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PermissionDenied(f"cannot use the directory {directory} or a port: {what}")
+    if error.errno == errno.EADDRINUSE:
+        return Unavailable(
+            f"the Raft port is taken: {what}",
+            hint="Another program has this port; choose another, or stop that one.",
+        )
+    return Unavailable(f"this master cannot start in {directory}: {what}")
