@@ -1,4 +1,4 @@
-"""What a master shows of itself to Prometheus, read when it is asked for. Calls and commits count themselves."""
+"""What a master shows of itself to Prometheus, read when asked for. Calls and commits count themselves."""
 
 from __future__ import annotations
 
