@@ -424,12 +424,14 @@ class FakeBulk:
         self.read_ranges: list[tuple[int, int]] = []
         self.lose_pushes = 0  # so many pushes are answered as if they had arrived, and are not there
         self.closed = False
+        self.waiting = 0  # calls that came to a server that hung
 
     def _server(self, address: Address) -> Server:
         server = next(server for server in self._cluster.servers.values() if server.data == address)
         if not server.alive:
             raise Unavailable(f"cannot reach {address}: connection refused")
         if server.hung is not None:
+            self.waiting += 1
             assert server.hung.wait(20), "the test never let the server go on"
         return server
 
