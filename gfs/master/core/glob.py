@@ -38,8 +38,6 @@ def glob_page(
     components = [_compile(name) for name in names_of(pattern)]
     behind = names_of(after) if after else None
     limit = min(max(1, limit), LIST_PAGE_MAX)
-    if not components:
-        return ([entry_of(tables, "/", ROOT_INODE)], "") if behind is None else ([], "")
     entries: list[Entry] = []
     last: NamePath = ()
     for looked_at, (names, inode, matched) in enumerate(_walk(tables, components, behind)):
@@ -65,7 +63,10 @@ def _walk(
     position in each directory on the way down."""
     end = len(components)
     start = _reachable({0}, components)
-    resume = behind if behind is not None else ()
+    if behind is None:
+        yield (), ROOT_INODE, end in start
+    resume = behind or ()
+    start -= {end}
     rows = _rows(tables, ROOT_INODE, start, components, resume[:1])
     stack: list[tuple[NamePath, frozenset[int], Iterator[_Row], NamePath]] = [((), start, rows, resume)]
     while stack:

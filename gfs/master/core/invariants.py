@@ -65,16 +65,16 @@ def _check_tree(tables: ReadTables, inodes: dict[int, InodeRecord], counters: Co
         held_by[inode] = parent
     trashed = 0
     for key, _ in tables.scan(Table.TRASH):
-        inode = read_trash_key(key)[1]
-        _demand(inode in inodes, f"the trash holds inode {inode}, which is missing")
-        _demand(inode not in held_by and inode != ROOT_INODE, f"inode {inode} is held twice")
-        held_by[inode] = TRASH_INODE
+        trash = read_trash_key(key)[1]
+        _demand(trash in inodes, f"the trash holds inode {trash}, which is missing")
+        _demand(trash not in held_by and trash != ROOT_INODE, f"inode {trash} is held twice")
+        held_by[trash] = TRASH_INODE
         trashed += 1
     _demand(ROOT_INODE in inodes and inodes[ROOT_INODE].is_directory, "there is no root")
-    for inode, record in inodes.items():
-        _demand(0 < inode < counters.next_inode, f"inode {inode} is not below the next id")
-        if inode != ROOT_INODE:
-            _demand(held_by.get(inode) == record.parent, f"inode {inode} is not where its parent says")
+    for number, record in inodes.items():
+        _demand(0 < number < counters.next_inode, f"inode {number} is not below the next id")
+        if number != ROOT_INODE:
+            _demand(held_by.get(number) == record.parent, f"inode {number} is not where its parent says")
     _check_no_cycle(inodes)
     directories = sum(record.is_directory for record in inodes.values())
     _demand(counters.trash == trashed, f"{counters.trash} in the trash are counted, {trashed} are there")
@@ -106,8 +106,8 @@ def _check_chunks(tables: ReadTables, inodes: dict[int, InodeRecord], counters: 
         inode, index = read_file_chunk_key(key)
         _demand(index > 0, f"chunk 0 of inode {inode} has a row of its own")
         indexes.setdefault(inode, []).append(index)
-        handle = read_handle(row)
-        references[handle] = references.get(handle, 0) + 1
+        named = read_handle(row)
+        references[named] = references.get(named, 0) + 1
     for inode, found in indexes.items():
         _demand(inode in inodes and not inodes[inode].is_directory, f"inode {inode} with chunks is no file")
         _demand(found == list(range(inodes[inode].chunk_count)), f"the chunks of inode {inode} have gaps")
@@ -117,8 +117,8 @@ def _check_chunks(tables: ReadTables, inodes: dict[int, InodeRecord], counters: 
         goal_max = 0 if record.is_directory else REPLICATION_GOAL_MAX
         _demand(record.replication_goal <= goal_max, f"inode {inode} has a replication goal out of range")
     total = 0
-    for key, row in tables.scan(Table.CHUNKS):
-        handle, chunk = read_id(key), decode_chunk(row)
+    for handle, row in ((read_id(key), row) for key, row in tables.scan(Table.CHUNKS)):
+        chunk = decode_chunk(row)
         total += 1
         _demand(0 < handle < counters.next_handle, f"chunk {handle} is not below the next handle")
         _demand(references.pop(handle, 0) == chunk.references > 0, f"chunk {handle} miscounts its files")

@@ -1,0 +1,190 @@
+"""Random operations on MasterState give what a model of plain dicts gives, and never break an invariant."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gfs.master.core.glob import glob_page
+from gfs.master.core.invariants import check_invariants
+from gfs.master.core.lookup import chunk_of, list_page, read_counters, stat, state_digest
+from gfs.master.core.state import MasterState
+from gfs.master.core.tables import MemoryTables, Table
+from gfs.messages import operations as op
+from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
+from tests.core.master_model import Model
+
+NAMES = st.sampled_from(["a", "b", "ä", "c.d"])
+PATHS = st.lists(NAMES, max_size=4).map(lambda names: "/" + "/".join(names))
+SERVERS = [ServerId(f"server-{number}") for number in range(5)]
+SETS = st.lists(st.sampled_from(SERVERS), max_size=4, unique=True).map(tuple)
+LENGTHS = st.sampled_from([-1, 0, 1, 64 * 2**20, 64 * 2**20 + 1, 2**40])
+
+
+class MasterStateAgainstModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = MemoryTables()
+        self.state = MasterState(self.tables)
+        self.model = Model()
+        self.log: list[op.LogRecord] = []
+        self.answered: list[tuple[op.LogRecord, op.AnyOutcome]] = []
+        self.sequence = 0
+
+    def run(self, operation: op.AnyOperation) -> None:
+        self.sequence += 1
+        request = op.RequestId(ClientId(7), self.sequence, 1)
+        record = op.LogRecord(at_ms=1000 + len(self.log), operation=operation, request=request)
+        outcome = self.apply(record)
+        self.answered.append((record, outcome))
+        expected = self.model.apply(operation)
+        match outcome:
+            case op.Refused():
+                assert outcome.code == expected, outcome
+            case op.Done():
+                assert outcome.inode == expected
+            case op.ChunkGranted():
+                assert outcome.handle == expected
+
+    def apply(self, record: op.LogRecord) -> op.AnyOutcome:
+        self.log.append(record)
+        return self.state.apply(record)
+
+    @rule(path=PATHS, parents=st.booleans())
+    def make_directory(self, path: str, parents: bool) -> None:
+        self.run(op.MakeDirectory(path=path, parents=parents))
+
+    @rule(
+        path=PATHS.filter(lambda path: path != "/"),
+        replace=st.booleans(),
+        goal=st.sampled_from([0, 1, 3, 17]),
+    )
+    def create(self, path: str, replace: bool, goal: int) -> None:
+        self.run(op.CreateFile(path=path, replication_goal=goal, replace=replace))
+
+    @rule(path=PATHS, recursive=st.booleans())
+    def delete(self, path: str, recursive: bool) -> None:
+        self.run(op.DeletePath(path=path, recursive=recursive, expires_at_ms=5000))
+
+    @rule(source=PATHS, destination=PATHS, replace=st.booleans())
+    def rename(self, source: str, destination: str, replace: bool) -> None:
+        self.run(op.RenamePath(source=source, destination=destination, replace=replace, expires_at_ms=5000))
+
+    @rule(data=st.data(), replicas=SETS)
+    def add_chunk(self, data: st.DataObject, replicas: tuple[ServerId, ...]) -> None:
+        inode = self.some_inode(data)
+        have = len(self.model.files[inode].chunks) if inode in self.model.files else 0
+        index = data.draw(st.sampled_from([have, have, max(0, have - 1), have + 1, -1]))
+        primary = replicas[0] if replicas else SERVERS[0]
+        self.run(
+            op.AddChunk(inode=InodeId(inode), index=ChunkIndex(index), replicas=replicas, primary=primary)
+        )
+
+    @precondition(lambda self: any(file.chunks for file in self.model.files.values()))
+    @rule(data=st.data(), replicas=SETS, fresh=st.booleans(), step=st.sampled_from([0, 0, 0, 1]))
+    def grant(self, data: st.DataObject, replicas: tuple[ServerId, ...], fresh: bool, step: int) -> None:
+        inode, index = data.draw(st.sampled_from(self.chunks()))
+        chunk = self.model.files[inode].chunks[index]
+        if data.draw(st.booleans()):
+            replicas = tuple(ServerId(server) for server in chunk.replicas[:2])
+        self.run(
+            op.GrantLease(
+                inode=InodeId(inode),
+                index=ChunkIndex(index),
+                handle=ChunkHandle(chunk.handle),
+                from_version=ChunkVersion(chunk.version + step),
+                replicas=replicas,
+                primary=replicas[-1] if replicas else SERVERS[0],
+                fresh=fresh,
+                held_version=ChunkVersion(chunk.version),
+            )
+        )
+
+    @precondition(lambda self: any(file.chunks for file in self.model.files.values()))
+    @rule(data=st.data(), length=LENGTHS, step=st.sampled_from([0, 0, 1]))
+    def seal(self, data: st.DataObject, length: int, step: int) -> None:
+        inode, index = data.draw(st.sampled_from(self.chunks()))
+        chunk = self.model.files[inode].chunks[index]
+        version = ChunkVersion(chunk.version + step)
+        self.run(op.SealChunk(handle=ChunkHandle(chunk.handle), version=version, length_bytes=length))
+
+    @rule(data=st.data(), length=LENGTHS, closed=st.booleans())
+    def length_hint(self, data: st.DataObject, length: int, closed: bool) -> None:
+        inode = InodeId(self.some_inode(data))
+        self.run(op.SetLengthHint(inode=inode, length_bytes=length, closed=closed))
+
+    @precondition(lambda self: self.answered)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        record, first = data.draw(st.sampled_from(self.answered))
+        late = msgspec.structs.replace(record, at_ms=9_000_000)
+        assert self.apply(late) == first
+
+    @rule()
+    def check_digest(self) -> None:
+        index, digest = self.state.digest_mark()
+        record = op.LogRecord(at_ms=1, operation=op.CheckDigest(index=index, digest=digest))
+        assert self.apply(record) == op.Done()
+
+    def some_inode(self, data: st.DataObject) -> int:
+        return data.draw(st.sampled_from([*self.model.files, 1, 999]))
+
+    def chunks(self) -> list[tuple[int, int]]:
+        return [(inode, i) for inode, file in self.model.files.items() for i in range(len(file.chunks))]
+
+    @invariant()
+    def tables_are_sound(self) -> None:
+        self.state.save()
+        check_invariants(self.tables)
+
+    @invariant()
+    def tables_say_what_the_model_says(self) -> None:
+        for names, inode in self.model.tree.items():
+            entry = stat(self.tables, "/" + "/".join(names))
+            assert entry.inode == inode
+            assert (entry.kind == "directory") == (inode in self.model.directories)
+            if inode in self.model.files:
+                file = self.model.files[inode]
+                found = (entry.length_bytes, entry.length_exact, entry.chunk_count, entry.replication_goal)
+                assert found == (file.length, file.exact, len(file.chunks), file.goal)
+            else:
+                below = {path[-1] for path in self.model.tree if path and path[:-1] == names}
+                listed = [entry.path.rpartition("/")[2] for entry in list_page(self.tables, entry.path)[0]]
+                assert listed == sorted(below, key=lambda name: name.encode())
+        found_paths = [entry.path for entry in glob_page(self.tables, "/**")[0]]
+        assert sorted(found_paths) == sorted("/" + "/".join(names) for names in self.model.tree)
+        for inode, index in self.chunks():
+            chunk, known = self.model.files[inode].chunks[index], chunk_of(self.tables, inode, index)
+            assert known is not None
+            assert (known.handle, known.version, known.replicas) == (
+                chunk.handle,
+                chunk.version,
+                chunk.replicas,
+            )
+            assert known.length_bytes == (-1 if chunk.sealed_at is None else chunk.sealed_at)
+        counters = read_counters(self.tables)
+        assert counters.trash == len(self.model.trash)
+        in_trash = sorted(row.decode() for _, row in self.tables.scan(Table.TRASH))
+        assert in_trash == sorted(self.model.trash)
+
+    def teardown(self) -> None:
+        """Another master that applies the same log, in other batches, has the same tables (I7)."""
+        other = MemoryTables()
+        twin = MasterState(other)
+        for position, record in enumerate(self.log):
+            twin.apply(record)
+            if position % 7 == 0:
+                twin.save()
+        twin.save()
+        self.state.save()
+        for table in Table:
+            assert list(other.scan(table)) == list(self.tables.scan(table)), table
+        assert state_digest(other) == state_digest(self.tables) == twin.digest()
+
+
+TestMasterStateAgainstModel = MasterStateAgainstModel.TestCase
+TestMasterStateAgainstModel.settings = settings(
+    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True
+)
