@@ -14,7 +14,6 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from gfs.chunkserver.chunk_orders import ChunkOrders
-from gfs.chunkserver.disk_health import undone_on_error
 from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.clock import Clock
@@ -107,7 +106,7 @@ class Heartbeats:
         delete: DeleteReplica,
         heartbeat_seconds: float,
         registered_seconds: float,
-        on_joined: Callable[[ClusterId], None],
+        join: Callable[[ClusterId], bool],
     ) -> None:
         assert masters and heartbeat_seconds > 0
         self._announcement = announcement
@@ -120,7 +119,7 @@ class Heartbeats:
         self._delete = delete
         self._heartbeat_seconds = heartbeat_seconds
         self._registered_seconds = registered_seconds
-        self._on_joined = on_joined
+        self._join = join
         self._links = [_MasterLink(address) for address in masters]
         self._leader_term = Term(0)  # highest a leader has spoken with; older ones are not obeyed (I3)
         self._to_delete: dict[ChunkHandle, float] = {}  # handle -> when the heartbeat answered was written
@@ -179,7 +178,7 @@ class Heartbeats:
             HeartbeatReply,
             deadline_seconds=max(CALL_SECONDS_MIN, 2 * self._heartbeat_seconds),
         )
-        joined = self._check_cluster(reply.cluster)
+        joined = self._join(reply.cluster)
         if link.trouble:
             _log.info("registered with a master", master=link.address, leader=reply.is_leader)
         link.heard_at, link.told_at, link.trouble, link.logged = told_at, told_at, "", ""
@@ -241,21 +240,6 @@ class Heartbeats:
         return msgspec.structs.replace(
             beat, report_page=report.page, report=page, report_last=_is_last_page(report)
         )
-
-    def _check_cluster(self, cluster: ClusterId) -> bool:
-        """Join the cluster of the first master that answers; True when that was just now.
-
-        Raises: WrongCluster; Unavailable when it cannot be noted on the disk.
-        """
-        if self._identity.cluster == cluster:
-            return False
-        if not cluster:
-            raise WrongCluster("the master names no cluster")
-        with undone_on_error("joining the cluster"):
-            self._identity.adopt_cluster(cluster)
-        self._on_joined(cluster)
-        _log.info("joined the cluster", cluster=cluster)
-        return True
 
     # --- a leader's instructions ----------------------------------------------------------------
 

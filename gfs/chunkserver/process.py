@@ -122,6 +122,10 @@ class ChunkServer:
         self._to_stop.callback(data_client.close)
         caller = WebSocketCaller("chunkserver", self._node_id, identity.cluster)
         self._to_stop.push_async_callback(caller.close)
+
+        def note_joined(cluster: ClusterId) -> None:
+            caller.cluster = cluster
+
         service = ChunkService(
             identity,
             replicas,
@@ -132,6 +136,7 @@ class ChunkServer:
             push_copy=partial(_push_copy, data_client, tuning.forward_seconds),
             forward_seconds=tuning.forward_seconds,
             tallies=self._tallies,
+            on_joined=note_joined,
         )
         chain = PushChain(
             pushes,
@@ -143,10 +148,6 @@ class ChunkServer:
         self._to_stop.push_async_callback(service.stop)
         self._publish(replicas, pushes)
         self._start_flushing(loop, replicas, workers)
-
-        def note_joined(cluster: ClusterId) -> None:
-            caller.cluster = cluster
-
         self._heartbeats = Heartbeats(
             [master.control for master in self._settings.masters.values()],
             Announcement(
@@ -165,7 +166,7 @@ class ChunkServer:
             delete=service.delete,
             heartbeat_seconds=tuning.heartbeat_seconds,
             registered_seconds=self._settings.master.chunkserver_dead_seconds,
-            on_joined=note_joined,
+            join=service.join,
         )
         self._heartbeats.start()
         self._to_stop.push_async_callback(self._heartbeats.stop)

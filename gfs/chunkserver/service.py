@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
 from gfs.chunkserver.core.mutations import Mutation, PrimaryOrder, SecondaryOrder
-from gfs.chunkserver.disk_health import disk_error
+from gfs.chunkserver.disk_health import undone_on_error
 from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.primary import PrimaryWrites, PushCopy
 from gfs.chunkserver.push_buffer import PushBuffer
@@ -72,6 +72,7 @@ class ChunkService:
         push_copy: PushCopy,
         forward_seconds: float,
         tallies: Tallies,
+        on_joined: Callable[[ClusterId], None],
     ) -> None:
         self.orders = ChunkOrders()
         self._identity = identity
@@ -79,6 +80,7 @@ class ChunkService:
         self._pushes = pushes
         self._clock = clock
         self._forward_seconds = forward_seconds
+        self._on_joined = on_joined
         self._writer = OrderedWriter(
             replicas, pushes, self.orders, workers, clock, on_applied=tallies.mutation_applied
         )
@@ -107,6 +109,21 @@ class ChunkService:
             DiskStatus: self._disk_status,
         }
 
+    def join(self, cluster: ClusterId) -> bool:
+        """Belong to `cluster`; a fresh disk joins the first that speaks to it. True when that was just now.
+
+        Raises: WrongCluster; InvalidArgument (none named); Unavailable (it cannot be noted on the disk).
+        """
+        if not cluster:
+            raise InvalidArgument("no cluster is named")
+        if self._identity.cluster == cluster:
+            return False
+        with undone_on_error("joining the cluster"):
+            self._identity.adopt_cluster(cluster)  # once in a disk's life: the loop waits for one sync
+        _log.info("joined the cluster", cluster=cluster)
+        self._on_joined(cluster)
+        return True
+
     async def in_worker(self, work: Callable[[], T]) -> T:
         """As OrderedWriter.in_worker: the storage's threads, for those who tell of it."""
         return await self._writer.in_worker(work)
@@ -131,7 +148,7 @@ class ChunkService:
 
     async def _bump(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, BumpVersion)
-        self._check_cluster(request.cluster)
+        self.join(request.cluster)
         servers = [replica.server for replica in request.replicas]
         if not 0 < len(servers) <= REPLICATION_GOAL_MAX or len(set(servers)) != len(servers):
             raise InvalidArgument(f"a set of {len(servers)} replicas, {len(set(servers))} of them different")
@@ -196,7 +213,7 @@ class ChunkService:
 
     async def _align(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, AlignReplica)
-        self._check_cluster(request.cluster)
+        self.join(request.cluster)
         _check_length(request.length_bytes)
         return await self._finish(self._align_exclusively(request))
 
@@ -219,7 +236,7 @@ class ChunkService:
 
     async def _seal(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, SealReplica)
-        self._check_cluster(request.cluster)
+        self.join(request.cluster)
         _check_length(request.length_bytes)
         return await self._finish(self._seal_exclusively(request))
 
@@ -330,20 +347,6 @@ class ChunkService:
             chunk_count=self._replicas.chunk_count,
             push_buffer_bytes=self._pushes.used_bytes,
         )
-
-    def _check_cluster(self, cluster: ClusterId) -> None:
-        """A disk without a cluster joins the first that speaks to it.
-
-        Raises: WrongCluster, InvalidArgument.
-        """
-        if self._identity.cluster == cluster:
-            return
-        if not cluster:
-            raise InvalidArgument("the request names no cluster")
-        try:
-            self._identity.adopt_cluster(cluster)  # once in a disk's life: a wait of the loop for one sync
-        except OSError as error:
-            raise disk_error(error, "joining the cluster") from error
 
     async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
         """Run a change of a chunk to its end even if the caller goes away: half of it must not be left."""

@@ -131,6 +131,7 @@ class Rig:
     clock: VirtualClock = field(default_factory=VirtualClock)
     nodes: dict[str, Node] = field(default_factory=dict)
     disk_bytes: int = 2**40
+    joined: list[str] = field(default_factory=list)  # clusters that fresh disks have joined
 
     def __post_init__(self) -> None:
         self.network = FakeNetwork(self.clock)
@@ -182,6 +183,7 @@ class Rig:
             push_copy=self._push_copy,
             forward_seconds=FORWARD_SECONDS,
             tallies=tallies,
+            on_joined=self.joined.append,
         )
         server = self.network.server(control_address(name), service.handlers(), name=name, role="chunkserver")
         node = Node(

@@ -1,0 +1,369 @@
+"""Heartbeats: every master told on its own, full report then increments, and only a leader obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import gfs.chunkserver.heartbeat as heartbeat_room
+from gfs.chunkserver.heartbeat import Announcement, Heartbeats
+from gfs.errors import ChecksumMismatch, GfsError, WrongCluster
+from gfs.master.core.locations import Locations
+from gfs.messages.control import Heartbeat, HeartbeatReply, Reply, Request
+from gfs.transport.interface import CallContext
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, Term
+from tests.chunkserver.rig import CLUSTER, HANDLE, LEASE_SECONDS, Node, Rig
+from tests.fakes.network import FakeServer
+
+INTERVAL = 0.5
+V1, V2 = ChunkVersion(1), ChunkVersion(2)
+
+
+class Master:
+    """A master as far as heartbeats go: the real table of locations, and what the test wants it to answer."""
+
+    def __init__(self, rig: Rig, name: str) -> None:
+        self.rig = rig
+        self.name = name
+        self.cluster = CLUSTER
+        self.term = Term(1)
+        self.is_leader = False
+        self.delete: list[ChunkHandle] = []
+        self.extends = True
+        self.refusal: GfsError | None = None
+        self.beats: list[Heartbeat] = []
+        self.locations = Locations(dead_seconds=5.0)
+        self.server: FakeServer = rig.network.server(name, {Heartbeat: self._hear}, name=name, role="master")
+
+    @property
+    def last(self) -> Heartbeat:
+        return self.beats[-1]
+
+    def forget(self) -> None:
+        self.locations = Locations(dead_seconds=5.0)
+
+    def knows(self, node: Node, handle: ChunkHandle = HANDLE) -> ChunkVersion:
+        return self.locations.version_at(node.name, handle)
+
+    async def _hear(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, Heartbeat)
+        self.beats.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        if request.cluster not in ("", self.cluster):
+            raise WrongCluster(f"this is cluster {self.cluster}")
+        wanted = self.locations.hear(request, now=self.rig.clock.monotonic())
+        return HeartbeatReply(
+            cluster=self.cluster,
+            term=self.term,
+            is_leader=self.is_leader,
+            report_wanted=wanted,
+            extended=[lease.handle for lease in request.leases if lease.active] if self.extends else [],
+            lease_seconds=LEASE_SECONDS,
+            delete=self.delete,
+        )
+
+
+class Beating:
+    """Heartbeats of node a to masters m1, m2, m3."""
+
+    def __init__(self, rig: Rig, node: Node) -> None:
+        self.masters = [Master(rig, name) for name in ("m1", "m2", "m3")]
+        self.heartbeats = self._make(rig, node)
+
+    def _make(self, rig: Rig, node: Node) -> Heartbeats:
+        return Heartbeats(
+            [Address(master.name) for master in self.masters],
+            Announcement(
+                incarnation="first", control=node.control, data=Address("d:1"), rack="r", version="0"
+            ),
+            node.identity,
+            node.replicas,  # type: ignore[arg-type]
+            node.service.orders,
+            rig.network.caller(node.name),
+            rig.clock,
+            in_worker=node.service.in_worker,
+            delete=node.service.delete,
+            heartbeat_seconds=INTERVAL,
+            registered_seconds=5.0,
+            join=node.service.join,
+        )
+
+
+@pytest.fixture
+def begin(rig: Rig) -> Callable[..., Beating]:
+    def make(node: Node) -> Beating:
+        beating = Beating(rig, node)
+        beating.heartbeats.start()
+        return beating
+
+    return make
+
+
+async def test_all_masters_know_the_server_and_its_chunks_at_once(
+    rig: Rig, begin: Callable[..., Beating]
+) -> None:
+    a, *_ = await rig.three()
+    await rig.put(b"data")
+    beating = begin(a)
+    assert beating.heartbeats.readiness()[0] is False
+    await rig.clock.advance(0.01)
+    for master in beating.masters:
+        assert master.knows(a) == V1
+        known = master.locations.get(a.name)
+        assert known is not None and known.reported and known.control == a.control and known.rack == "r"
+    assert beating.heartbeats.readiness() == (True, "")
+    await beating.heartbeats.stop()
+
+
+async def test_after_the_report_only_differences_are_told(rig: Rig, begin: Callable[..., Beating]) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    await rig.clock.advance(2 * INTERVAL)
+    (m1, *_) = beating.masters
+    assert m1.last.report_page == -1 and not m1.last.changed and not m1.last.removed
+    await rig.grant(2, "a", "b", "c")
+    await rig.clock.advance(INTERVAL)
+    assert [(chunk.handle, chunk.version) for chunk in m1.last.changed] == [(HANDLE, 2)]
+    await rig.clock.advance(INTERVAL)
+    assert not m1.last.changed  # it has been acknowledged
+    await a.service.delete(HANDLE, known_at=rig.clock.monotonic())
+    await rig.clock.advance(INTERVAL)
+    assert m1.last.removed == [HANDLE]
+    assert m1.knows(a) == 0
+    await beating.heartbeats.stop()
+
+
+async def test_what_a_master_has_not_acknowledged_is_told_again(
+    rig: Rig, begin: Callable[..., Beating]
+) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    await rig.clock.advance(INTERVAL)
+    m1, m2, _ = beating.masters
+    rig.network.cut("a", "m1")
+    await rig.grant(2, "a", "b", "c")
+    await rig.clock.advance(3 * INTERVAL)
+    assert (m1.knows(a), m2.knows(a)) == (V1, V2)
+    rig.network.heal("a", "m1")
+    await rig.clock.advance(INTERVAL + 0.01)
+    assert m1.knows(a) == V2
+    assert m1.last.report_page == -1  # by increment, not by another full report
+    await beating.heartbeats.stop()
+
+
+async def test_a_silent_master_delays_no_other(rig: Rig, begin: Callable[..., Beating]) -> None:
+    a, *_ = await rig.three()
+    rig.network.drop("a", "m1", requests=1000)
+    beating = begin(a)
+    _, m2, m3 = beating.masters
+    await rig.clock.advance(10 * INTERVAL)
+    assert len(m2.beats) >= 10 and len(m3.beats) >= 10
+    assert beating.heartbeats.readiness()[0]
+    await beating.heartbeats.stop()
+
+
+async def test_a_restarted_master_gets_the_full_report_again(rig: Rig, begin: Callable[..., Beating]) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    await rig.clock.advance(2 * INTERVAL)
+    m1 = beating.masters[0]
+    m1.forget()
+    await rig.clock.advance(INTERVAL)
+    assert m1.knows(a) == V1
+    await beating.heartbeats.stop()
+
+
+async def test_a_long_report_goes_page_by_page_without_waiting(
+    rig: Rig, begin: Callable[..., Beating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat_room, "REPORT_PAGE_CHUNKS", 2)
+    (a,) = rig.start("a")
+    for number in range(5):
+        a.replicas.bump(
+            ChunkHandle(number + 1), V1, oldest_version=ChunkVersion(0), create=True, master_term=Term(1)
+        )
+    beating = begin(a)
+    await rig.clock.advance(0.01)
+    m1 = beating.masters[0]
+    assert [(beat.report_page, beat.report_last) for beat in m1.beats] == [(0, False), (1, False), (2, True)]
+    assert all(m1.knows(a, ChunkHandle(number + 1)) == V1 for number in range(5))
+    # More changes than fit a page: a new report says the same in bounded pieces.
+    for number in range(5):
+        a.replicas.bump(
+            ChunkHandle(number + 1), V2, oldest_version=ChunkVersion(0), create=False, master_term=Term(1)
+        )
+    await rig.clock.advance(INTERVAL)
+    assert all(m1.knows(a, ChunkHandle(number + 1)) == V2 for number in range(5))
+    assert all(len(beat.report) <= 2 and len(beat.changed) <= 2 for beat in m1.beats)
+    await beating.heartbeats.stop()
+
+
+async def test_a_fresh_disk_joins_the_cluster_that_answers(rig: Rig, begin: Callable[..., Beating]) -> None:
+    (rig.directory / "fresh").mkdir()
+    (rig.directory / "fresh" / "identity.json").write_text('{"format":1,"server":"fresh","cluster":""}')
+    (node,) = rig.start("fresh")
+    beating = begin(node)
+    await rig.clock.advance(0.01)
+    assert node.identity.cluster == CLUSTER
+    assert rig.joined == [CLUSTER]
+    await rig.clock.advance(INTERVAL)
+    assert all(master.last.cluster == CLUSTER for master in beating.masters)
+    assert beating.heartbeats.readiness()[0]
+    await beating.heartbeats.stop()
+
+
+async def test_a_server_of_another_cluster_stays_out_of_service_and_says_why(
+    rig: Rig, begin: Callable[..., Beating], caplog: pytest.LogCaptureFixture
+) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    for master in beating.masters:
+        master.cluster = ClusterId("cluster-2")
+    await rig.clock.advance(3 * INTERVAL)
+    is_ready, why = beating.heartbeats.readiness()
+    assert not is_ready and "cluster-2" in why and "m1" in why
+    assert a.identity.cluster == CLUSTER
+    await beating.heartbeats.stop()
+
+
+async def test_readiness_ends_when_no_master_has_been_heard_of_for_long(
+    rig: Rig, begin: Callable[..., Beating]
+) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    await rig.clock.advance(INTERVAL)
+    assert beating.heartbeats.readiness()[0]
+    for master in beating.masters:
+        rig.network.cut("a", master.name)
+    await rig.clock.advance(6.0)
+    assert not beating.heartbeats.readiness()[0]
+    rig.network.heal_all()
+    await rig.clock.advance(2.0)
+    assert beating.heartbeats.readiness()[0]
+    await beating.heartbeats.stop()
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+async def test_a_lease_in_use_is_extended_by_a_leader_and_by_nobody_else(
+    rig: Rig, begin: Callable[..., Beating]
+) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    for _ in range(70):
+        await rig.put(b"x")
+        await rig.clock.advance(1.0)
+        if rig.clock.monotonic() >= 1000 + LEASE_SECONDS - 2:
+            break
+    order = a.service.orders.find(HANDLE)
+    assert order is not None and order.lead is not None
+    assert order.lead.lease_until == 1000 + LEASE_SECONDS  # followers extend nothing
+    beating.masters[1].is_leader = True
+    await rig.put(b"x")
+    await rig.clock.advance(1.0)
+    assert order.lead.lease_until > 1000 + LEASE_SECONDS + 50
+    await rig.clock.advance(LEASE_SECONDS / 2)
+    await rig.put(b"still")
+    await beating.heartbeats.stop()
+
+
+async def test_an_idle_lease_is_told_as_such(rig: Rig, begin: Callable[..., Beating]) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    m1 = beating.masters[0]
+    await rig.clock.advance(INTERVAL)
+    assert [lease.active for lease in m1.last.leases] == [False]
+    await rig.put(b"x")
+    await rig.clock.advance(INTERVAL)
+    assert [lease.active for lease in m1.last.leases] == [True]
+    await rig.clock.advance(INTERVAL)
+    assert [lease.active for lease in m1.last.leases] == [False]
+    await beating.heartbeats.stop()
+
+
+async def test_a_broken_version_is_not_told_as_a_lease(rig: Rig, begin: Callable[..., Beating]) -> None:
+    a, b, _ = await rig.three()
+    beating = begin(a)
+    await b.server.stop()
+    with pytest.raises(GfsError):
+        await rig.put(b"x")
+    await rig.clock.advance(INTERVAL)
+    assert beating.masters[0].last.leases == []
+    await beating.heartbeats.stop()
+
+
+async def test_a_deposed_leader_extends_nothing(rig: Rig, begin: Callable[..., Beating]) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    m1, m2, _ = beating.masters
+    m1.is_leader = m2.is_leader = True
+    m1.term, m2.term, m2.extends = Term(1), Term(2), False
+    await rig.clock.advance(INTERVAL)
+    order = a.service.orders.find(HANDLE)
+    assert order is not None and order.lead is not None
+    before = order.lead.lease_until
+    await rig.put(b"x")
+    await rig.clock.advance(2 * INTERVAL)
+    assert m1.last.leases  # it did name the lease as extended
+    assert order.lead.lease_until == before
+    await beating.heartbeats.stop()
+
+
+# --- deletion and corruption --------------------------------------------------------------------
+
+
+async def test_chunks_are_deleted_on_a_leaders_word_only(rig: Rig, begin: Callable[..., Beating]) -> None:
+    a, *_ = await rig.three()
+    await rig.clock.advance(0.1)
+    beating = begin(a)
+    m1, m2, _ = beating.masters
+    m1.delete = [HANDLE]
+    await rig.clock.advance(3 * INTERVAL)
+    assert a.replicas.chunk_count == 1  # a follower said so
+    m2.delete, m2.is_leader = [HANDLE, ChunkHandle(99)], True
+    await rig.clock.advance(INTERVAL + 0.01)
+    assert a.replicas.chunk_count == 0
+    await rig.clock.advance(INTERVAL)
+    assert m1.knows(a) == 0
+    await beating.heartbeats.stop()
+
+
+async def test_a_corrupt_block_is_never_served_and_is_reported_to_every_master(
+    rig: Rig, begin: Callable[..., Beating]
+) -> None:
+    a, *_ = await rig.three()
+    await rig.put(b"precious" * 10_000)
+    beating = begin(a)
+    await rig.clock.advance(INTERVAL)
+    assert beating.masters[0].last.corrupt == []
+    a.store.write_at(HANDLE, b"X", 70_000)  # a bit rots
+    buffer = memoryview(bytearray(80_000))
+    with pytest.raises(ChecksumMismatch):
+        a.replicas.read_into(HANDLE, V1, 0, buffer)
+    await rig.clock.advance(INTERVAL)
+    for master in beating.masters:
+        assert master.last.corrupt == [HANDLE]
+        assert master.knows(a) == 0
+    await beating.heartbeats.stop()
+
+
+async def test_a_fault_in_gathering_the_news_does_not_end_the_heartbeats(
+    rig: Rig, begin: Callable[..., Beating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, *_ = await rig.three()
+    beating = begin(a)
+    await rig.clock.advance(INTERVAL)
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(a.replicas._inner, "usage", fail)
+        await rig.clock.advance(2 * INTERVAL)
+    heard = len(beating.masters[0].beats)
+    await rig.clock.advance(2 * INTERVAL)
+    assert len(beating.masters[0].beats) > heard
+    await beating.heartbeats.stop()
