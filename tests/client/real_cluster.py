@@ -1,0 +1,120 @@
+"""Real masters and chunk servers in this process, on loopback sockets and a directory of the test's own."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Self
+
+from gfs import aio
+from gfs.chunkserver.process import ChunkServer
+from gfs.client.client import AsyncClient
+from gfs.errors import GfsError
+from gfs.master.process import Master
+from gfs.messages.control import Replica
+from gfs.settings import (
+    ChunkServerNode,
+    ChunkServerSettings,
+    ClientSettings,
+    ClusterSettings,
+    MasterNode,
+    MasterSettings,
+    Settings,
+)
+from gfs.vocabulary import MIB, Address
+
+
+class RealCluster:
+    """`async with`: started when it is entered, and with all chunk servers known to the leader."""
+
+    def __init__(self, directory: Path, *, masters: int = 1, chunkservers: int = 3) -> None:
+        ports = iter(_free_ports(2 * masters + 2 * chunkservers))
+        secret = directory / "secret"
+        secret.write_text("a long line nobody guesses")
+        secret.chmod(0o600)
+        self.settings = Settings(
+            cluster=ClusterSettings(id="test-cluster", secret_file=str(secret)),
+            masters={
+                f"m{n}": MasterNode(control=next(ports), raft=next(ports)) for n in range(1, masters + 1)
+            },
+            chunkservers={
+                f"cs{n}": ChunkServerNode(control=next(ports), data=next(ports))
+                for n in range(1, chunkservers + 1)
+            },
+            master=MasterSettings(state_bytes_max=256 * MIB),
+            chunkserver=ChunkServerSettings(heartbeat_seconds=0.1, push_buffer_bytes=64 * MIB),
+        )
+        self._directory = directory
+        self._to_stop = AsyncExitStack()
+        self.masters: dict[str, Master] = {}
+        self.chunkservers: dict[str, ChunkServer] = {}
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.control for node in self.settings.masters.values()]
+
+    async def client(self, settings: ClientSettings | None = None) -> AsyncClient:
+        return await aio.connect(self.addresses, settings=settings)
+
+    async def stop_replica(self, replica: Replica) -> None:
+        """Stop the chunk server that holds `replica`."""
+        nodes = self.settings.chunkservers.items()
+        name = next(name for name, node in nodes if node.control == replica.control)
+        await self.chunkservers.pop(name).stop()
+
+    async def stop_master(self, name: str) -> None:
+        await self.masters.pop(name).stop()
+
+    async def leader(self) -> str:
+        async with await self.client() as client:
+            return (await client.cluster_status()).leader
+
+    async def __aenter__(self) -> Self:
+        self._to_stop.push_async_callback(self._stop_all)
+        try:
+            for name in self.settings.masters:
+                self.masters[name] = Master(self.settings, name, str(self._made(name)))
+                await self.masters[name].start()
+            for name in self.settings.chunkservers:
+                self.chunkservers[name] = ChunkServer(self.settings, name, str(self._made(name)))
+                await self.chunkservers[name].start()
+            async with await self.client() as client:
+                await self._until_complete(client)
+        except BaseException:
+            await self._to_stop.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._to_stop.aclose()
+
+    async def _until_complete(self, client: AsyncClient) -> None:
+        while True:
+            await client.exists("/")  # waits for a leader
+            status = await client.cluster_status()
+            if sum(server.alive for server in status.chunkservers) == len(self.chunkservers):
+                return
+
+    async def _stop_all(self) -> None:
+        for server in self.chunkservers.values():
+            await server.stop()
+        for master in self.masters.values():
+            try:
+                await master.stop()
+            except GfsError:
+                pass  # the last ones find nobody to hand over to
+
+    def _made(self, name: str) -> Path:
+        path = self._directory / name
+        path.mkdir(exist_ok=True)
+        return path
+
+
+def _free_ports(count: int) -> list[Address]:
+    with ExitStack() as held:
+        # All at once, so that none is given twice.
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [Address(f"127.0.0.1:{each.getsockname()[1]}") for each in sockets]
