@@ -63,14 +63,21 @@ def header_after_cut(
     master_term: Term,
     seal: bool,
 ) -> ChunkHeader:
-    """The header to persist; equal to `header` when nothing changes. `tail_sum` is that of `length`."""
-    following = msgspec.structs.replace(
-        header, length_bytes=length, tail_sum=tail_sum, sealed=header.sealed or seal
-    )
-    if following == header:
+    """The header to persist; `header` itself for a sealed chunk, which is on the disk as it is.
+
+    A cut to the length held is recorded all the same: it promises that this length is on the disk.
+    `tail_sum` is that of `length`.
+    """
+    if header.sealed:
+        assert length == header.length_bytes, (length, header)
         return header
     return msgspec.structs.replace(
-        following, revision=header.revision + 1, master_term=max(master_term, header.master_term)
+        header,
+        length_bytes=length,
+        tail_sum=tail_sum,
+        sealed=seal,
+        revision=header.revision + 1,
+        master_term=max(master_term, header.master_term),
     )
 
 
