@@ -1,4 +1,4 @@
-"""Log lines of hundreds of simulated masters would only cost time; a test that wants them captures them itself."""
+"""Log lines of hundreds of simulated masters would only cost time."""
 
 from __future__ import annotations
 

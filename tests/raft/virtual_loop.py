@@ -1,8 +1,8 @@
 """An asyncio loop with its own time and network: whole clusters run in one thread, fast and repeatable.
 
 Time moves only when nothing is left to do. Work given to executors takes a disk's latency. Streams and
-protocols connect through VirtualNetwork, whose links behave like TCP: order is kept, a blocked direction holds
-its bytes and delivers them late, a reset loses what is under way.
+protocols connect through VirtualNetwork, whose links behave like TCP: order is kept, a blocked direction
+holds its bytes and delivers them late, a reset loses what is under way.
 """
 
 from __future__ import annotations

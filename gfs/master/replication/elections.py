@@ -64,16 +64,27 @@ class Elections:
         self._round_ends_at = float("-inf")
         return True
 
-    def would_vote_for(self, request: PreVoteRequest) -> bool:
-        """`request` is of this term or a later one."""
-        if (
-            self._engine.is_leader
-            or engine_now() - self._leader_heard_at < self._options.election_seconds_min
-        ):
+    def would_vote_for(self, member: MasterId, request: PreVoteRequest) -> bool:
+        """`request` is of this term or a later one. Saying yes, this master stands back for a moment.
+
+        Of two that ask each other at the same time one must give way, or both would stand and split the vote:
+        the one with the shorter log, or else with the smaller id.
+        """
+        now, ours = engine_now(), self._log.end
+        hears_a_leader = now - self._leader_heard_at < self._options.election_seconds_min
+        if self._engine.is_leader or hears_a_leader:
             return False
-        ours = self._log.end
-        return (request.last_term, request.last_index) >= (ours.term, ours.index)
+        if (request.last_term, request.last_index) < (ours.term, ours.index):
+            return False
+        asking_too = now <= self._round_ends_at and self._round_term == self._engine.term
+        theirs = (request.last_term, request.last_index, member)
+        if asking_too and theirs < (ours.term, ours.index, self._me):
+            return False
+        self._round_ends_at = float("-inf")
+        stand_back = now + self._chance.uniform(_ROUND_SECONDS_MIN, _ROUND_SECONDS_MAX)
+        self._engine.election_deadline = max(self._engine.election_deadline, stand_back)
+        return True
 
     def take_pre_vote(self, member: MasterId, vote: PreVote) -> None:
-        if vote.term == self._round_term:
+        if vote.term == self._round_term and engine_now() <= self._round_ends_at:
             self._granted.add(member)

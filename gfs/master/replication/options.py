@@ -29,7 +29,7 @@ class RaftOptions:
     election_seconds_max: float = 0.5
     heartbeat_seconds: float = 0.05
     tick_seconds: float = 0.01
-    failover_seconds_max: float = 0.05  # a broken connection to the leader starts the election within this
+    failover_seconds_max: float = 0.03  # a broken connection to the leader starts the election within this
     ping_seconds: float = 0.2
     peer_silent_seconds: float = 1.0  # a connection that said nothing for so long is closed
     redial_seconds_min: float = 0.1

@@ -522,7 +522,7 @@ class RaftNode:
             case PreVoteRequest():
                 if message.term < engine.term:
                     self._raft_transport.answer(member, 0, success=False)  # tells our term
-                elif not self._writer.out_of_space and self._elections.would_vote_for(message):
+                elif not self._writer.out_of_space and self._elections.would_vote_for(member, message):
                     self._connections.transmit(member, PreVote(message.term))
             case PreVote():
                 self._elections.take_pre_vote(member, message)
