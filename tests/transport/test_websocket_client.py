@@ -172,6 +172,8 @@ async def test_a_frozen_server_costs_no_more_than_the_connect_limit_and_is_defin
             with pytest.raises(Unavailable):
                 await ping(caller, address, deadline_seconds=deadline_seconds)
             assert loop.time() - started < 3
+        if caller._connecting:
+            await asyncio.wait(caller._connecting.values())  # its own limit ends it, nobody waits for it
     finally:
         await caller.close()
         listener.close()
@@ -279,17 +281,33 @@ async def test_an_idle_connection_is_pinged_and_dropped_when_nobody_answers(
         assert caller.peer(address) is None
 
 
-async def test_a_long_idle_connection_is_not_taken_for_dead_when_it_is_used_again(
-    caller: WebSocketCaller, monkeypatch: pytest.MonkeyPatch
+async def _answer_after_a_ping(peer: web.WebSocketResponse) -> None:
+    await _greet(peer)
+    while True:
+        call = await _next_call(peer)
+        received = await peer.receive()
+        assert received.type is WSMsgType.PING
+        await peer.pong(received.data)
+        await peer.send_bytes(message(Answer(call.id, Ack())))
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle before", "this program stood still"])
+async def test_silence_that_is_not_the_peers_is_not_held_against_it(
+    caller: WebSocketCaller, monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
-    monkeypatch.setattr(client_connection, "SILENCE_BUSY_SECONDS_MAX", 0.2)
-    async with running(make_server()) as server:
-        await ping(caller, server.address)
-        hello = caller.peer(server.address)
-        connection = caller._connections[server.address]
+    monkeypatch.setattr(client_connection, "PING_BUSY_SECONDS", 0.05)
+    async with odd_server(_answer_after_a_ping) as address:
+        await ping(caller, address)
+        connection = caller._connections[address]
+        if busy:
+            call = asyncio.create_task(ping(caller, address))
+            await asyncio.sleep(0)
+            connection._timer_due -= 10
+        else:
+            connection._watch()  # notices that no call is open
         connection._quiet_since -= 10
-        assert await ping(caller, server.address) == Ack()
-        assert caller.peer(server.address) is hello
+        assert await (call if busy else ping(caller, address)) == Ack()
+        assert caller._connections[address] is connection
 
 
 @pytest.mark.parametrize("nonsense", [b"\xc1", b"\x90\x90", b"\x91\x01"])
@@ -416,6 +434,25 @@ async def test_calls_beyond_the_limit_stand_in_line_and_go_in_order(
         assert calls[3].cancelled()
     assert order == ["/0", "/1", "/2", "/4", "/5"]
     assert most[0] == 2
+
+
+async def test_a_place_given_to_a_call_that_gives_up_goes_to_the_next(
+    caller: WebSocketCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_connection, "CALLS_IN_FLIGHT_MAX", 1)
+    async with running(make_server()) as server:
+        await ping(caller, server.address)
+        line: list[asyncio.Task[Ack]] = []
+
+        def queue_up() -> None:
+            line.extend(asyncio.create_task(ping(caller, server.address)) for _ in range(2))
+
+        asyncio.get_running_loop().call_soon(queue_up)
+        await ping(caller, server.address)  # it ends here, and the first in line has not resumed yet
+        first, second = line
+        first.cancel()
+        assert await second == Ack()
+        assert first.cancelled()
 
 
 async def test_a_server_that_does_not_read_bounds_what_is_queued_for_it(caller: WebSocketCaller) -> None:

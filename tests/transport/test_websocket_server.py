@@ -348,11 +348,14 @@ async def test_calls_that_came_with_a_waiting_one_are_answered_and_can_be_cancel
             assert cancelled == ["/slow2"]
 
 
-async def test_a_peer_that_does_not_read_is_not_read_from() -> None:
+@pytest.mark.parametrize("waiting_first", [0, 1], ids=["no handler waits", "the first handler waits"])
+async def test_a_peer_that_does_not_read_is_not_read_from(waiting_first: int) -> None:
     ran = [0]
 
     async def big(_: Request, __: CallContext) -> Reply:
         ran[0] += 1
+        if ran[0] <= waiting_first:
+            await asyncio.sleep(0)
         entry = Entry(path="x" * 2**20, inode=InodeId(1), kind="file", created_ms=0, modified_ms=0)
         return EntryReply(entry=entry, applied_index=1)
 
