@@ -252,15 +252,21 @@ class AsyncClient:
 
         Concurrent writes to one region leave it undefined, as in the paper (§2.7.1).
         """
-        entry = (await self._masters.ask_leader(Stat(path=_checked(path)), EntryReply, f"write {path}")).entry
+        checked = _checked(path)
+        if offset < 0:
+            raise InvalidArgument(f"cannot write at {offset}: that is before the start of the file")
+        entry = (await self._masters.ask_leader(Stat(path=checked), EntryReply, f"write {path}")).entry
         if entry.kind == "directory":
             raise IsADirectory(f"{path} is a directory")
+        end = offset + memoryview(data).nbytes
+        await publishing.reopen_length(self._connections, entry, end)
         mutator = Mutator(self._connections, inode=entry.inode, path=path, first_offset=offset)
         try:
             await mutator.write(data)
             await mutator.flush()
         finally:
             await mutator.abort()
+            self._connections.places.forget(checked)
 
     async def write_bytes(
         self, path: str, data: bytes | bytearray | memoryview, *, atomic: bool = False, replace: bool = True

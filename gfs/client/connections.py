@@ -21,7 +21,7 @@ from gfs.settings import CACHED_PLACES_MAX, CLIENT_WORKERS_MAX, ClientSettings
 from gfs.transport.interface import RpcCaller
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClientId, PushId, ServerId
 
-PING_SECONDS = 0.3  # a chunk server that does not answer a ping by then keeps silent
+PING_SECONDS = 0.5  # a chunk server that does not answer a ping by then keeps silent
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 T = TypeVar("T")

@@ -28,12 +28,16 @@ from gfs.client.core.write_order import WriteOrder
 from gfs.errors import GfsError, ReplicaFailed, StaleVersion, Unavailable
 from gfs.messages.control import ChunkLease, WriteChunk, WriteReply
 from gfs.messages.data import PushAnswer
-from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, InodeId, PushId, ServerId
+from gfs.vocabulary import CHUNK_BYTES, KIB, ChunkIndex, InodeId, PushId, ServerId
 
 # A push or write that takes longer makes us look whether a replica has fallen silent. With the ping's
 # limit this bounds what a stopped or cut off chunk server can hold a writer up.
-PATIENCE_SECONDS = 0.4
+PATIENCE_SECONDS = 0.3
 LEASE_ASKED_MAX = 2  # LeaseExpired under one version so often: the master must grant a new one
+
+# The first buffer starts small: most files are, and fresh memory costs more than what is put there.
+FIRST_BUFFER_BYTES = 64 * KIB
+BUFFER_GROWTH = 8
 
 T = TypeVar("T")
 
@@ -71,6 +75,7 @@ class Mutator:
         self._leases = ChunkLeases(connections.masters, inode=inode, path=path)
         self._piece_bytes = settings.piece_bytes
         self._slots = asyncio.Semaphore(settings.pieces_in_flight)
+        self._first_bytes = min(self._piece_bytes, FIRST_BUFFER_BYTES)
         self._free_buffers: list[bytearray] = []
         self._buffers_max = settings.pieces_in_flight + 1
         self._filling: bytearray | None = None
@@ -110,9 +115,13 @@ class Mutator:
     def space(self) -> memoryview:
         """Memory to fill with the next bytes; never empty. Tell by advance() how many were put there."""
         if self._filling is None:
-            self._filling = self._free_buffers.pop() if self._free_buffers else bytearray(self._piece_bytes)
+            self._filling = self._free_buffers.pop() if self._free_buffers else bytearray(self._first_bytes)
             self._filling_from = self._offset
             self._filled = 0
+        elif self._filled == len(self._filling):
+            grown = bytearray(min(self._piece_bytes, len(self._filling) * BUFFER_GROWTH))
+            grown[: self._filled] = self._filling
+            self._filling = grown
         room = part_end(self._filling_from, self._piece_bytes) - self._filling_from
         return memoryview(self._filling)[self._filled : room]
 
@@ -159,6 +168,7 @@ class Mutator:
         if self._filling is None or self._filled == 0:
             return
         buffer, filled, offset = self._filling, self._filled, self._filling_from
+        self._first_bytes = self._piece_bytes  # it is not a small file
         self._filling, self._filled, self._filling_from = None, 0, self._offset
         await self._submit(offset, memoryview(buffer)[:filled], buffer)
 
@@ -341,7 +351,9 @@ class Mutator:
             self._chunks.pop(piece.chunk, None)
             self._leases.forget(piece.chunk)
         # A push nobody waits for any more may still be reading the buffer: then it is left to the collector.
-        if piece.buffer is not None and piece.threads == 0 and len(self._free_buffers) < self._buffers_max:
+        if piece.buffer is None or piece.threads > 0 or len(piece.buffer) < self._piece_bytes:
+            return
+        if len(self._free_buffers) < self._buffers_max:
             self._free_buffers.append(piece.buffer)
 
 

@@ -9,8 +9,8 @@ from gfs.client.connections import Connections
 from gfs.client.file import AsyncWriter
 from gfs.client.mutator import Mutator
 from gfs.errors import AlreadyExists, GfsError, IsADirectory, NotFound
-from gfs.messages.control import CreateFile, DeletePath, EntryReply, RenamePath, SetLengthHint, Stat
-from gfs.vocabulary import NAME_BYTES_MAX, InodeId, join_path, split_path
+from gfs.messages.control import CreateFile, DeletePath, Entry, EntryReply, RenamePath, SetLengthHint, Stat
+from gfs.vocabulary import CHUNK_BYTES, NAME_BYTES_MAX, InodeId, join_path, split_path
 
 TEMPORARY_MARK = ".gfs-tmp-"
 
@@ -94,6 +94,16 @@ def hidden_name(name: str) -> str:
     return "." + name.encode("utf-8", errors="ignore")[:room].decode("utf-8", errors="ignore") + tail
 
 
+async def reopen_length(connections: Connections, entry: Entry, end: int) -> None:
+    """Before bytes up to `end` are written to a closed file: its length is exact no more.
+
+    A new lease makes a master forget that, but a writer may find one that is still good.
+    """
+    end = min(end, entry.chunk_count * CHUNK_BYTES)
+    if entry.length_exact and end > entry.length_bytes:
+        await _tell_length(connections, entry.inode, end, entry.path, closed=False)
+
+
 async def _check_free(connections: Connections, path: str, *, replace: bool) -> None:
     try:
         found = await connections.masters.ask_leader(Stat(path=path), EntryReply, f"stat {path}")
@@ -105,10 +115,12 @@ async def _check_free(connections: Connections, path: str, *, replace: bool) -> 
         raise AlreadyExists(f"{path} exists already")
 
 
-async def _tell_length(connections: Connections, inode: InodeId, length_bytes: int, path: str) -> None:
+async def _tell_length(
+    connections: Connections, inode: InodeId, length_bytes: int, path: str, *, closed: bool = True
+) -> None:
     await connections.masters.mutate(
-        lambda request: SetLengthHint(inode=inode, length_bytes=length_bytes, closed=True, request=request),
-        f"close {path}",
+        lambda request: SetLengthHint(inode=inode, length_bytes=length_bytes, closed=closed, request=request),
+        f"tell the length of {path}",
     )
 
 

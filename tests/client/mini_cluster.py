@@ -294,7 +294,8 @@ class MiniCluster:
                 self.nodes[destination] = self.nodes.pop(source)
             case SetLengthHint(inode=inode, length_bytes=length_bytes, closed=closed):
                 node = next(node for node in self.nodes.values() if node.inode == inode)
-                node.length_bytes, node.length_exact = length_bytes, closed
+                node.length_exact = closed or (node.length_exact and length_bytes <= node.length_bytes)
+                node.length_bytes = max(node.length_bytes, length_bytes)
         return MutationReply(applied_index=1)
 
     def _find_chunks(self, request: Request) -> Reply:
