@@ -27,7 +27,7 @@ from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.tallies import CountedReads, Tallies
 from gfs.clock import Clock, SystemClock
 from gfs.disk import Disk, SystemDisk
-from gfs.errors import ConfigInvalid, CorruptState, GfsError, Unavailable
+from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
 from gfs.settings import STORE_THREADS, ChunkServerSettings, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport.data_client import DataClient
@@ -69,6 +69,7 @@ class ChunkServer:
         self._failed: asyncio.Future[str] | None = None
         self._control: ControlServer | None = None
         self._data: DataServer | None = None
+        self._service: ChunkService | None = None
         self._heartbeats: Heartbeats | None = None
 
     @property
@@ -126,7 +127,7 @@ class ChunkServer:
         def note_joined(cluster: ClusterId) -> None:
             caller.cluster = cluster
 
-        service = ChunkService(
+        self._service = service = ChunkService(
             identity,
             replicas,
             pushes,
@@ -148,7 +149,22 @@ class ChunkServer:
         self._to_stop.push_async_callback(service.stop)
         self._publish(replicas, pushes)
         self._start_flushing(loop, replicas, workers)
-        self._heartbeats = Heartbeats(
+        self._heartbeats = self._make_heartbeats(identity, replicas, service, caller)
+        self._heartbeats.start()
+        self._to_stop.push_async_callback(self._heartbeats.stop)
+        _log.info(
+            "chunk server started",
+            server=identity.server,
+            cluster=identity.cluster,
+            control=self.control_address,
+            data=self.data_address,
+            chunks=replicas.chunk_count,
+        )
+
+    def _make_heartbeats(
+        self, identity: DiskIdentity, replicas: ReplicaStore, service: ChunkService, caller: WebSocketCaller
+    ) -> Heartbeats:
+        return Heartbeats(
             [master.control for master in self._settings.masters.values()],
             Announcement(
                 incarnation=secrets.token_hex(8),
@@ -164,19 +180,9 @@ class ChunkServer:
             self._clock,
             in_worker=service.in_worker,
             delete=service.delete,
-            heartbeat_seconds=tuning.heartbeat_seconds,
+            heartbeat_seconds=self._settings.chunkserver.heartbeat_seconds,
             registered_seconds=self._settings.master.chunkserver_dead_seconds,
             join=service.join,
-        )
-        self._heartbeats.start()
-        self._to_stop.push_async_callback(self._heartbeats.stop)
-        _log.info(
-            "chunk server started",
-            server=identity.server,
-            cluster=identity.cluster,
-            control=self.control_address,
-            data=self.data_address,
-            chunks=replicas.chunk_count,
         )
 
     def _open_identity(self) -> DiskIdentity:
@@ -263,15 +269,21 @@ class ChunkServer:
             began = self._clock.monotonic()
             try:
                 await loop.run_in_executor(workers, replicas.flush)
-            except GfsError as error:
-                # A failed sync has been told to on_fatal; for anything else nothing is lost yet.
-                _log.error("a flush failed", code=error.code, error=error.message)
+            except NoSpace as error:
+                _log.error("a flush must wait for free space", error=error.message)
                 continue
+            except GfsError as error:
+                # A disk that cannot flush cannot keep the promise made with each acknowledgement, and a
+                # sync is never retried: the page cache may have dropped what could not be written.
+                self._fail(error.message)
+                return
             self._tallies.flushed(self._clock.monotonic() - began)
 
     def _fail(self, reason: str) -> None:
         if self._failed is not None and not self._failed.done():
             _log.error("the disk has failed", reason=reason)
+            if self._service is not None:
+                self._service.take_out_of_service(f"this chunk server's disk has failed: {reason}")
             self._failed.set_result(reason)
 
     def _publish(self, replicas: ReplicaStore, pushes: PushBuffer) -> None:

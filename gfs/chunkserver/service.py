@@ -95,7 +95,7 @@ class ChunkService:
             on_acknowledged=tallies.write_acknowledged,
         )
         self._changing: set[asyncio.Task[Any]] = set()  # Any: each change has its own result
-        self._stopping = False
+        self._out_of_service = ""  # why no change is taken any more
 
     def handlers(self) -> Handlers:
         return {
@@ -128,9 +128,13 @@ class ChunkService:
         """As OrderedWriter.in_worker: the storage's threads, for those who tell of it."""
         return await self._writer.in_worker(work)
 
+    def take_out_of_service(self, reason: str) -> None:
+        """Refuse every change of a chunk from now on, for good; reads are still answered."""
+        self._out_of_service = self._out_of_service or reason
+
     async def stop(self) -> None:
         """Take no more mutations, and let those that have their place in the order come to their end."""
-        self._stopping = True
+        self.take_out_of_service("this chunk server is stopping")
         while self._changing:
             await asyncio.wait(self._changing)
         await self._writer.drain()
@@ -324,8 +328,8 @@ class ChunkService:
         )
 
     def _check_mutation(self, offset_bytes: int, length_bytes: int) -> None:
-        if self._stopping:
-            raise Unavailable("this chunk server is stopping")
+        if self._out_of_service:
+            raise Unavailable(self._out_of_service)
         if not (0 < length_bytes <= PUSH_BYTES_MAX and 0 <= offset_bytes <= CHUNK_BYTES - length_bytes):
             raise InvalidArgument(
                 f"{length_bytes} bytes at offset {offset_bytes}: a mutation is 1 to {PUSH_BYTES_MAX} bytes "
@@ -350,9 +354,9 @@ class ChunkService:
 
     async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
         """Run a change of a chunk to its end even if the caller goes away: half of it must not be left."""
-        if self._stopping:
+        if self._out_of_service:
             change.close()
-            raise Unavailable("this chunk server is stopping")
+            raise Unavailable(self._out_of_service)
         task = asyncio.get_running_loop().create_task(change)
         self._changing.add(task)
         task.add_done_callback(self._changing.discard)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -11,11 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from gfs.chunkserver.process import ChunkServer
 from gfs.clock import SystemClock
+from gfs.disk import Disk, OpenFile, SystemDisk, SystemFile
 from gfs.errors import (
     ChecksumMismatch,
     ConfigInvalid,
@@ -101,8 +105,8 @@ class Cluster:
             chunkserver=ChunkServerSettings(heartbeat_seconds=0.05, flush_seconds=0.05),
         )
 
-    async def start(self, name: str) -> ChunkServer:
-        server = ChunkServer(self.settings(name), name, str(self.directory / name))
+    async def start(self, name: str, disk: Disk | None = None) -> ChunkServer:
+        server = ChunkServer(self.settings(name), name, str(self.directory / name), disk=disk)
         await server.start()
         self.servers[name] = server
         async with self.heard:
@@ -198,6 +202,31 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         await cluster.stop()
 
 
+class DyingDisk(SystemDisk):
+    """A disk whose syncs fail from some moment on."""
+
+    def __init__(self) -> None:
+        self.is_dead = False
+
+    def open(self, path: str, *, create: bool = False, exclusive: bool = False) -> OpenFile:
+        file = super().open(path, create=create, exclusive=exclusive)
+        assert isinstance(file, SystemFile)
+        return DyingFile(self, file.descriptor)
+
+
+class DyingFile(SystemFile):
+    __slots__ = ("_disk",)
+
+    def __init__(self, disk: DyingDisk, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._disk = disk
+
+    def sync(self) -> None:
+        if self._disk.is_dead:
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync()
+
+
 def fetch(address: Address, path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=SECONDS) as answer:
@@ -236,7 +265,7 @@ async def test_a_piece_goes_down_the_chain_and_comes_back_from_each_replica(clus
         assert await cluster.read(name, 1, 6 * MIB) == piece * 3
 
 
-async def test_a_write_goes_on_without_a_lost_server_and_what_was_acknowledged_stays(
+async def test_a_write_goes_on_without_a_lost_server_and_nothing_acknowledged_is_lost(
     cluster: Cluster,
 ) -> None:
     for name in "abc":
@@ -341,7 +370,63 @@ async def test_a_server_no_master_answers_is_alive_but_not_ready_and_says_why(cl
     assert status == 503 and cluster.master.address in why
 
 
-async def test_a_server_that_cannot_start_says_why_in_one_sentence_and_leaves_nothing(
+async def test_a_failed_sync_takes_the_server_out_of_service_for_good(cluster: Cluster) -> None:
+    disk = DyingDisk()
+    a = await cluster.start("a", disk)
+    await cluster.grant(1, "a", create=True)
+    await cluster.put(b"kept", 0, 1, "a")
+    disk.is_dead = True
+    push = await cluster.push(b"more", 4, "a")
+    await cluster.write(push, 4, 4, 1, "a")  # something for the flush loop to sync
+    assert "Input/output error" in await asyncio.wait_for(a.failed(), SECONDS)
+    disk.is_dead = False  # the next sync would succeed, without the bytes it lost
+    with pytest.raises(GfsError):
+        await cluster.put(b"never", 8, 1, "a")
+    assert (await asyncio.to_thread(fetch, a.control_address, "/livez"))[0] != 200
+    assert not a.readiness()[0]
+
+
+async def test_sigterm_is_an_ordinary_stop(cluster: Cluster, tmp_path: Path) -> None:
+    config = tmp_path / "gfs.toml"
+    with socket.socket() as control, socket.socket() as data:
+        control.bind(("127.0.0.1", 0))
+        data.bind(("127.0.0.1", 0))
+        ports = control.getsockname()[1], data.getsockname()[1]
+    config.write_text(
+        f'[masters.m1]\ncontrol = "{cluster.master.address}"\nraft = "127.0.0.1:1"\n'
+        f'[chunkservers.a]\ncontrol = "127.0.0.1:{ports[0]}"\ndata = "127.0.0.1:{ports[1]}"\n'
+    )
+    program = (
+        "import sys; from gfs import settings; from gfs.chunkserver.process import run_chunkserver; "
+        "run_chunkserver(settings.load(sys.argv[1]), 'a', sys.argv[2])"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        str(config),
+        str(tmp_path / "disk"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with cluster.heard:
+            await asyncio.wait_for(
+                cluster.heard.wait_for(lambda: any(k.reported for k in cluster.locations.servers())), SECONDS
+            )
+        process.terminate()
+        printed, logged = await asyncio.wait_for(process.communicate(), SECONDS)
+    except BaseException:
+        process.kill()
+        raise
+    assert process.returncode == 0
+    assert printed == b""
+    lines = [msgspec.json.decode(line) for line in logged.splitlines()]
+    assert [line["event"] for line in lines][-1] == "chunk server stopped"
+    assert all(line["role"] == "chunkserver" and line["node"] == "a" for line in lines)
+
+
+async def test_a_server_that_cannot_start_says_why_in_a_sentence_and_leaves_nothing(
     cluster: Cluster,
 ) -> None:
     a = await cluster.start("a")
