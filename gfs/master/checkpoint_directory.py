@@ -110,33 +110,33 @@ class CheckpointDirectory:
             raise
         write_file_durably(self.disk, self._manifest_path(manifest), encode_manifest(manifest))
         failpoints.hit("checkpoint.renamed")
-        self.add(manifest)
+        with self._lock:
+            self._add(manifest)
         self.prune()
         return manifest
 
     def adopt(self, part_path: str, manifest: CheckpointManifest, manifest_path: str) -> None:
         """Give a received, verified and synced checkpoint its final names."""
-        self.disk.rename(part_path, self.path_of(manifest))
-        self.disk.rename(manifest_path, self._manifest_path(manifest))
-        self.disk.sync_directory(self.directory)
-        self.add(manifest)
-
-    def add(self, manifest: CheckpointManifest) -> None:
-        with self._lock:
-            others = [found for found in self._kept if (found.index, found.term) != _order(manifest)]
-            self._kept = sorted([*others, manifest], key=_order)
+        with self._lock:  # a prune() under way must not take the files for leftovers
+            self.disk.rename(part_path, self.path_of(manifest))
+            self.disk.rename(manifest_path, self._manifest_path(manifest))
+            self.disk.sync_directory(self.directory)
+            self._add(manifest)
 
     def prune(self) -> None:
         """Remove all but the newest few, and what is left of damaged ones."""
         with self._lock:
             self._kept = self._kept[-self._kept_max :]
             names = {checkpoint_name(manifest) for manifest in self._kept}
-            for file_name in self.disk.listdir(self.directory):
-                match = _NAME.match(file_name)
-                # A manifest goes first: without it nobody takes its file for a checkpoint.
-                if match is not None and match[1] not in names:
-                    self._remove(f"{match[1]}.manifest")
-                    self._remove(f"{match[1]}.lmdb")
+            found = [_NAME.match(file_name) for file_name in self.disk.listdir(self.directory)]
+        doomed = {match[1] for match in found if match is not None} - names
+        # A manifest goes first: without it nobody takes its file for a checkpoint.
+        for name in sorted(doomed):
+            self._remove(f"{name}.manifest")
+            self._remove(f"{name}.lmdb")
+        if doomed:
+            # The log is trimmed behind the oldest kept: none older may come back by a power cut.
+            self.disk.sync_directory(self.directory)
 
     def pieces(self, manifest: CheckpointManifest) -> Iterator[bytes]:
         """The bytes of a checkpoint, verified.
@@ -154,6 +154,10 @@ class CheckpointDirectory:
         with self._lock:
             dropped = self._kept.pop()
         self._log.error("checkpoint_skipped", checkpoint=checkpoint_name(dropped), reason=reason)
+
+    def _add(self, manifest: CheckpointManifest) -> None:
+        others = [found for found in self._kept if _order(found) != _order(manifest)]
+        self._kept = sorted([*others, manifest], key=_order)
 
     def _write_file(self, path: str, pieces: Iterable[bytes]) -> tuple[int, int]:
         length = checksum = synced = 0

@@ -66,8 +66,12 @@ class PinnedCopy:
             while piece := os.read(source, COPY_PIECE_BYTES):
                 yield piece
         finally:
-            os.close(source)  # when abandoned: the copier's next write fails, and it ends
+            # When abandoned (a full disk), the rest is read and dropped: LMDB never gives back the reader's
+            # slot of a copy whose descriptor failed, and slots are few.
+            while os.read(source, COPY_PIECE_BYTES):
+                pass
             copier.join()
+            os.close(source)
             self.release()
         if self._failure is not None:
             _raise_ours(self._failure, "a copy of the state")

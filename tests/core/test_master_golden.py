@@ -1,0 +1,110 @@
+"""The bytes of log records and outcomes do not change: logs written by an older gfs stay readable.
+
+The file holds a line for each: name, the value as JSON, the msgpack bytes in hexadecimal. A new operation
+or field adds lines. A line that would have to change means a new format, and a migration.
+"""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+import msgspec
+
+from gfs.messages import operations as op
+from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "operations_v1.txt"
+A, B = ServerId("cs-a"), ServerId("cs-b")
+
+OPERATIONS: dict[str, op.AnyOperation] = {
+    "mkdir": op.MakeDirectory(path="/d"),
+    "mkdir -p": op.MakeDirectory(path="/d/é", parents=True),
+    "create": op.CreateFile(path="/f", replication_goal=3),
+    "create, replacing": op.CreateFile(path="/f", replication_goal=3, replace=True, expires_at_ms=2**41),
+    "delete": op.DeletePath(path="/f", expires_at_ms=2**41),
+    "delete -r": op.DeletePath(path="/d", recursive=True, expires_at_ms=2**41),
+    "rename": op.RenamePath(source="/f", destination="/g", expires_at_ms=2**41),
+    "rename, replacing": op.RenamePath(source="/f", destination="/g", replace=True, expires_at_ms=2**41),
+    "add_chunk": op.AddChunk(inode=InodeId(5), index=ChunkIndex(0), replicas=(A, B), primary=A),
+    "grant": op.GrantLease(
+        inode=InodeId(5),
+        index=ChunkIndex(0),
+        handle=ChunkHandle(2**40),
+        from_version=ChunkVersion(3),
+        replicas=(B,),
+        primary=B,
+    ),
+    "grant, fresh": op.GrantLease(
+        inode=InodeId(5),
+        index=ChunkIndex(0),
+        handle=ChunkHandle(7),
+        from_version=ChunkVersion(3),
+        replicas=(A, B),
+        primary=B,
+        fresh=True,
+        held_version=ChunkVersion(2),
+    ),
+    "seal": op.SealChunk(handle=ChunkHandle(7), version=ChunkVersion(3), length_bytes=2**26),
+    "length_hint": op.SetLengthHint(inode=InodeId(5), length_bytes=100, closed=True),
+    "forget_sessions": op.ForgetSessions(idle_since_ms=2**40, limit=100),
+    "check_digest": op.CheckDigest(index=12, digest="00ff"),
+}
+OUTCOMES: dict[str, op.AnyOutcome] = {
+    "done": op.Done(),
+    "done, inode": op.Done(inode=InodeId(5)),
+    "granted": op.ChunkGranted(handle=ChunkHandle(7), version=ChunkVersion(3), replicas=(A, B), primary=B),
+    "granted, existed": op.ChunkGranted(
+        handle=ChunkHandle(7), version=ChunkVersion(3), replicas=(A, B), primary=B, existed=True
+    ),
+    "refused": op.Refused(code="not_found", message="/f does not exist"),
+}
+
+
+def entries() -> dict[str, tuple[msgspec.Struct, object]]:
+    """By name: the value and the type it is decoded as."""
+    found: dict[str, tuple[msgspec.Struct, object]] = {
+        f"operation {name}": (op.LogRecord(at_ms=1_700_000_000_000, operation=operation), op.LogRecord)
+        for name, operation in OPERATIONS.items()
+    }
+    request = op.RequestId(ClientId(2**62), 17, 12)
+    retried = op.LogRecord(at_ms=1, operation=OPERATIONS["create"], request=request)
+    found["record with a request"] = retried, op.LogRecord
+    found |= {f"outcome {name}": (outcome, op.AnyOutcome) for name, outcome in OUTCOMES.items()}
+    return found
+
+
+def line(name: str, value: msgspec.Struct) -> str:
+    return f"{name}\t{msgspec.json.encode(value).decode()}\t{msgspec.msgpack.encode(value).hex()}"
+
+
+def test_every_operation_and_outcome_is_in_the_golden_file() -> None:
+    assert {type(operation) for operation in OPERATIONS.values()} == set(typing.get_args(op.AnyOperation))
+    assert {type(outcome) for outcome in OUTCOMES.values()} == set(typing.get_args(op.AnyOutcome))
+    names = [golden.split("\t")[0] for golden in GOLDEN.read_text("utf-8").splitlines()]
+    assert names == list(entries())
+
+
+def test_golden_bytes_are_written_and_read_as_ever() -> None:
+    golden = {
+        parts[0]: (parts[1], parts[2])
+        for parts in (text.split("\t") for text in GOLDEN.read_text("utf-8").splitlines())
+    }
+    for name, (value, kind) in entries().items():
+        as_json, as_hex = golden[name]
+        assert line(name, value) == f"{name}\t{as_json}\t{as_hex}"
+        assert msgspec.msgpack.decode(bytes.fromhex(as_hex), type=kind) == value
+
+
+def test_a_record_of_a_newer_version_is_refused_not_guessed() -> None:
+    known = msgspec.msgpack.decode(msgspec.msgpack.encode(entries()["operation create"][0]))
+    for newer in (
+        {**known, "a_new_field": 1},
+        {**known, "operation": {**known["operation"], "a_new_field": 1}},
+        {**known, "operation": {"type": "a_new_operation"}},
+    ):
+        try:
+            msgspec.msgpack.decode(msgspec.msgpack.encode(newer), type=op.LogRecord)
+        except msgspec.ValidationError:
+            continue
+        raise AssertionError(newer)
