@@ -88,7 +88,7 @@ class WebSocketCaller:
         if task is None:
             task = asyncio.create_task(self._open(address))
             self._connecting[address] = task
-            task.add_done_callback(lambda attempt: self._note_attempt(address, attempt))
+            task.add_done_callback(lambda _: self._connecting.pop(address))
         try:
             # Shielded: a call that gives up does not take the connection from the others.
             async with asyncio.timeout(min(deadline_seconds, self._connect_seconds_max)):
@@ -99,11 +99,6 @@ class WebSocketCaller:
             if not self._closed:
                 raise
             raise Unavailable("this program has closed its connections") from error
-
-    def _note_attempt(self, address: Address, attempt: asyncio.Task[ClientConnection]) -> None:
-        del self._connecting[address]
-        if not attempt.cancelled():
-            attempt.exception()  # seen, even when every call that waited for it has given up
 
     async def _open(self, address: Address) -> ClientConnection:
         if self._session is None:
