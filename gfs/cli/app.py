@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 from gfs.errors import GfsError
 
 VERSION = "0.1.0"
+EXIT_BROKEN_PIPE = 141  # as a shell shows death by SIGPIPE
 
 
 class CommandRow(NamedTuple):
@@ -61,6 +62,14 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command), cmd_name
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:  # Any: as click declares it
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output has gone (`gfs cat x | head`): Python would flush into it once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(EXIT_BROKEN_PIPE) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in dict.fromkeys(row.section for row in COMMANDS.values()):
             with formatter.section(section):
@@ -97,7 +106,12 @@ class GlobalOptions(NamedTuple):
     "-o", "--output", type=click.Choice(["table", "json", "jsonl"]), default="table", show_default=True
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress on the terminal.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Give up after this long (default 60).")
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    help="Give up after this long (default: 20 without any progress).",
+)
 @click.version_option(VERSION, prog_name="gfs")
 @click.pass_context
 def cli(ctx: click.Context, /, **options: Any) -> None:  # Any: click's parsed values, typed by GlobalOptions
@@ -108,7 +122,8 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # Any: click's parsed v
 def main() -> None:
     """Entry point of the `gfs` script."""
     try:
-        cli.main(standalone_mode=False)
+        status = cli.main(standalone_mode=False)  # commands return None; ctx.exit() comes back as a number
+        sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
@@ -117,14 +132,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has gone (`gfs cat x | head`): Python would flush into it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except GfsError as error:
         _report(error)
         sys.exit(error.exit_status)

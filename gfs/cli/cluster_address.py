@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+RETRY_SHARE = 0.95  # the SDK gives up a little before --timeout does, as it can say what it tried
+RETRY_SECONDS = 20.0  # how long a command goes on trying when --timeout does not say
+
 
 def data_directory(options: GlobalOptions) -> str:
     """Absolute path of the local cluster's data directory; it need not exist."""
@@ -73,11 +76,15 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
 
     options: GlobalOptions = ctx.obj
     settings = load_settings(options)
-    client_settings = settings.client
+    # A person waits less patiently than a program: a wrong address should not look like a hang.
+    patience = min(settings.client.retry_seconds, RETRY_SECONDS)
+    client_settings = msgspec.structs.replace(settings.client, retry_seconds=patience)
     if options.timeout is not None:
         if options.timeout <= 0:
             raise InvalidArgument(f"--timeout {options.timeout:g} is not above zero")
-        client_settings = msgspec.structs.replace(client_settings, retry_seconds=options.timeout)
+        client_settings = msgspec.structs.replace(
+            client_settings, retry_seconds=options.timeout * RETRY_SHARE
+        )
 
     async def session() -> T:
         client = await aio.connect(master_addresses(options, settings), settings=client_settings)
