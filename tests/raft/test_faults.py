@@ -1,7 +1,7 @@
 """Whole clusters under random faults in virtual time: nothing acknowledged is lost, all states stay equal.
 
-Faults: cut and one-way links, resets, slow links and disks, kill -9, power cuts of one or all masters with torn
-sectors, full disks. Checkpoints are small and frequent, so that shipping and installing happen all the time.
+Faults: cut and one-way links, resets, slow links and disks, kill -9, power cuts of one or all masters with
+torn sectors, full disks. Checkpoints are small and frequent, so that they are shipped all the time.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """The work happens now or when its time is up, by chance: a crash in between finds it done, or not."""
+        """The work is done now or when its time is up, by chance: a crash finds it done, or not."""
         done: asyncio.Future[Any] = self.create_future()
 
         def work() -> tuple[Any, Exception | None]:

@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 import msgspec
 
 from gfs import failpoints
-from gfs.errors import ChecksumMismatch, FrameTooLarge, GfsError, NotFound, ProtocolFault
+from gfs.errors import ChecksumMismatch, FrameTooLarge, GfsError, NotFound, ProtocolFault, Superseded
 from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointReceiver, CheckpointStore
 from gfs.master.replication.handshake import Dialer, Introduction
 from gfs.master.replication.options import CHECKPOINT_PIECE_BYTES, RAFT_FRAME_BYTES_MAX
@@ -140,6 +140,8 @@ class CheckpointFetcher:
         writer.write(frame(dialer.hello(leader, "checkpoint")))
         writer.write(frame(dialer.respond(await _read_frame(reader), introduction)))
         dialer.finish(await _read_frame(reader), introduction)
+        if dialer.refused_because:
+            raise Superseded(f"{leader} refuses us: {dialer.refused_because}")
 
     async def _in_worker(self, work: Callable[..., None], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)

@@ -41,6 +41,10 @@ class Elections:
     def leader_heard(self) -> None:
         self._leader_heard_at = engine_now()
 
+    def hears_leader(self) -> bool:
+        """Recently enough to send clients there."""
+        return engine_now() - self._leader_heard_at < self._options.election_seconds_max
+
     def leader_connection_lost(self) -> None:
         """A closed connection is better evidence than a time-out; the others will have seen it too."""
         soon = engine_now() + self._chance.uniform(0, self._options.failover_seconds_max)

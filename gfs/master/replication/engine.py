@@ -105,7 +105,7 @@ class Engine(SyncObj):
     def begin_at(self, applied: LogIndex) -> None:
         """At the start: everything up to `applied` is committed and in the state already."""
         self._SyncObj__raftLastApplied = max(applied, self.log.base.index)
-        self._SyncObj__raftCommitIndex = self._SyncObj__raftLastApplied
+        self._SyncObj__raftCommitIndex = self.applied_index
 
     # --- driving --------------------------------------------------------------------------------
 
@@ -151,15 +151,14 @@ class Engine(SyncObj):
 
         Only entries on our own disk: the state outlives a kill, and must never be ahead of the log.
         """
-        last: int = self._SyncObj__raftLastApplied
+        last = self.applied_index
         commit = min(self.commit_index, self.log.durable_index)
         room = self._apply_bytes_per_turn
         while last < commit and room > 0:
             payload, index, term = self.log[last + 1 - self.log.base.index]
             assert index == last + 1
             self._apply_entry(LogIndex(index), Term(term), payload)
-            last += 1
-            self._SyncObj__raftLastApplied = last
+            self._SyncObj__raftLastApplied = last = LogIndex(index)
             room -= len(payload) + 1
         return False
 

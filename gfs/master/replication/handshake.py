@@ -8,7 +8,7 @@
 
 Each proof is an HMAC-SHA256 under the cluster secret over everything said so far, so neither side learns the
 secret, a recording cannot be replayed, and a peer of another cluster gets no further than Hello. The
-introduction tells which disk a member votes from: a wiped one must not vote under its old name (member_disks).
+introduction tells which disk a member votes from: a wiped one must not vote as before (member_disks).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gfs.errors import GfsError, ProtocolFault, Superseded, Unauthenticated, UnsupportedVersion, WrongCluster
+from gfs.errors import ProtocolFault, Unauthenticated, UnsupportedVersion, WrongCluster
 from gfs.vocabulary import ClusterId, MasterId
 
 RAFT_PROTOCOL = 1
@@ -65,7 +65,11 @@ class Welcome(_Step, frozen=True):
 
 
 class Refusal(_Step, frozen=True):
+    """Says who refuses as well, so that a readmission can name the disk."""
+
     reason: str
+    introduction: Introduction
+    proof: bytes
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -93,6 +97,8 @@ class Party:
 
 
 class Dialer(Party):
+    refused_because = ""  # after finish(): why the listener does not let us in
+
     def hello(self, target: MasterId, purpose: str) -> Hello:
         assert purpose in PURPOSES
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -108,9 +114,11 @@ class Dialer(Party):
 
     def finish(self, frame: bytes, introduction: Introduction) -> Introduction:
         """Returns: the listener's introduction. `introduction` is the one given to respond()."""
-        welcome = _decode_step(frame, Welcome)
-        self._demand_proof(welcome.proof, b"welcome", introduction, welcome.introduction)
-        return welcome.introduction
+        verdict = _decode_verdict(frame)
+        role = b"welcome" if isinstance(verdict, Welcome) else b"refusal"
+        self._demand_proof(verdict.proof, role, introduction, verdict.introduction)
+        self.refused_because = verdict.reason if isinstance(verdict, Refusal) else ""
+        return verdict.introduction
 
     def _extend_nonce(self, nonce: bytes) -> None:
         self._transcript += _encode(nonce)
@@ -144,19 +152,26 @@ class Listener(Party):
     def welcome(self, introduction: Introduction) -> Welcome:
         return Welcome(introduction, self._proof(b"welcome", self._theirs, introduction))
 
+    def refuse(self, introduction: Introduction, reason: str) -> Refusal:
+        return Refusal(reason, introduction, self._proof(b"refusal", self._theirs, introduction))
 
-def refusal(error: GfsError) -> Refusal:
-    return Refusal(error.message)
+
+def _decode(frame: bytes) -> Hello | Challenge | Response | Welcome | Refusal:
+    try:
+        return msgspec.msgpack.decode(frame, type=Hello | Challenge | Response | Welcome | Refusal)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolFault(f"not a handshake: {error}") from error
+
+
+def _decode_verdict(frame: bytes) -> Welcome | Refusal:
+    step = _decode(frame)
+    if not isinstance(step, Welcome | Refusal):
+        raise ProtocolFault(f"{type(step).__name__} came where a verdict was due")
+    return step
 
 
 def _decode_step(frame: bytes, expected: type[_StepType]) -> _StepType:
-    """Raises: ProtocolFault; Superseded with the peer's reason when it refuses us."""
-    try:
-        step = msgspec.msgpack.decode(frame, type=Hello | Challenge | Response | Welcome | Refusal)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ProtocolFault(f"not a handshake: {error}") from error
-    if isinstance(step, Refusal):
-        raise Superseded(f"the peer refuses us: {step.reason}")
+    step = _decode(frame)
     if not isinstance(step, expected):
         raise ProtocolFault(f"{type(step).__name__} came where {expected.__name__} was due")
     return step

@@ -16,8 +16,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from gfs.clock import Clock
-from gfs.errors import FrameTooLarge, GfsError, ProtocolFault
-from gfs.master.replication import handshake
+from gfs.errors import FrameTooLarge, GfsError, ProtocolFault, Superseded, WrongCluster
 from gfs.master.replication.handshake import Dialer, Introduction, Listener
 from gfs.master.replication.options import (
     HANDSHAKE_FRAME_BYTES_MAX,
@@ -313,19 +312,22 @@ class Connection(asyncio.Protocol):
             self._introduction = introduction
         else:
             self._owner.events.check_peer(self._target, dialer.finish(body, self._introduction))
+            if dialer.refused_because:
+                raise Superseded(f"{self._target} refuses us: {dialer.refused_because}")
             self._establish(self._target)
 
     def _shake_as_listener(self, listener: Listener, body: bytes) -> None:
         self._step += 1
         if self._step == 1:
-            self.write(frame(listener.challenge(body, self._owner.members)))
+            challenge = listener.challenge(body, self._owner.members)
             self._name = listener.hello.source
+            self.write(frame(challenge))
             return
         theirs = listener.check(body)
         try:
             self._owner.events.check_peer(listener.hello.source, theirs)
         except GfsError as error:
-            self.write(frame(handshake.refusal(error)))
+            self.write(frame(listener.refuse(self._owner.events.introduce(), error.message)))
             raise
         self.write(frame(listener.welcome(self._owner.events.introduce())))
         if listener.hello.purpose == "raft":
@@ -348,6 +350,8 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self, error: GfsError) -> None:
         """After a refusal was queued close() still sends it; abort() would not."""
+        if isinstance(error, WrongCluster) and self._listener is not None:
+            self._name = self._listener.hello.source  # as it calls itself
         known = MasterId(self._name) if self._name in self._owner.members else None
         if known is not None and self.member is None:
             self._owner.refused(known, error)

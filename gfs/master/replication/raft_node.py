@@ -18,7 +18,6 @@ import msgspec
 from gfs.clock import Clock, SystemClock
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import (
-    CorruptState,
     GfsError,
     InternalFault,
     InvalidArgument,
@@ -28,10 +27,10 @@ from gfs.errors import (
     OutcomeUnknown,
     ProtocolFault,
     Superseded,
-    Unavailable,
 )
-from gfs.master.replication.checkpoint_shipping import CheckpointFetcher, serve_piece
-from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointStore
+from gfs.master.replication.checkpoint_duty import CheckpointDuty
+from gfs.master.replication.checkpoint_shipping import serve_piece
+from gfs.master.replication.checkpoints import CheckpointStore
 from gfs.master.replication.elections import Elections
 from gfs.master.replication.engine import Engine
 from gfs.master.replication.group_commit import (
@@ -41,9 +40,8 @@ from gfs.master.replication.group_commit import (
     encode_readmission,
 )
 from gfs.master.replication.handshake import Dialer, Introduction
-from gfs.master.replication.log import OperationLog, Position
+from gfs.master.replication.log import Position
 from gfs.master.replication.log_writer import LogWriter
-from gfs.master.replication.member_disks import MemberDisks
 from gfs.master.replication.options import APPLY_BYTES_PER_TURN, RaftOptions
 from gfs.master.replication.peer_connections import PeerConnections
 from gfs.master.replication.raft_messages import (
@@ -58,13 +56,13 @@ from gfs.master.replication.raft_messages import (
 )
 from gfs.master.replication.raft_transport import RaftTransport
 from gfs.master.replication.read_index import ReadIndex
+from gfs.master.replication.recovery import recover
 from gfs.master.replication.replicator import ReplicatorStatus, StateMachine
 from gfs.telemetry import logger
 from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
 
 EXIT_IO_ERROR = 74  # EX_IOERR
 EXIT_BUG = 70  # EX_SOFTWARE
-LOG_DIRECTORY = "log"
 
 
 def end_process(error: BaseException) -> None:
@@ -111,7 +109,6 @@ class RaftNode:
         self._stopping = False
         self._applied_something = False
         self._presented: dict[MasterId, str] = {}  # disks that were refused
-        self._checkpoint_task: asyncio.Task[LogIndex] | None = None
         self._tick_handle: asyncio.TimerHandle | None = None
 
     # --- Replicator -------------------------------------------------------------------------------
@@ -124,26 +121,18 @@ class RaftNode:
         self._loop = asyncio.get_running_loop()
         self._log_thread = ThreadPoolExecutor(1, "operation-log")
         self._checkpoint_threads = ThreadPoolExecutor(2, "checkpoint")
-        newest = self._checkpoints.newest()
-        applied = self._state.applied()
-        log_directory = f"{self._directory}/{LOG_DIRECTORY}"
-        self._disks = MemberDisks(
-            log_directory,
+        recovered = recover(
+            self._directory,
             self._disk,
             me=self._me,
             cluster=self._cluster,
-            has_history=newest is not None or applied[0] > 0,
+            state=self._state,
+            checkpoints=self._checkpoints,
+            segment_bytes=self._options.segment_bytes,
         )
-        base = Position(newest.index, newest.term) if newest else None
-        self._log = OperationLog(
-            log_directory, self._disk, segment_bytes=self._options.segment_bytes, base=base
-        )
-        self._check_state_matches_log(Position(*applied), base)
-        self._bytes_at_checkpoint = self._log.bytes_appended - sum(
-            len(payload) for payload, index, _ in self._log if base is None or index > base.index
-        )
+        self._log, self._disks = recovered.log, recovered.disks
         self._wire_up()
-        self._engine.begin_at(applied[0])
+        self._engine.begin_at(recovered.applied.index)
         await self._connections.start()
         self._running = True
         self._tick()
@@ -159,9 +148,7 @@ class RaftNode:
         if self._tick_handle is not None:
             self._tick_handle.cancel()
         await self._connections.stop()
-        await self._fetcher.stop()
-        if self._checkpoint_task is not None:
-            await asyncio.gather(self._checkpoint_task, return_exceptions=True)
+        await self._checkpointing.stop()
         await self._writer.drain()
         self._writer.stop()
         if not self._writer.out_of_space:
@@ -200,10 +187,7 @@ class RaftNode:
         self._listeners.append(listener)
 
     async def checkpoint(self) -> LogIndex:
-        if self._checkpoint_task is None:
-            self._checkpoint_task = self._loop.create_task(self._make_checkpoint(), name="checkpoint")
-            self._checkpoint_task.add_done_callback(self._checkpoint_done)
-        return await asyncio.shield(self._checkpoint_task)
+        return await asyncio.shield(self._checkpointing.make())
 
     # --- beyond Replicator ------------------------------------------------------------------------
 
@@ -265,7 +249,7 @@ class RaftNode:
             away_seconds=options.heartbeat_seconds,
             on_other=self._other_message,
             on_leader_heard=lambda: self._elections.leader_heard(),
-            on_checkpoint_needed=self._offer_checkpoint,
+            on_checkpoint_needed=lambda member: self._checkpointing.offer(member),
             writer=self._writer,
             fatal=self._fail,
         )
@@ -283,35 +267,24 @@ class RaftNode:
         self._elections = Elections(
             self._me, self._engine, self._log, options, self._chance, broadcast=self._broadcast
         )
-        self._fetcher = CheckpointFetcher(
-            self._checkpoints,
-            self._checkpoint_threads,
+        self._checkpointing = CheckpointDuty(
+            store=self._checkpoints,
+            state=self._state,
+            log=self._log,
+            writer=self._writer,
+            engine=self._engine,
+            disks=self._disks,
+            wire=self._connections,
+            addresses=self._peers,
+            cluster=self._cluster,
+            clock=self._clock,
+            executor=self._checkpoint_threads,
+            log_bytes_max=options.checkpoint_log_bytes,
             new_dialer=lambda: Dialer(me=self._me, cluster=self._cluster, secret=self._secret),
             introduce=self.introduce,
-            is_wanted=lambda manifest: self._running and manifest.index > self._engine.applied_index,
-            on_installed=self._checkpoint_installed,
+            on_installed=self._ask_for_turn,
             fatal=self._fail,
         )
-
-    def _check_state_matches_log(self, applied: Position, base: Position | None) -> None:
-        if base is not None and applied.index < base.index:
-            raise CorruptState(f"the state is at entry {applied.index}, behind its checkpoint {base.index}")
-        if applied.index > self._log.end.index:
-            raise CorruptState(
-                f"the state is at entry {applied.index}, but the operation log ends at {self._log.end.index}",
-                hint="The log has lost entries. Move this directory aside and readmit this master.",
-            )
-        if applied.index < self._log.base.index and self._log.base.index > 1:
-            raise CorruptState(
-                f"the operation log starts after entry {self._log.base.index}, "
-                f"but the state is only at entry {applied.index}",
-                hint="A checkpoint is missing. Restore it, or readmit this master with an empty disk.",
-            )
-        if applied.index > 1 and not self._log.holds(applied):
-            raise CorruptState(
-                f"entry {applied.index} of the log is of term {self._log.term_at(applied.index)}, "
-                f"but the state was made from one of term {applied.term}"
-            )
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -350,8 +323,7 @@ class RaftNode:
             self._applied_something = False
             self._state.commit()
             self._group.release()
-            if self._log.bytes_appended - self._bytes_at_checkpoint >= self._options.checkpoint_log_bytes:
-                self._checkpoint_in_background()
+            self._checkpointing.make_if_due()
         if engine.applied_index < min(engine.commit_index, self._log.durable_index):
             self._ask_for_turn()
         self._notify_leadership()
@@ -401,7 +373,7 @@ class RaftNode:
         leader = self._engine.leader
         if leader is None or leader == self._me:
             return leader if self._engine.is_leader else None
-        return leader if leader in self._connections.connected() else None
+        return leader if leader in self._connections.connected() and self._elections.hears_leader() else None
 
     def _demand_leadership(self) -> None:
         if not self._running or self._stopping:
@@ -534,84 +506,12 @@ class RaftNode:
                     self._reads.confirm(member, term=term, number=number)
             case CheckpointOffer(term, manifest):
                 if term == engine.term and engine.leader == member:
-                    self._take_offer(member, manifest)
+                    self._checkpointing.take_offer(member, manifest)
             case CheckpointInstalled(term, index):
                 if term == engine.term and engine.is_leader and engine.next_index(member) <= index:
                     engine.set_next_index(member, min(index, self._log.end.index) + 1)
             case _:
                 raise ProtocolFault(f"{member} sends an unexpected {type(message).__name__}")
-
-    # --- checkpoints ------------------------------------------------------------------------------
-
-    def _checkpoint_in_background(self) -> None:
-        if self._checkpoint_task is None and not self._stopping:
-            self._checkpoint_task = self._loop.create_task(self._make_checkpoint(), name="checkpoint")
-            self._checkpoint_task.add_done_callback(self._checkpoint_done)
-
-    async def _make_checkpoint(self) -> LogIndex:
-        """The view is pinned here and now; everything slow happens in a worker thread."""
-        self._state.commit()
-        index, term = self._state.applied()
-        newest = self._checkpoints.newest()
-        if newest is not None and newest.index >= index:
-            return newest.index
-        if index == 0:
-            raise Unavailable("there is nothing to make a checkpoint of yet")
-        self._bytes_at_checkpoint = self._log.bytes_appended
-        build = self._checkpoints.begin(
-            cluster=self._cluster,
-            index=index,
-            term=term,
-            members=self._disks.all(),
-            now_ms=self._clock.wall_ms(),
-        )
-        manifest = await self._loop.run_in_executor(self._checkpoint_threads, build.run)
-        logger("raft").info("checkpoint_written", index=manifest.index, bytes=manifest.length_bytes)
-        await self._trim_log()
-        return manifest.index
-
-    def _checkpoint_done(self, task: asyncio.Task[LogIndex]) -> None:
-        self._checkpoint_task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger("raft").error("checkpoint_failed", reason=str(error))
-
-    async def _trim_log(self) -> None:
-        """Keep in memory what follows the last but one checkpoint, so that a follower a little behind needs none.
-
-        Files go back to the oldest checkpoint: a newer one may turn out to be unreadable.
-        """
-        kept = self._checkpoints.kept()
-        await self._writer.drain()
-        if len(kept) < 2 or not kept[0].index <= kept[-2].index <= self._log.durable_index:
-            return
-        unneeded = self._log.compact_to(kept[-2].index, files_to=kept[0].index)
-        await self._loop.run_in_executor(self._checkpoint_threads, self._log.drop_segments, unneeded)
-
-    def _offer_checkpoint(self, member: MasterId) -> None:
-        manifest = self._checkpoints.newest()
-        assert manifest is not None, "the log is trimmed only behind a checkpoint"
-        self._connections.transmit(member, CheckpointOffer(self._engine.term, manifest))
-
-    def _take_offer(self, leader: MasterId, manifest: CheckpointManifest) -> None:
-        if manifest.cluster != self._cluster:
-            raise ProtocolFault(f"{leader} offers a checkpoint of cluster {manifest.cluster!r}")
-        if manifest.index <= self._engine.applied_index:
-            self._say_installed(leader)
-        else:
-            self._fetcher.offered(leader, self._peers[leader], manifest)
-
-    def _checkpoint_installed(self, manifest: CheckpointManifest) -> None:
-        position = Position(manifest.index, manifest.term)
-        assert self._state.applied() == position, "install() leaves the state at the checkpoint"
-        self._engine.restart_after_checkpoint(position)
-        self._disks.replace(manifest.members)
-        self._bytes_at_checkpoint = self._log.bytes_appended
-        if (leader := self._engine.leader) is not None:
-            self._say_installed(leader)
-        self._ask_for_turn()
-
-    def _say_installed(self, leader: MasterId) -> None:
-        self._connections.transmit(leader, CheckpointInstalled(self._engine.term, self._engine.applied_index))
 
     # --- the end ----------------------------------------------------------------------------------
 
