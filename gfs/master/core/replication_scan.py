@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gfs.master.core.locations import Locations
-from gfs.master.core.lookup import chunk_by_handle
-from gfs.master.core.records import ChunkRecord, decode_inode, id_key, read_file_chunk_key, read_handle
-from gfs.master.core.tables import ReadTables, Table
-from gfs.vocabulary import InodeId
+from gfs.master.core.lookup import chunk_of, chunks_after, inode_record
+from gfs.master.core.records import ChunkRecord
+from gfs.master.core.tables import ReadTables
+from gfs.vocabulary import ChunkIndex, InodeId
+
+_BEGINNING = InodeId(0), ChunkIndex(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +35,23 @@ class ReplicationScan:
 
     def __init__(self) -> None:
         self.result: ReplicationCount | None = None
-        self._after = b""
+        self._at = _BEGINNING
         self._counts = [0, 0, 0, 0]
 
     def step(self, tables: ReadTables, locations: Locations, *, now: float, chunks_max: int) -> bool:
-        """Look at the next `chunks_max` chunks; returns whether a walk has just ended."""
+        """Look at the next `chunks_max` chunks or files; returns whether a walk has just ended."""
         assert chunks_max > 0
         known_servers = len(locations.servers())
-        goals: dict[InodeId, int] = {}
-        looked_at = 0
-        for key, row in tables.scan(Table.FILE_CHUNKS, self._after):
-            if key == self._after:
-                continue
-            if looked_at == chunks_max:
-                return False
-            inode = read_file_chunk_key(key)[0]
-            if inode not in goals:
-                goals[inode] = min(_goal(tables, inode), known_servers)
-            chunk = chunk_by_handle(tables, read_handle(row))
-            assert chunk is not None, (inode, key)
-            self._count(chunk, goals[inode], locations, now)
-            self._after = key
-            looked_at += 1
+        named, following = chunks_after(tables, *self._at, limit=chunks_max)
+        for inode, index in named:
+            file, chunk = inode_record(tables, inode), chunk_of(tables, inode, index)
+            assert file is not None and chunk is not None, (inode, index)
+            self._count(chunk, min(file.replication_goal, known_servers), locations, now)
+        if following is not None:
+            self._at = following
+            return False
         self.result = ReplicationCount(*self._counts)
-        self._after, self._counts = b"", [0, 0, 0, 0]
+        self._at, self._counts = _BEGINNING, [0, 0, 0, 0]
         return True
 
     def _count(self, chunk: ChunkRecord, goal: int, locations: Locations, now: float) -> None:
@@ -70,9 +65,3 @@ class ReplicationScan:
         self._counts[1] += good == 0 or good < goal
         self._counts[2] += good == 1 < goal
         self._counts[3] += good == 0
-
-
-def _goal(tables: ReadTables, inode: InodeId) -> int:
-    row = tables.get(Table.INODES, id_key(inode))
-    assert row is not None, inode
-    return decode_inode(row).replication_goal
