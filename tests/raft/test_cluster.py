@@ -342,7 +342,7 @@ def test_a_follower_with_a_slow_disk_stays_visible_and_the_leader_stays() -> Non
     run_virtual(scenario)
 
 
-def test_f3_an_exception_in_apply_ends_every_master_that_meets_it_and_is_not_skipped_by_a_restart() -> None:
+def test_f3_an_exception_in_apply_ends_the_master_and_a_restart_does_not_skip_the_entry() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         cluster = Cluster(loop)
         await cluster.start()
@@ -355,8 +355,12 @@ def test_f3_an_exception_in_apply_ends_every_master_that_meets_it_and_is_not_ski
         with pytest.raises(OutcomeUnknown):
             await leader.node.propose(b"poison")
         assert isinstance(leader.failure, ZeroDivisionError)
-        await leader.start()
-        await cluster.until(lambda: isinstance(leader.failure, ZeroDivisionError))
+        for _ in range(3):
+            for machine in cluster.machines.values():
+                if machine.node is None:
+                    await machine.start()
+            # Without a quorum the last one cannot know that the entry is committed.
+            await cluster.until(lambda: len(cluster.running) == 1)
         assert all(len(machine.state.items) == 2 for machine in cluster.machines.values())
 
     run_virtual(scenario)

@@ -29,10 +29,10 @@ class Elections:
         log: OperationLog,
         options: RaftOptions,
         chance: random.Random,
-        broadcast: Callable[[Message], None],
+        send: Callable[[MasterId, Message], object],
     ) -> None:
         self._me, self._engine, self._log, self._options = me, engine, log, options
-        self._chance, self._broadcast = chance, broadcast
+        self._chance, self._send = chance, send
         self._leader_heard_at = float("-inf")
         self._granted: set[MasterId] = set()
         self._round_ends_at = float("-inf")
@@ -61,8 +61,8 @@ class Elections:
             self._granted = {self._me}
             self._round_term = engine.term
             self._round_ends_at = now + self._chance.uniform(_ROUND_SECONDS_MIN, _ROUND_SECONDS_MAX)
-            last = self._log.end
-            self._broadcast(PreVoteRequest(engine.term, last.index, last.term))
+            for member in sorted(engine.others):
+                self._ask(member)
         if not engine.is_majority(len(self._granted)):
             return False
         self._round_ends_at = float("-inf")
@@ -83,11 +83,17 @@ class Elections:
         asking_too = now <= self._round_ends_at and self._round_term == self._engine.term
         theirs = (request.last_term, request.last_index, member)
         if asking_too and theirs < (ours.term, ours.index, self._me):
+            # It may have said no before it noticed that the leader is gone; now it has noticed.
+            self._ask(member)
             return False
         self._round_ends_at = float("-inf")
         stand_back = now + self._chance.uniform(_ROUND_SECONDS_MIN, _ROUND_SECONDS_MAX)
         self._engine.election_deadline = max(self._engine.election_deadline, stand_back)
         return True
+
+    def _ask(self, member: MasterId) -> None:
+        last = self._log.end
+        self._send(member, PreVoteRequest(self._engine.term, last.index, last.term))
 
     def take_pre_vote(self, member: MasterId, vote: PreVote) -> None:
         if vote.term == self._round_term and engine_now() <= self._round_ends_at:

@@ -21,8 +21,6 @@ from gfs.errors import (
     GfsError,
     InternalFault,
     InvalidArgument,
-    NoQuorum,
-    NoSpace,
     NotLeader,
     OutcomeUnknown,
     ProtocolFault,
@@ -40,6 +38,7 @@ from gfs.master.replication.group_commit import (
     encode_readmission,
 )
 from gfs.master.replication.handshake import Dialer, Introduction
+from gfs.master.replication.leadership import Leadership, Listener
 from gfs.master.replication.log import Position
 from gfs.master.replication.log_writer import LogWriter
 from gfs.master.replication.options import APPLY_BYTES_PER_TURN, RaftOptions
@@ -101,8 +100,7 @@ class RaftNode:
         self._options = options or RaftOptions()
         self._disk, self._clock = disk or SystemDisk(), clock or SystemClock()
         self._chance, self._on_fatal = chance or random.Random(), fatal
-        self._listeners: list[Callable[[bool, Term], None]] = []
-        self._notified: tuple[bool, Term] = (False, Term(0))
+        self._listeners: list[Listener] = []
         self._group, self._reads = GroupCommit(self._options), ReadIndex(me)
         self._turn_asked = False
         self._running = False
@@ -171,7 +169,7 @@ class RaftNode:
     def status(self) -> ReplicatorStatus:
         engine = self._engine
         role = "leader" if engine.is_leader else "candidate" if engine.is_candidate else "follower"
-        leader = self._known_leader()
+        leader = self._leadership.known_leader()
         return ReplicatorStatus(
             me=self._me,
             role=role,
@@ -180,10 +178,10 @@ class RaftNode:
             applied=engine.applied_index,
             committed=engine.commit_index,
             reachable=self._connections.connected(),
-            ready=self._is_ready() if engine.is_leader else leader is not None,
+            ready=self._leadership.is_ready() if engine.is_leader else leader is not None,
         )
 
-    def on_leadership(self, listener: Callable[[bool, Term], None]) -> None:
+    def on_leadership(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
     async def checkpoint(self) -> LogIndex:
@@ -265,7 +263,16 @@ class RaftNode:
         )
         self._raft_transport.bind(self._engine)
         self._elections = Elections(
-            self._me, self._engine, self._log, options, self._chance, broadcast=self._broadcast
+            self._me, self._engine, self._log, options, self._chance, send=self._connections.transmit
+        )
+        self._leadership = Leadership(
+            self._me,
+            self._engine,
+            self._log,
+            self._writer,
+            self._connections,
+            self._elections,
+            self._listeners,
         )
         self._checkpointing = CheckpointDuty(
             store=self._checkpoints,
@@ -326,14 +333,14 @@ class RaftNode:
             self._checkpointing.make_if_due()
         if engine.applied_index < min(engine.commit_index, self._log.durable_index):
             self._ask_for_turn()
-        self._notify_leadership()
-        if self._is_ready():
+        self._leadership.notify()
+        if self._leadership.is_ready():
             self._drive_reads()
             if self._group.has_waiting and self._group.in_flight < self._options.entries_in_flight_max:
                 self._ask_for_turn()
 
     def _append_waiting(self) -> None:
-        if not self._is_ready():
+        if not self._leadership.is_ready():
             return
         while self._group.has_waiting and self._group.in_flight < self._options.entries_in_flight_max:
             self._group.placed(self._engine.append(self._group.next_entry()))
@@ -364,59 +371,20 @@ class RaftNode:
 
     # --- leadership -------------------------------------------------------------------------------
 
-    def _is_ready(self) -> bool:
-        """Leader, and an entry of this term is applied: all that was committed before is known (Raft §8)."""
-        engine = self._engine
-        return engine.is_leader and self._log.term_at(engine.applied_index) == engine.term
-
-    def _known_leader(self) -> MasterId | None:
-        leader = self._engine.leader
-        if leader is None or leader == self._me:
-            return leader if self._engine.is_leader else None
-        return leader if leader in self._connections.connected() and self._elections.hears_leader() else None
-
     def _demand_leadership(self) -> None:
         if not self._running or self._stopping:
             raise NotLeader("this master is stopping or not started")
-        if not self._is_ready():
-            raise self._why_not_leader()
-
-    def _why_not_leader(self) -> GfsError:
-        leader = self._known_leader()
-        if leader is not None and leader != self._me:
-            return NotLeader(f"master {leader} leads", details={"leader": leader})
-        if self._writer.out_of_space:
-            return NoSpace("the disk of this master's operation log is full", details={"master": self._me})
-        reachable = self._connections.connected()
-        if not self._engine.is_majority(1 + len(reachable)):
-            return NoQuorum(
-                f"of {len(self._peers) + 1} masters only {len(reachable) + 1} can reach each other",
-                details={"reachable": ",".join(sorted({self._me, *reachable}))},
-            )
-        return NotLeader("the masters are electing a leader")
+        if not self._leadership.is_ready():
+            raise self._leadership.why_not()
 
     def _engine_state_changed(self) -> None:
         if not self._engine.is_leader:
-            self._group.fail_waiting(self._why_not_leader())
+            self._group.fail_waiting(self._leadership.why_not())
             self._group.fail_in_flight(
                 OutcomeUnknown("leadership was lost while the operation was under way")
             )
-            self._reads.fail(self._why_not_leader())
-            self._notify_leadership()
-
-    def _notify_leadership(self) -> None:
-        now = (self._is_ready(), self._engine.term)
-        if now == self._notified or (not now[0] and not self._notified[0]):
-            return
-        if now[0] and self._notified[0]:
-            self._tell_listeners(False, self._notified[1])
-        self._tell_listeners(*now)
-
-    def _tell_listeners(self, leads: bool, term: Term) -> None:
-        self._notified = (leads, term)
-        logger("raft").info("leadership", leads=leads, term=term)
-        for listener in self._listeners:
-            listener(leads, term)
+            self._reads.fail(self._leadership.why_not())
+            self._leadership.notify()
 
     def _stopping_as_follower(self) -> bool:
         return self._stopping and not self._engine.is_leader
@@ -537,5 +505,4 @@ class RaftNode:
         self._group.fail_waiting(error)
         self._group.fail_in_flight(OutcomeUnknown("this master stopped while the operation was under way"))
         self._reads.fail(error)
-        if self._notified[0]:
-            self._tell_listeners(False, self._notified[1])
+        self._leadership.end()

@@ -1,0 +1,80 @@
+"""Who leads, as this master knows it: what callers are told and when listeners hear of a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gfs.errors import GfsError, NoQuorum, NoSpace, NotLeader
+from gfs.master.replication.elections import Elections
+from gfs.master.replication.engine import Engine
+from gfs.master.replication.log import OperationLog
+from gfs.master.replication.log_writer import LogWriter
+from gfs.master.replication.raft_transport import Wire
+from gfs.telemetry import logger
+from gfs.vocabulary import MasterId, Term
+
+Listener = Callable[[bool, Term], None]
+
+
+class Leadership:
+    def __init__(
+        self,
+        me: MasterId,
+        engine: Engine,
+        log: OperationLog,
+        writer: LogWriter,
+        wire: Wire,
+        elections: Elections,
+        listeners: list[Listener],
+    ) -> None:
+        self._me, self._engine, self._log, self._writer = me, engine, log, writer
+        self._wire, self._elections, self._listeners = wire, elections, listeners
+        self._told: tuple[bool, Term] = (False, Term(0))
+
+    def is_ready(self) -> bool:
+        """Leader, and an entry of this term is applied: all that was committed before is known (Raft §8)."""
+        engine = self._engine
+        return engine.is_leader and self._log.term_at(engine.applied_index) == engine.term
+
+    def known_leader(self) -> MasterId | None:
+        """Where to send clients: this master, or one it is connected to and has heard lately."""
+        leader = self._engine.leader
+        if leader is None or leader == self._me:
+            return leader if self._engine.is_leader else None
+        return leader if leader in self._wire.connected() and self._elections.hears_leader() else None
+
+    def why_not(self) -> GfsError:
+        """What to tell a caller who needs the leader, when this master is not it or not yet ready."""
+        leader = self.known_leader()
+        if leader is not None and leader != self._me:
+            return NotLeader(f"master {leader} leads", details={"leader": leader})
+        if self._writer.out_of_space:
+            return NoSpace("the disk of this master's operation log is full", details={"master": self._me})
+        reachable = self._wire.connected()
+        if not self._engine.is_majority(1 + len(reachable)):
+            members = len(self._engine.others) + 1
+            return NoQuorum(
+                f"of {members} masters only {len(reachable) + 1} can reach each other",
+                details={"reachable": ",".join(sorted({self._me, *reachable}))},
+            )
+        return NotLeader("the masters are electing a leader")
+
+    def notify(self) -> None:
+        """Tell the listeners if anything has changed; a new term of ours is an end and a beginning."""
+        leads, term = self.is_ready(), self._engine.term
+        led, old_term = self._told
+        if led and (not leads or term != old_term):
+            self._tell(False, old_term)
+        if leads and (not led or term != old_term):
+            self._tell(True, term)
+
+    def end(self) -> None:
+        """This master stops."""
+        if self._told[0]:
+            self._tell(False, self._told[1])
+
+    def _tell(self, leads: bool, term: Term) -> None:
+        self._told = (leads, term)
+        logger("raft").info("leadership", leads=leads, term=term)
+        for listener in self._listeners:
+            listener(leads, term)
