@@ -89,6 +89,19 @@ async def test_a_bump_waits_for_what_is_being_applied_and_nothing_older_follows_
     assert a.content(V1) == c.content(V1) == b"y" * 10
 
 
+async def test_a_bump_is_finished_although_the_master_that_asked_has_gone(rig: Rig) -> None:
+    a, _, _ = await rig.three()
+    a.workers.is_held = True
+    bump = asyncio.ensure_future(rig.bump("a", 2, ["a"]))
+    await settle()
+    bump.cancel()
+    await settle()
+    a.workers.release()
+    await settle()
+    # On the disk and in memory alike: or else the version would be there without an order.
+    assert (await rig.put(b"data", version=2, to="a")).serial == 1
+
+
 async def test_mutations_waiting_for_a_gap_are_refused_when_a_bump_fences_them(rig: Rig) -> None:
     _, b, _ = await rig.three()
     push = rig.push(b"2" * 10, to="b")

@@ -136,6 +136,17 @@ async def test_a_silent_secondary_is_named_and_the_write_succeeds_without_it(rig
     assert a.content(V2) == c.content(V2) == b"beforeafter!"
 
 
+async def test_after_a_failure_the_primary_still_has_the_bytes_for_the_next_version(rig: Rig) -> None:
+    a, b, c = await rig.three()
+    await b.server.stop()
+    push = rig.push(b"again")
+    with pytest.raises(ReplicaFailed):
+        await rig.write(push, 5)
+    await rig.grant(2, "a", "c")
+    await rig.write(push, 5, version=2)  # nothing is pushed again; c, which used its copy, gets a's
+    assert a.content(V2) == c.content(V2) == b"again"
+
+
 async def test_a_secondary_that_answers_too_late_has_failed(rig: Rig) -> None:
     await rig.three()
     rig.network.delay("a", "b", FORWARD_SECONDS)
@@ -212,13 +223,16 @@ async def test_a_write_repeated_while_under_way_shares_its_outcome(rig: Rig) -> 
 async def test_a_client_that_goes_away_leaves_no_gap(rig: Rig) -> None:
     nodes = await rig.three()
     rig.network.delay("a", "b", 0.1)
-    gone = asyncio.ensure_future(rig.put(b"gone"))
+    push = rig.push(b"gone")
+    gone = asyncio.ensure_future(rig.write(push, 4))
     await settle()
     gone.cancel()
     await rig.clock.advance(0.3)
     write = asyncio.ensure_future(rig.put(b"next", 4))
     await rig.clock.advance(0.3)
     assert (await write).serial == 2
+    assert (await rig.write(push, 4)).serial == 1  # it was carried out, and is answered when asked again
+    assert all(node.pushes.used_bytes == 0 for node in nodes)
     assert [node.content(V1) for node in nodes] == [b"gonenext"] * 3
 
 
