@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 from gfs.chunkserver.disk_identity import DirectoryLock, DiskIdentity
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
@@ -37,6 +38,7 @@ from gfs.transport.websocket_server import ControlServer
 from gfs.vocabulary import Address, ClusterId
 
 _log = logger("chunkserver")
+T = TypeVar("T")
 
 CHUNKS_DIRECTORY = "chunks"
 
@@ -164,6 +166,13 @@ class ChunkServer:
     def _make_heartbeats(
         self, identity: DiskIdentity, replicas: ReplicaStore, service: ChunkService, caller: WebSocketCaller
     ) -> Heartbeats:
+        # A thread of their own: writes that wait for a slow disk must not make this server look dead.
+        reporting = ThreadPoolExecutor(1, thread_name_prefix="heartbeat")
+        self._to_stop.callback(reporting.shutdown)
+
+        async def in_worker(work: Callable[[], T]) -> T:
+            return await asyncio.get_running_loop().run_in_executor(reporting, work)
+
         return Heartbeats(
             [master.control for master in self._settings.masters.values()],
             Announcement(
@@ -178,7 +187,7 @@ class ChunkServer:
             service.orders,
             caller,
             self._clock,
-            in_worker=service.in_worker,
+            in_worker=in_worker,
             delete=service.delete,
             heartbeat_seconds=self._settings.chunkserver.heartbeat_seconds,
             registered_seconds=self._settings.master.chunkserver_dead_seconds,

@@ -124,10 +124,6 @@ class ChunkService:
         self._on_joined(cluster)
         return True
 
-    async def in_worker(self, work: Callable[[], T]) -> T:
-        """As OrderedWriter.in_worker: the storage's threads, for those who tell of it."""
-        return await self._writer.in_worker(work)
-
     def take_out_of_service(self, reason: str) -> None:
         """Refuse every change of a chunk from now on, for good; reads are still answered."""
         self._out_of_service = self._out_of_service or reason

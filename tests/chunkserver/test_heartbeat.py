@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.fakes.network import FakeServer
 
 INTERVAL = 0.5
 V1, V2 = ChunkVersion(1), ChunkVersion(2)
+T = TypeVar("T")
 
 
 class Master:
@@ -65,6 +67,10 @@ class Master:
         )
 
 
+async def at_once(work: Callable[[], T]) -> T:
+    return work()
+
+
 class Beating:
     """Heartbeats of node a to masters m1, m2, m3."""
 
@@ -83,7 +89,7 @@ class Beating:
             node.service.orders,
             rig.network.caller(node.name),
             rig.clock,
-            in_worker=node.service.in_worker,
+            in_worker=at_once,
             delete=node.service.delete,
             heartbeat_seconds=INTERVAL,
             registered_seconds=5.0,
