@@ -110,6 +110,10 @@ class Master:
         """An ordinary stop: leadership is handed over. A kill loses nothing either."""
         await self._to_stop.aclose()
 
+    @property
+    def is_leading(self) -> bool:
+        return self._commits.is_leading
+
     def readiness(self) -> tuple[bool, str]:
         """Ready: knows a leader, has applied what it knows to be committed, and may be used."""
         if self.standing.reason:
@@ -126,7 +130,7 @@ class Master:
         self._to_stop.callback(owned.release)
         self._state, self._checkpoints = self._open_state()
         self._to_stop.callback(self._state.close)
-        self._state.on_applied(self._watch_digests)
+        self._state.on_applied(self.watch_digests)
         self._node = self._make_node()
         self._caller = WebSocketCaller("master", self._id, self._cluster)
         self._to_stop.push_async_callback(self._caller.close)
@@ -219,7 +223,7 @@ class Master:
             disk=self._disk,
             clock=self._clock,
             chance=self._chance,
-            fatal=self._replication_ended,
+            fatal=self.replication_ended,
         )
 
     def _make_service(self) -> MasterService:
@@ -285,13 +289,14 @@ class Master:
 
     # --- what must not go on -------------------------------------------------------------------
 
-    def _watch_digests(self, index: LogIndex, record: LogRecord, outcome: AnyOutcome) -> None:
+    def watch_digests(self, _index: LogIndex, record: LogRecord, outcome: AnyOutcome) -> None:
+        """Hears of each record applied here; a state that differs from the leader's retires this master."""
         if isinstance(record.operation, CheckDigest) and isinstance(outcome, Refused):
             self.standing.report_untrusted(outcome.message)
             # Not now: this is called from within the node, which is applying the record.
             self._retiring = asyncio.get_running_loop().create_task(self._node.stop(), name="retire")
 
-    def _replication_ended(self, error: BaseException) -> None:
+    def replication_ended(self, error: BaseException) -> None:
         """The node has said its last word. A full disk leaves the committed state readable; anything else
         ends the process."""
         if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from random import Random
 from typing import TypeVar
 
-from gfs.errors import GfsError
+from gfs.errors import GfsError, OutcomeUnknown
 from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
@@ -186,7 +186,10 @@ class LeaseWorld:
             return None
         caller = self.network.caller(server.id)
         work = caller.call(master.address, beat, HeartbeatReply, deadline_seconds=1.0)
-        return await self.finish(work)
+        try:
+            return await self.finish(work)
+        except OutcomeUnknown:
+            return None  # lost on the way
 
     async def crash_leader(self) -> None:
         """End the leader as kill -9 does, and let the other master take over."""

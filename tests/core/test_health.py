@@ -1,0 +1,102 @@
+"""Health in sentences: each names what is wrong, who is meant, and what may still be lost."""
+
+from __future__ import annotations
+
+from gfs.master.core.health import ClusterView, judge_health
+from gfs.master.core.replication_scan import ReplicationCount
+from gfs.messages.control import ChunkServerStatus, MasterStatus
+from gfs.vocabulary import Address, MasterId, ServerId
+
+GIB = 2**30
+
+
+def master(name: str, role: str = "follower", lag: int = 0) -> MasterStatus:
+    return MasterStatus(id=MasterId(name), control=Address(f"{name}:1"), role=role, lag_entries=lag)
+
+
+def server(name: str, *, alive: bool = True, free: int = 50) -> ChunkServerStatus:
+    return ChunkServerStatus(
+        id=ServerId(name),
+        control=Address("h:1"),
+        data=Address("h:2"),
+        alive=alive,
+        last_heartbeat_seconds=0.2 if alive else 42.0,
+        disk_total_bytes=100 * GIB,
+        disk_free_bytes=free * GIB,
+    )
+
+
+def judge(
+    *,
+    masters: tuple[MasterStatus, ...] = (master("m1", "leader"), master("m2"), master("m3")),
+    leader: str = "m1",
+    servers: tuple[ChunkServerStatus, ...] = (server("s1"), server("s2"), server("s3")),
+    goal: int = 3,
+    replication: ReplicationCount | None = None,
+    out_of_service: str = "",
+) -> tuple[str, str]:
+    view = ClusterView(masters, MasterId(leader), servers, goal, replication, out_of_service)
+    health, reasons = judge_health(view)
+    return health, " | ".join(reasons)
+
+
+def test_sound_cluster_is_ok_without_a_word() -> None:
+    assert judge(replication=ReplicationCount(100, 0, 0, 0)) == ("ok", "")
+
+
+def test_no_quorum_says_how_many_are_there_and_whom_it_waits_for() -> None:
+    masters = (master("m1"), master("m2", "unreachable"), master("m3", "unreachable"))
+    health, reasons = judge(masters=masters, leader="")
+    assert health == "down"
+    assert reasons.startswith("no quorum: 1 of 3 masters reachable, waiting for m2, m3")
+
+
+def test_election_under_way_is_named() -> None:
+    health, reasons = judge(leader="")
+    assert health == "down" and "no leader: 3 of 3 masters are reachable and are electing one" in reasons
+
+
+def test_one_master_away_says_that_no_more_may_be_lost() -> None:
+    masters = (master("m1", "leader"), master("m2"), master("m3", "unreachable"))
+    assert judge(masters=masters) == (
+        "degraded",
+        "1 master cannot be reached: m3; no further master may be lost",
+    )
+
+
+def test_master_out_of_service_and_master_behind_are_named() -> None:
+    masters = (master("m1", "leader"), master("m2", "out of service"), master("m3", lag=50_000))
+    health, reasons = judge(masters=masters, out_of_service="disk full")
+    assert health == "degraded"
+    assert "this master is out of service: disk full" in reasons
+    assert "out of service, see their logs: m2" in reasons
+    assert "master m3 is 50000 log entries behind" in reasons
+
+
+def test_dead_chunk_server_is_named_with_its_silence() -> None:
+    health, reasons = judge(servers=(server("s1"), server("s2"), server("s3"), server("s4", alive=False)))
+    assert (health, reasons) == ("degraded", "1 chunk server dead: s4 (silent for 42 s)")
+
+
+def test_no_living_chunk_server_means_down() -> None:
+    assert judge(servers=())[0] == "down"
+    health, reasons = judge(servers=(server("s1", alive=False),), goal=1)
+    assert health == "down" and "none of 1 chunk server is alive" in reasons
+
+
+def test_missing_replicas_are_counted_worst_first() -> None:
+    health, reasons = judge(replication=ReplicationCount(chunks=100, short=9, lonely=3, lost=1))
+    assert health == "degraded"
+    assert "1 chunk of 100 cannot be read" in reasons
+    assert "3 chunks of 100 down to the last living replica" in reasons
+    assert "5 chunks of 100 with a replica missing" in reasons
+
+
+def test_goal_above_the_servers_is_said_but_is_no_fault() -> None:
+    health, reasons = judge(servers=(server("s1"),), goal=3)
+    assert health == "ok" and "goal is 3, but there is no more than 1 chunk server" in reasons
+
+
+def test_nearly_full_disk_is_named() -> None:
+    health, reasons = judge(servers=(server("s1"), server("s2"), server("s3", free=2)))
+    assert health == "degraded" and "disk of chunk server s3 is nearly full: 2048 MiB free" in reasons
