@@ -70,6 +70,21 @@ class Machine:
             self.node._fail(Killed())
             self.node = None
 
+    async def pause(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later: nothing is read or ticked; what was sent meanwhile comes late."""
+        node, network = self.node, self._cluster.loop.network
+        if node is None or node._tick_handle is None:
+            return
+        network.freeze(self.name)
+        node._tick_handle.cancel()
+        turn, node._turn = node._turn, lambda: None  # type: ignore[method-assign]
+        await asyncio.sleep(seconds)
+        node._turn = turn  # type: ignore[method-assign]
+        node._turn_asked = False
+        network.thaw(self.name)
+        if node is self.node:
+            node._tick()
+
     def cut_power(self, *, torn: bool = False) -> None:
         """The state's file may be torn, so it is rebuilt from the newest checkpoint."""
         if self.node is not None:

@@ -168,6 +168,27 @@ def test_a_follower_names_the_leader_and_a_lonely_leader_says_there_is_no_quorum
     run_virtual(scenario)
 
 
+def test_a_leader_that_was_stopped_for_longer_than_an_election_answers_nothing_old_when_it_wakes() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        cluster = Cluster(loop)
+        await cluster.start()
+        old = await cluster.elected()
+        assert old.node is not None
+        sleeping = loop.create_task(old.pause(3))
+        await cluster.elected(besides=old)
+        assert await cluster.propose(b"new") is not None
+        reads = [loop.create_task(old.node.read_barrier()) for _ in range(3)]
+        await sleeping
+        for read in reads:
+            with pytest.raises(GfsError):
+                await read
+        await cluster.settled()
+        cluster.check()
+
+    for seed in range(5):
+        run_virtual(scenario, seed=seed)
+
+
 def test_a_cut_off_leader_never_answers_a_read_that_misses_what_its_successor_acknowledged() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         cluster = Cluster(loop)

@@ -29,6 +29,7 @@ class Nemesis:
         end = self.loop.now + seconds
         faults = [self.isolate, self.split, self.one_way, self.reset, self.slow, self.kill, self.cut_power]
         faults += [self.cut_all_power, self.fill_disk, self.slow_disk, self.lead_astray, self.drop_leader]
+        faults += [self.pause_leader]
         while self.loop.now < end:
             await asyncio.sleep(self.chance.uniform(0.05, 1.5))
             await self.chance.choice(faults)()
@@ -81,6 +82,12 @@ class Nemesis:
         if leader is not None:
             self.loop.network.isolate(leader.name, list(self.cluster.names))
             await self._heal_later()
+
+    async def pause_leader(self) -> None:
+        """It wakes up believing that it leads, with its clients' requests waiting."""
+        leader = self.cluster.leader()
+        if leader is not None:
+            await leader.pause(self.chance.uniform(0.1, 3))
 
     async def drop_leader(self) -> None:
         """A switch dies: the followers see their connections break, the leader sees nothing at all."""
@@ -190,11 +197,11 @@ async def survive(loop: VirtualLoop, size: int, seconds: float) -> None:
     assert len(cluster.acknowledged) > 10
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_three_masters_lose_nothing_under_random_faults(seed: int) -> None:
     run_virtual(lambda loop: survive(loop, 3, 15), seed=seed)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_five_masters_lose_nothing_under_random_faults(seed: int) -> None:
     run_virtual(lambda loop: survive(loop, 5, 12), seed=seed)

@@ -109,6 +109,7 @@ class VirtualTransport(asyncio.Transport):
         self._closing = False
         self._arrives_at = 0.0
         self.held: list[bytes | None] = []  # None: the end of the stream
+        self.unread: list[bytes | None] = []
 
     def write(self, data: Any) -> None:
         if not self._closing:
@@ -150,6 +151,9 @@ class VirtualTransport(asyncio.Transport):
     def arrive(self, data: bytes | None) -> None:
         if self._closing:
             return
+        if self.source in self._network.frozen:
+            self.unread.append(data)
+            return
         if data is None:
             self._closing = True
             self._lost()
@@ -168,6 +172,7 @@ class VirtualNetwork:
         self.listeners: dict[str, Callable[[], asyncio.Protocol]] = {}
         self.transports: set[VirtualTransport] = set()
         self._blocked: set[tuple[str, str]] = set()
+        self.frozen: set[str] = set()
 
     def arrival(self) -> float:
         return self.loop.now + self.loop.chance.uniform(*self.latency_seconds)
@@ -182,7 +187,7 @@ class VirtualNetwork:
     async def connect(
         self, source: str, target: str, factory: Callable[[], asyncio.Protocol]
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
-        if self.is_blocked(source, target) or self.is_blocked(target, source):
+        if self.is_blocked(source, target) or self.is_blocked(target, source) or target in self.frozen:
             await asyncio.sleep(3)  # a SYN that gets no answer; the dialer's time-out ends this
             raise TimeoutError(f"{target} does not answer")
         await asyncio.sleep(self.arrival() - self.loop.now)
@@ -213,6 +218,18 @@ class VirtualNetwork:
             held, transport.held = transport.held, []
             for data in held:
                 transport.flow(data)
+
+    def freeze(self, host: str) -> None:
+        """The process is stopped: what arrives is not read, and it does not accept connections."""
+        self.frozen.add(host)
+
+    def thaw(self, host: str) -> None:
+        self.frozen.discard(host)
+        for transport in self._ordered():
+            if transport.source == host:
+                unread, transport.unread = transport.unread, []
+                for data in unread:
+                    self.loop.call_soon(transport.arrive, data)
 
     def reset(self, one: str, two: str) -> None:
         for transport in self._ordered():
