@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import threading
 from pathlib import Path
@@ -394,6 +395,7 @@ def test_a_full_disk_acknowledges_nothing_and_changes_nothing(machine: Machine, 
         with pytest.raises(NoSpace):
             store.write(ONE, V1, len(data), random_bytes(10_000, 1))
         assert content(store) == data
+        assert machine.disk.open(chunk_path()).length() == len(data)  # the part written holds no space
         with pytest.raises(NoSpace):
             store.write(ONE, V1, 50, random_bytes(90_000, 2))
         assert content(store) == data
@@ -406,6 +408,24 @@ def test_a_full_disk_acknowledges_nothing_and_changes_nothing(machine: Machine, 
     after = machine.open_after_kill(store)
     assert content(after) == data + bytes(10) + b"end"
     after.abandon()
+
+
+def test_a_part_written_that_could_not_be_cut_off_never_shows_in_a_later_gap(
+    machine: Machine, store: ReplicaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(ONE, V1, 0, b"abc")
+
+    def refuse(handle: ChunkHandle, length: int) -> None:
+        raise OSError(errno.EIO, "truncate refused")
+
+    machine.disk.space_bytes_left = 5_000
+    with monkeypatch.context() as patch:
+        patch.setattr(store._store, "truncate", refuse)
+        with pytest.raises(NoSpace):
+            store.write(ONE, V1, 3, b"x" * 10_000)
+    machine.disk.space_bytes_left = None
+    store.write(ONE, V1, 1000, b"end")
+    assert content(store) == b"abc" + bytes(997) + b"end"
 
 
 def test_a_disk_without_room_for_a_flush_loses_nothing(machine: Machine, store: ReplicaStore) -> None:
@@ -466,8 +486,14 @@ NAMES = sorted(name for name in failpoints.NAMES if name.startswith("chunk."))
 @pytest.mark.parametrize("durability", ["flush", "sync"])
 @pytest.mark.parametrize("action", ["raise", "nospace"])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ends_with_flush", [False, True])
 def test_an_error_of_the_disk_at_any_step_is_told_truly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, action: str, durability: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    action: str,
+    durability: str,
+    ends_with_flush: bool,
 ) -> None:
     """A definite error has changed nothing, neither now nor after a restart; an indefinite one may have."""
     machine = Machine(tmp_path, durability="sync" if durability == "sync" else "flush")
@@ -488,10 +514,11 @@ def test_an_error_of_the_disk_at_any_step_is_told_truly(
                 allowed = allowed | mutated
         if not machine.fatal and store.corrupt() == []:
             assert content(store) in allowed
-    try:
-        store.flush()
-    except GfsError:
-        pass
+    if ends_with_flush:
+        try:
+            store.flush()
+        except GfsError:
+            pass
     monkeypatch.setattr(failpoints, "_armed", {})
     after = machine.open_after_kill(store)
     assert content(after) in allowed

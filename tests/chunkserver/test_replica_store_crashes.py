@@ -346,6 +346,28 @@ def test_a_flush_waits_for_an_overwrite_between_its_redo_and_its_conclusion(tmp_
     store.abandon()
 
 
+def test_a_bump_during_a_flush_outlives_a_power_cut_with_all_that_was_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record is in the new segment, those before it in the one set aside, which nobody has synced yet."""
+    machine = Machine(tmp_path)
+    store = machine.open()
+    create(store)
+    store.write(ONE, V1, 0, b"abc")
+
+    def hit(name: str) -> None:
+        if name == "chunk.journal_rotated":
+            store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+            raise Killed
+
+    monkeypatch.setattr(failpoints, "hit", hit)
+    with pytest.raises(Killed):
+        store.flush()
+    after = machine.open_after_power_cut(store, torn=False)
+    assert content(after, ONE, V2) == b"abc"
+    after.abandon()
+
+
 # --- particular stops ---------------------------------------------------------------------------
 
 
