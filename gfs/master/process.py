@@ -28,6 +28,7 @@ from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.directory import MasterDirectory
 from gfs.master.duties import Duties
 from gfs.master.gauges import MasterGauges
+from gfs.master.granting import Granting
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
 from gfs.master.reads import Reads
@@ -235,6 +236,16 @@ class Master:
             bump_seconds=tuning.bump_seconds,
             lease_seconds=tuning.lease_seconds,
         )
+        granting = Granting(
+            commits=self._commits,
+            reads=self._reads,
+            locations=self.locations,
+            leases=self._leases,
+            calls=calls,
+            clock=self._clock,
+            chance=self._chance,
+            configured_servers=len(self._settings.chunkservers),
+        )
         return MasterService(
             namespace=NamespaceService(
                 self._commits,
@@ -247,13 +258,11 @@ class Master:
             leases=LeaseService(
                 commits=self._commits,
                 reads=self._reads,
-                locations=self.locations,
                 leases=self._leases,
                 calls=calls,
+                granting=granting,
                 clock=self._clock,
-                chance=self._chance,
                 lease_seconds=tuning.lease_seconds,
-                configured_servers=len(self._settings.chunkservers),
             ),
             cluster=ClusterService(
                 cluster=self._cluster,

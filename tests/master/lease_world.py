@@ -16,6 +16,7 @@ from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of
 from gfs.master.core.records import ChunkRecord
 from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.granting import Granting
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
 from gfs.master.reads import Reads
@@ -77,6 +78,16 @@ class FakeMaster:
             bump_seconds=BUMP_SECONDS,
             lease_seconds=LEASE_SECONDS,
         )
+        granting = Granting(
+            commits=self.commits,
+            reads=self.reads,
+            locations=self.locations,
+            leases=self.leases,
+            calls=calls,
+            clock=clock,
+            chance=Random(world.seed),
+            configured_servers=servers,
+        )
         self.service = MasterService(
             namespace=NamespaceService(
                 self.commits, self.reads, clock, replication_goal=goal, trash_seconds=60.0
@@ -85,13 +96,11 @@ class FakeMaster:
             leases=LeaseService(
                 commits=self.commits,
                 reads=self.reads,
-                locations=self.locations,
                 leases=self.leases,
                 calls=calls,
+                granting=granting,
                 clock=clock,
-                chance=Random(world.seed),
                 lease_seconds=LEASE_SECONDS,
-                configured_servers=servers,
             ),
             cluster=ClusterService(
                 cluster=CLUSTER,

@@ -1,4 +1,4 @@
-"""How a grant of a chunk version is judged (GFS §3.1, §4.5). Decisions only: lease_service carries them out.
+"""How a grant of a chunk version is judged (GFS §3.1, §4.5). Decisions only; granting.py carries them out.
 
 Why it is safe. S(v) is the logged replica set of version v. Facts, each held by one place:
 

@@ -1,0 +1,356 @@
+"""One grant of a chunk's next version, from the log to equal replicas (§3.1). Why it is safe: core/grants.
+
+One attempt: log the version and its set, bump every replica of the set, judge the answers, cut all to one
+length. When a replica stays silent, again without it. Telling clients, or not, is lease_service's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from gfs import failpoints
+from gfs.clock import Clock
+from gfs.errors import (
+    ChunkSealed,
+    DataUnavailable,
+    GfsError,
+    NotEnoughChunkServers,
+    NotFound,
+    StaleVersion,
+    Superseded,
+    Unavailable,
+)
+from gfs.master.commit import Commits
+from gfs.master.core.grants import judge_answers, replicas_needed
+from gfs.master.core.leases import LeaseTable
+from gfs.master.core.locations import Locations
+from gfs.master.core.lookup import chunk_of, live_file
+from gfs.master.core.placement import (
+    Candidate,
+    Chance,
+    RecentCreations,
+    choose_primary,
+    choose_servers,
+    explain,
+    order_replicas,
+)
+from gfs.master.core.records import ChunkRecord, InodeRecord
+from gfs.master.reads import Reads
+from gfs.master.replica_calls import Grant, ReplicaCalls
+from gfs.messages import operations
+from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, InodeId, ServerId
+
+GRANT_ATTEMPTS_MAX = 5  # each leaves out at least one more replica, or meets a newer grant
+SPARED_MAX = 4096  # chunks remembered for which a blamed replica was kept because it answered
+UNSETTLED_POLL_SECONDS = 0.05
+
+ChunkKey = tuple[InodeId, ChunkIndex]
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """A grant that every replica of its set holds, all equally long. No client knows of it yet."""
+
+    grant: Grant
+    length_bytes: int
+    bumped_at: float  # before the first replica heard of it
+
+
+class Granting:
+    """Grants by this master while it leads. The caller sees to it that one chunk has one at a time."""
+
+    def __init__(
+        self,
+        *,
+        commits: Commits,
+        reads: Reads,
+        locations: Locations,
+        leases: LeaseTable,
+        calls: ReplicaCalls,
+        clock: Clock,
+        chance: Chance,
+        configured_servers: int,
+    ) -> None:
+        self._commits = commits
+        self._reads = reads
+        self._locations = locations
+        self._leases = leases
+        self._calls = calls
+        self._clock = clock
+        self._chance = chance
+        self._configured_servers = configured_servers
+        self._recent = RecentCreations()
+        self._spared: OrderedDict[ChunkKey, frozenset[ServerId]] = OrderedDict()
+
+    async def look_up(
+        self, inode: InodeId, index: ChunkIndex, *, certain: bool
+    ) -> tuple[InodeRecord, ChunkRecord | None]:
+        """The file and its chunk. What is found may be old if this leader has been replaced without knowing
+        it, and is refused when it is acted on; only that something is *missing* needs a quorum's word."""
+        with suppress(NotFound):
+            tables = self._reads.now()
+            file, chunk = live_file(tables, inode)[1], chunk_of(tables, inode, index)
+            if chunk is not None or not certain:
+                return file, chunk
+        tables = await self._reads.linearizable()
+        file, chunk = live_file(tables, inode)[1], chunk_of(tables, inode, index)
+        if chunk is None and certain:
+            raise NotFound(f"{self._reads.path_of(inode)} has no chunk {index}")
+        return file, chunk
+
+    def is_sound(self, server: ServerId, chunk: ChunkRecord) -> bool:
+        known = self._locations.get(server)
+        return (
+            known is not None
+            and self._locations.is_alive(server, now=self._clock.monotonic())
+            and chunk.handle not in known.corrupt
+        )
+
+    async def secure(
+        self, inode: InodeId, index: ChunkIndex, *, create: bool, blamed: Collection[ServerId]
+    ) -> Secured:
+        """Bring the chunk to a new version that every replica of a logged set holds at one length."""
+        file, chunk = await self.look_up(inode, index, certain=not create)
+        await self._await_heartbeats(() if chunk is None else chunk.replicas)
+        if chunk is None:
+            grant = await self._add_chunk(inode, index, file.replication_goal)
+        else:
+            members = await self._candidates((inode, index), chunk, blamed)
+            grant = await self._log_grant(inode, index, chunk, members, blamed)
+        left_out: set[ServerId] = set()
+        for _ in range(GRANT_ATTEMPTS_MAX):
+            bumped_at = self._clock.monotonic()
+            try:
+                answers, failures = await self._calls.bump(grant)
+            except Superseded as error:
+                raise self._commits.not_leader() from error
+            judged = judge_answers(
+                grant.replicas, answers, acknowledged_bytes=_acknowledged_bytes(file, index)
+            )
+            members = list(judged.members)
+            if judged.members == grant.replicas:
+                failed = await self._calls.align(grant, judged.longer, judged.align_to_bytes)
+                if not failed:
+                    return Secured(grant, judged.align_to_bytes, bumped_at)
+                members = [server for server in members if server not in failed]
+            empty = grant.created or judged.empty
+            left_out |= set(grant.replicas) - set(members)
+            if empty:
+                members = self._refill(members, file.replication_goal, left_out)
+            elif not members:
+                raise self._unavailable(inode, index, grant.replicas, failures)
+            grant = await self._log_again(inode, index, grant, members, fresh=empty)
+        raise Unavailable(
+            f"chunk {index} of inode {inode} found no steady replica set in {GRANT_ATTEMPTS_MAX} attempts",
+            hint="Chunk servers are failing one after another; see 'gfs status'.",
+        )
+
+    async def _await_heartbeats(self, members: Collection[ServerId]) -> None:
+        """Just after a start silence says nothing: better wait a moment than leave a good replica out."""
+        while not self._locations.is_settled(now=self._clock.monotonic()):
+            alive = {server.id for server in self._locations.alive(now=self._clock.monotonic())}
+            if alive.issuperset(members) if members else len(alive) >= self._configured_servers > 0:
+                return
+            await self._clock.sleep(UNSETTLED_POLL_SECONDS)
+
+    async def _candidates(
+        self, key: ChunkKey, chunk: ChunkRecord, blamed: Collection[ServerId]
+    ) -> list[ServerId]:
+        """Members of the set that are worth asking. Never empty while any member is known.
+
+        A blamed replica is kept when it answers a ping, once; blamed again, it is left out: it may be
+        alive for us and dead for the others.
+        """
+        if chunk.sealed:
+            raise ChunkSealed(f"chunk {key[1]} of inode {key[0]} is sealed")
+        known = [server for server in chunk.replicas if self._locations.get(server) is not None]
+        if not known:
+            raise self._unavailable(*key, chunk.replicas, {})
+        sound = [server for server in known if self.is_sound(server, chunk)]
+        if not sound:
+            # Nobody is heard from: ask before another version is spent on a set that cannot take it.
+            silent = await self._calls.silent(known)
+            sound = [server for server in known if server not in silent]
+            if not sound:
+                raise self._unavailable(*key, chunk.replicas, {})
+        accused = [server for server in sound if server in blamed]
+        already_spared = self._spared.pop(key, frozenset())
+        guilty = {server for server in accused if server in already_spared}
+        guilty |= await self._calls.silent([server for server in accused if server not in guilty])
+        kept = [server for server in sound if server not in guilty]
+        if not kept:
+            return sound
+        if spared := frozenset(accused) - guilty:
+            self._spared[key] = spared
+            while len(self._spared) > SPARED_MAX:
+                self._spared.popitem(last=False)
+        return kept
+
+    async def _add_chunk(self, inode: InodeId, index: ChunkIndex, goal: int) -> Grant:
+        term = self._commits.leading()
+        members = self._refill([], goal, set())
+        primary = self._choose_primary(members, ())
+        failpoints.hit("lease.before_grant")
+        outcome = await self._commits.commit(
+            operations.AddChunk(
+                inode=inode,
+                index=index,
+                replicas=self._ordered(members, primary),
+                primary=primary,
+            )
+        )
+        assert isinstance(outcome, operations.ChunkGranted), outcome
+        failpoints.hit("lease.granted")
+        if outcome.existed:
+            # Another leader was first, or an earlier answer was lost: then somebody may know this version.
+            _, chunk = await self.look_up(inode, index, certain=True)
+            assert chunk is not None
+            candidates = await self._candidates((inode, index), chunk, ())
+            return await self._log_grant(inode, index, chunk, candidates, ())
+        return Grant(
+            handle=outcome.handle,
+            version=outcome.version,
+            replicas=outcome.replicas,
+            primary=outcome.primary,
+            held_version=ChunkVersion(0),
+            term=term,
+            created=True,
+        )
+
+    async def _log_grant(
+        self,
+        inode: InodeId,
+        index: ChunkIndex,
+        chunk: ChunkRecord,
+        members: list[ServerId],
+        blamed: Collection[ServerId],
+    ) -> Grant:
+        held = chunk.version if self._leases.was_confirmed(chunk.handle, chunk.version) else ChunkVersion(0)
+        present = Grant(
+            handle=chunk.handle,
+            version=chunk.version,
+            replicas=chunk.replicas,
+            primary=chunk.primary,
+            held_version=max(held, chunk.held_version),
+            term=self._commits.leading(),
+            created=False,
+        )
+        return await self._log_again(inode, index, present, members, blamed=blamed)
+
+    async def _log_again(
+        self,
+        inode: InodeId,
+        index: ChunkIndex,
+        grant: Grant,
+        members: list[ServerId],
+        *,
+        fresh: bool = False,
+        blamed: Collection[ServerId] = (),
+    ) -> Grant:
+        """Log the next version with `members` as its set; nobody hears of it before it is committed (I1)."""
+        assert members
+        primary = self._choose_primary(members, blamed)
+        held = ChunkVersion(0) if fresh else grant.held_version
+        self._leases.forget(grant.handle)
+        failpoints.hit("lease.before_grant")
+        try:
+            outcome = await self._commits.commit(
+                operations.GrantLease(
+                    inode=inode,
+                    index=index,
+                    handle=grant.handle,
+                    from_version=grant.version,
+                    replicas=self._ordered(members, primary),
+                    primary=primary,
+                    fresh=fresh,
+                    held_version=held,
+                )
+            )
+        except (Superseded, StaleVersion) as error:
+            raise Unavailable(
+                f"chunk {index} of inode {inode} was granted anew meanwhile; ask again"
+            ) from error
+        assert isinstance(outcome, operations.ChunkGranted), outcome
+        failpoints.hit("lease.granted")
+        return replace(
+            grant,
+            version=outcome.version,
+            replicas=outcome.replicas,
+            primary=outcome.primary,
+            held_version=held,
+            created=grant.created,
+        )
+
+    # --- choosing ------------------------------------------------------------------------------
+
+    def _refill(self, members: list[ServerId], goal: int, left_out: Collection[ServerId]) -> list[ServerId]:
+        """Members for an empty chunk: those that answered, and as many other servers as the goal wants.
+
+        Raises: NotEnoughChunkServers, saying what speaks against each server.
+        """
+        now = self._clock.monotonic()
+        known = self._locations.servers()
+        candidates = [
+            Candidate(
+                id=server.id,
+                rack=server.rack,
+                disk_total_bytes=server.disk_total_bytes,
+                disk_free_bytes=server.disk_free_bytes,
+                alive=self._locations.is_alive(server.id, now=now) and not server.doubted,
+                recent=self._recent.count(server.id, now=now),
+            )
+            for server in known
+        ]
+        excluded = {*members, *left_out}
+        if len(members) < goal:
+            chosen = choose_servers(candidates, goal - len(members), excluded=excluded, chance=self._chance)
+            self._recent.add(chosen, now=now)
+            members = [*members, *chosen]
+        needed = replicas_needed(goal=goal, known_servers=max(len(known), self._configured_servers))
+        if len(members) < needed:
+            verdicts = explain(candidates, excluded=excluded)
+            why = "; ".join(f"{server}: {verdict}" for server, verdict in verdicts.items() if verdict)
+            raise NotEnoughChunkServers(
+                f"a new chunk needs {needed} chunk server{'s' if needed > 1 else ''}, "
+                f"and {len(members)} can take it now ({why or 'none has been heard of'})",
+                hint="Start chunk servers or free disk space; see 'gfs status'.",
+            )
+        return members
+
+    def _choose_primary(self, members: list[ServerId], blamed: Collection[ServerId]) -> ServerId:
+        willing = [server for server in members if server not in blamed] or members
+        counts = self._leases.count_by_primary()
+        return choose_primary(willing, counts, chance=self._chance)
+
+    def _ordered(self, members: list[ServerId], primary: ServerId) -> tuple[ServerId, ...]:
+        racks = {server: known.rack for server in members if (known := self._locations.get(server))}
+        return tuple(order_replicas(members, primary, racks))
+
+    def _unavailable(
+        self,
+        inode: InodeId,
+        index: ChunkIndex,
+        servers: Collection[ServerId],
+        failures: dict[ServerId, GfsError],
+    ) -> DataUnavailable:
+        path = self._reads.path_of(inode)
+        reasons = "; ".join(
+            f"{server}: {failures[server].message}" if server in failures else f"{server}: not heard of"
+            for server in servers
+        )
+        return DataUnavailable(
+            f"no replica of chunk {index} of {path} can be reached ({reasons})",
+            hint="The bytes are safe on these servers' disks; start one of them.",
+            details={"inode": str(inode), "index": str(index), "servers": ",".join(servers)},
+        )
+
+
+def _acknowledged_bytes(file: InodeRecord, index: ChunkIndex) -> int:
+    """How far the acknowledged bytes of a file's last chunk are known to reach: to where its writer closed
+    it. An earlier chunk may end in a hole."""
+    if not file.length_exact or index != file.chunk_count - 1:
+        return 0
+    return max(0, min(CHUNK_BYTES, file.length_bytes - index * CHUNK_BYTES))
