@@ -22,7 +22,7 @@ class _Saved(msgspec.Struct):
 
 
 class RecordedState:
-    """Keeps every proposal; its outcome is the proposal's position. `digests` hold the state after each index."""
+    """Keeps every proposal; the outcome is its position. `digests` tell the state after each index."""
 
     def __init__(self) -> None:
         self.items: list[bytes] = []

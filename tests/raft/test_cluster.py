@@ -617,7 +617,8 @@ def test_a_master_whose_disk_lost_synced_entries_is_refused_by_its_leader() -> N
     run_virtual(scenario)
 
 
-def test_a_log_directory_that_was_lost_alone_is_noticed_at_the_start() -> None:
+@pytest.mark.parametrize("kept", ["nothing", "identity.json"])
+def test_a_log_that_was_lost_alone_is_noticed_at_the_start(kept: str) -> None:
     async def scenario(loop: VirtualLoop) -> None:
         cluster = Cluster(loop)
         await cluster.start()
@@ -626,9 +627,9 @@ def test_a_log_directory_that_was_lost_alone_is_noticed_at_the_start() -> None:
         await cluster.settled()
         victim = cluster.running[0]
         victim.kill()
-        for name in victim.disk.listdir(f"/{victim.name}/log"):
+        for name in set(victim.disk.listdir(f"/{victim.name}/log")) - {kept}:
             victim.disk.unlink(f"/{victim.name}/log/{name}")
-        with pytest.raises(CorruptState, match="its log was lost"):
+        with pytest.raises(CorruptState, match="although this master has been in use"):
             await victim.start()
 
     run_virtual(scenario)

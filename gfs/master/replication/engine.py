@@ -16,7 +16,7 @@ from pysyncobj.config import SERIALIZER_STATE
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from gfs.master.replication.log import Entry, OperationLog, Position
+from gfs.master.replication.log import OperationLog, Position
 from gfs.master.replication.options import APPEND_BYTES_MAX, RaftOptions
 from gfs.vocabulary import LogIndex, MasterId, Term
 
@@ -221,6 +221,3 @@ class Engine(SyncObj):
 
     def match_index(self, member: MasterId) -> int:
         return int(self._SyncObj__raftMatchIndex.get(MemberNode(member), 0))
-
-
-__all__ = ["NO_OP", "Engine", "Entry", "MemberNode", "engine_now"]

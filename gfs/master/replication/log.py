@@ -116,6 +116,10 @@ class OperationLog(Journal):
         self.durable_index = self.end.index
         self.flush()
 
+    @staticmethod
+    def exists_in(directory: str, disk: Disk) -> bool:
+        return any(_SEGMENT_NAME.match(name) for name in disk.listdir(directory))
+
     # --- what is in it ----------------------------------------------------------------------------
 
     @property

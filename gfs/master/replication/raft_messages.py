@@ -126,19 +126,11 @@ class NoSuchCheckpoint(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fie
     pass
 
 
-_encoder = msgspec.msgpack.Encoder()
-_LENGTH_BYTES = 4
+FRAME_HEAD_BYTES = 4  # the body's length, little-endian
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def frame(message: msgspec.Struct) -> bytes:
-    body = _encoder.encode(message)
-    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
-
-
-def frame_length(buffer: bytes | bytearray | memoryview, offset: int = 0) -> int | None:
-    """Body length of the frame that starts at `offset`, None while its first bytes are missing."""
-    end = offset + _LENGTH_BYTES
-    return int.from_bytes(buffer[offset:end], "little") if len(buffer) >= end else None
-
-
-FRAME_HEAD_BYTES = _LENGTH_BYTES
+    body = _encode(message)
+    return len(body).to_bytes(FRAME_HEAD_BYTES, "little") + body

@@ -44,6 +44,11 @@ def recover(
     log_directory = f"{directory}/{LOG_DIRECTORY}"
     has_history = newest is not None or applied.index > 0
     disks = MemberDisks(log_directory, disk, me=me, cluster=cluster, has_history=has_history)
+    if has_history and not OperationLog.exists_in(log_directory, disk):
+        raise CorruptState(
+            f"the operation log in {log_directory} is gone although this master has been in use",
+            hint="Empty the whole directory and readmit this master: 'gfs admin members readmit'.",
+        )
     base = Position(newest.index, newest.term) if newest is not None else None
     log = OperationLog(log_directory, disk, segment_bytes=segment_bytes, base=base)
     _check(log, applied)
