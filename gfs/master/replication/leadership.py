@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gfs.clock import Clock
 from gfs.errors import GfsError, NoQuorum, NoSpace, NotLeader
 from gfs.master.replication.elections import Elections
 from gfs.master.replication.engine import Engine
@@ -14,6 +15,8 @@ from gfs.telemetry import logger
 from gfs.vocabulary import MasterId, Term
 
 Listener = Callable[[bool, Term], None]
+
+_HAND_OVER_POLL_SECONDS = 0.01
 
 
 class Leadership:
@@ -67,6 +70,18 @@ class Leadership:
             self._tell(False, old_term)
         if leads and (not led or term != old_term):
             self._tell(True, term)
+
+    async def hand_over(self, clock: Clock, *, seconds: float, is_quiet: Callable[[], bool]) -> None:
+        """Ask a follower that has everything to take over; best effort, they would elect someone anyway."""
+        engine, asked = self._engine, False
+        deadline = clock.monotonic() + seconds
+        while engine.is_leader and engine.others and clock.monotonic() < deadline:
+            if not asked and is_quiet():
+                everything = self._log.end.index
+                asked = any(engine.match_index(member) == everything for member in self._wire.connected())
+                if asked:
+                    engine.transfer_leadership()
+            await clock.sleep(_HAND_OVER_POLL_SECONDS)
 
     def end(self) -> None:
         """This master stops."""

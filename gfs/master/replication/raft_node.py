@@ -20,12 +20,11 @@ from gfs.disk import Disk, SystemDisk
 from gfs.errors import (
     GfsError,
     InternalFault,
-    InvalidArgument,
     NotLeader,
     OutcomeUnknown,
     ProtocolFault,
-    Superseded,
 )
+from gfs.master.replication.admission import Admission
 from gfs.master.replication.checkpoint_duty import CheckpointDuty
 from gfs.master.replication.checkpoint_shipping import serve_piece
 from gfs.master.replication.checkpoints import CheckpointStore
@@ -35,7 +34,6 @@ from gfs.master.replication.group_commit import (
     GroupCommit,
     decode_entry,
     decode_readmission,
-    encode_readmission,
 )
 from gfs.master.replication.handshake import Dialer, Introduction
 from gfs.master.replication.leadership import Leadership, Listener
@@ -106,7 +104,6 @@ class RaftNode:
         self._running = False
         self._stopping = False
         self._applied_something = False
-        self._presented: dict[MasterId, str] = {}  # disks that were refused
         self._tick_handle: asyncio.TimerHandle | None = None
 
     # --- Replicator -------------------------------------------------------------------------------
@@ -140,7 +137,11 @@ class RaftNode:
         if not self._running:
             return
         self._stopping = True
-        await self._hand_over_leadership()
+        await self._leadership.hand_over(
+            self._clock,
+            seconds=self._options.election_seconds_max,
+            is_quiet=lambda: self._group.in_flight == 0,
+        )
         self._running = False
         self._end_everything(NotLeader("this master is stopping"))
         if self._tick_handle is not None:
@@ -204,10 +205,7 @@ class RaftNode:
         Raises: NotLeader, InvalidArgument when no such member has knocked, OutcomeUnknown.
         """
         self._demand_leadership()
-        disk = self._presented.get(member)
-        if disk is None:
-            raise InvalidArgument(f"master {member} was not refused here, so there is nothing to readmit")
-        position = self._engine.append(encode_readmission(member, disk))
+        position = self._engine.append(self._admission.readmission(member))
         self._ask_for_turn()
         while not self._stopping and self._engine.is_leader and self._engine.term == position.term:
             if self._engine.applied_index >= position.index:
@@ -262,6 +260,7 @@ class RaftNode:
             on_state_changed=self._engine_state_changed,
         )
         self._raft_transport.bind(self._engine)
+        self._admission = Admission(self._disks, self._engine)
         self._elections = Elections(
             self._me, self._engine, self._log, options, self._chance, send=self._connections.transmit
         )
@@ -348,8 +347,7 @@ class RaftNode:
     def _apply_entry(self, index: LogIndex, term: Term, payload: bytes) -> None:
         readmission = decode_readmission(payload)
         if readmission is not None:
-            self._disks.replace({readmission.member: readmission.disk})
-            self._presented.pop(readmission.member, None)
+            self._admission.readmitted(readmission)
         proposals = [] if readmission is not None else decode_entry(payload)
         outcomes = self._state.apply(index, term, proposals)
         self._applied_something = True
@@ -389,19 +387,6 @@ class RaftNode:
     def _stopping_as_follower(self) -> bool:
         return self._stopping and not self._engine.is_leader
 
-    async def _hand_over_leadership(self) -> None:
-        """Best effort, within one election time-out: the others would elect someone anyway."""
-        engine = self._engine
-        deadline = self._clock.monotonic() + self._options.election_seconds_max
-        asked = False
-        while engine.is_leader and engine.others and self._clock.monotonic() < deadline:
-            if not asked and self._group.in_flight == 0:
-                reachable = self._connections.connected()
-                asked = any(engine.match_index(member) == self._log.end.index for member in reachable)
-                if asked:
-                    engine.transfer_leadership()
-            await self._clock.sleep(self._options.tick_seconds)
-
     # --- the log's disk ---------------------------------------------------------------------------
 
     def _log_settled(self) -> None:
@@ -423,15 +408,7 @@ class RaftNode:
         return Introduction(self._disks.mine, self._disks.all(), self._log.end.index)
 
     def check_peer(self, member: MasterId, introduction: Introduction) -> None:
-        self._presented[member] = introduction.disk
-        self._disks.check(member, introduction)
-        if self._engine.is_leader and introduction.log_end < self._engine.match_index(member):
-            acknowledged = self._engine.match_index(member)
-            raise Superseded(
-                f"{member} came back with {introduction.log_end} entries but has acknowledged {acknowledged}",
-                hint="Its disk loses synced bytes. Replace it and readmit the master.",
-            )
-        del self._presented[member]
+        self._admission.check(member, introduction)
 
     def peer_up(self, member: MasterId) -> None:
         self._raft_transport.peer_up(member)
