@@ -13,6 +13,7 @@ from gfs.chunkserver.chunk_index import ChunkIndex
 from gfs.chunkserver.chunk_state import Change, ChunkState
 from gfs.chunkserver.core.checksums import sums_after_gap, sums_of_written_blocks
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Mutated
+from gfs.chunkserver.core.versions import settled_short_version
 from gfs.chunkserver.disk_health import disk_error
 from gfs.chunkserver.durable_commits import DurableCommits
 from gfs.chunkserver.stores.interface import ChunkStore
@@ -48,7 +49,7 @@ class Appender:
             master_term=header.master_term,
             replaced_version=header.replaced_version,
             sealed=header.sealed,
-            short_version=header.short_version,
+            short_version=settled_short_version(header),
         )
         record = Mutated(state.handle, following, header.full_blocks, sums.tobytes(), self._is_durable)
         try:

@@ -18,6 +18,7 @@ from gfs.chunkserver.chunk_index import ChunkIndex
 from gfs.chunkserver.chunk_state import Change, ChunkState
 from gfs.chunkserver.core.checksums import crc32c, sums_of_written_blocks
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Mutated, Redo, RedoDropped
+from gfs.chunkserver.core.versions import settled_short_version
 from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error
 from gfs.chunkserver.durable_commits import DurableCommits
 from gfs.chunkserver.stores.interface import ChunkStore
@@ -99,7 +100,11 @@ class Overwriter:
         return Mutated(
             handle=state.handle,
             header=msgspec.structs.replace(
-                header, length_bytes=length, tail_sum=tail_sum, revision=header.revision + 1
+                header,
+                length_bytes=length,
+                tail_sum=tail_sum,
+                revision=header.revision + 1,
+                short_version=settled_short_version(header),
             ),
             first_block=first,
             sums=sums.tobytes(),

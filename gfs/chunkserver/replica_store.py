@@ -19,7 +19,13 @@ from gfs.chunkserver.chunk_index import ChunkIndex, open_index
 from gfs.chunkserver.chunk_state import Change, ChunkState
 from gfs.chunkserver.core.checksums import crc32c
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated
-from gfs.chunkserver.core.versions import check_cut, header_after_bump, header_after_cut, held
+from gfs.chunkserver.core.versions import (
+    check_cut,
+    header_after_bump,
+    header_after_cut,
+    held,
+    require_writable,
+)
 from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error
 from gfs.chunkserver.durable_commits import DurableCommits
 from gfs.chunkserver.overwriter import Overwriter
@@ -28,7 +34,6 @@ from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
 from gfs.disk import Bytes, Disk
 from gfs.errors import (
     ChecksumMismatch,
-    ChunkSealed,
     CorruptState,
     InvalidArgument,
     NoSpace,
@@ -44,15 +49,19 @@ _ANY_TERM = Term(0)
 
 
 class Bumped(NamedTuple):
-    """What a replica held before a bump: its version (0: it held none) and its committed length."""
+    """What a replica held before a bump: its version (0: it held none) and its committed length.
+
+    `may_be_short`: as in ReplicaStatus; such a replica must not be in a set with a longer one.
+    """
 
     replaced_version: ChunkVersion
     length_bytes: int
+    may_be_short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """`may_be_short`: a power cut may have taken acknowledged bytes of this version from this replica."""
+    """`may_be_short`: a power cut may have taken acknowledged bytes, and no newer set has settled it."""
 
     version: ChunkVersion
     length_bytes: int
@@ -182,7 +191,7 @@ class ReplicaStore:
                 self._commit_durably(state, Mutated(handle, following, data_synced=True))
                 self._feed.changed(handle)
             failpoint("chunk.bumped")
-            return Bumped(following.replaced_version, following.length_bytes)
+            return Bumped(following.replaced_version, following.length_bytes, following.short_version > 0)
 
     def write(
         self,
@@ -211,8 +220,7 @@ class ReplicaStore:
         state = self._load(handle)
         with state.lock:
             header = held(state.header, handle, version)
-            if header.sealed:
-                raise ChunkSealed(f"chunk {handle:x} is sealed at {header.length_bytes} bytes")
+            require_writable(header, handle)
             self._require_undamaged(state)
             self._require_space(len(data))
             try:
@@ -508,5 +516,5 @@ def _status(header: ChunkHeader, checksums: tuple[int, ...]) -> ReplicaStatus:
         length_bytes=header.length_bytes,
         sealed=header.sealed,
         block_checksums=checksums,
-        may_be_short=header.short_version == header.version,
+        may_be_short=header.short_version > 0,
     )

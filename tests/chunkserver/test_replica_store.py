@@ -107,7 +107,8 @@ def test_a_version_is_on_the_disk_before_the_bump_is_answered(machine: Machine, 
     store.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
     after = machine.open_after_power_cut(store)
     assert content(after, ONE, V3) == b"abc"
-    assert after.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2) == Bumped(V1, 3)
+    again = after.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
+    assert again == Bumped(V1, 3, may_be_short=True)
     with pytest.raises(Superseded):
         after.bump(ONE, ChunkVersion(9), oldest_version=V1, create=False, master_term=T1)
     after.abandon()
@@ -218,8 +219,9 @@ def test_a_cut_replica_ends_where_it_was_told_and_goes_on_from_there(
     assert content(store) == data[:length]
     after = machine.open_after_power_cut(store)
     assert content(after) == data[:length]
-    after.write(ONE, V1, length + 70_000, b"end")
-    assert content(after) == data[:length] + bytes(70_000) + b"end"
+    after.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    after.write(ONE, V2, length + 70_000, b"end")
+    assert content(after, ONE, V2) == data[:length] + bytes(70_000) + b"end"
     after.abandon()
 
 

@@ -24,6 +24,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     `tail_sum`: CRC32C of the bytes past the last full block, 0 when there are none.
     `replaced_version`: what the last bump found here, so that a repeated bump is answered alike.
     `short_version`: under this version a power cut may have taken acknowledged bytes; 0: none may be missing.
+    It stays through bumps, whose grants may come to nothing, until a later version is written to.
     """
 
     version: ChunkVersion

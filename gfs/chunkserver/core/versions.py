@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from gfs.chunkserver.core.chunk_record import ChunkHeader
-from gfs.errors import ChunkSealed, GfsError, InvalidArgument, NotFound, StaleVersion, Superseded
+from gfs.errors import ChunkSealed, GfsError, InvalidArgument, NotFound, StaleVersion, Superseded, Unavailable
 from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkVersion, Term
 
 
@@ -76,6 +76,7 @@ def header_after_cut(
         length_bytes=length,
         tail_sum=tail_sum,
         sealed=seal,
+        short_version=settled_short_version(header),
         revision=header.revision + 1,
         master_term=max(master_term, header.master_term),
     )
@@ -91,6 +92,27 @@ def check_cut(header: ChunkHeader, handle: ChunkHandle, length: int, master_term
         raise stale(handle, header, f"it holds {header.length_bytes} bytes, not {length}")
     if header.sealed and length < header.length_bytes:
         raise ChunkSealed(f"chunk {handle:x} is sealed at {header.length_bytes} bytes")
+
+
+def settled_short_version(header: ChunkHeader) -> ChunkVersion:
+    """The doubt that is left once a set that knew of it acts under `header`'s version.
+
+    A doubt that arose under this very version stays: its set was made before the power was cut.
+    """
+    return ChunkVersion(0) if header.short_version < header.version else header.short_version
+
+
+def require_writable(header: ChunkHeader, handle: ChunkHandle) -> None:
+    """Raises: ChunkSealed; Unavailable when bytes may be missing and no newer set has settled the length.
+
+    An append would fill the place of the missing bytes with zeros.
+    """
+    if header.sealed:
+        raise ChunkSealed(f"chunk {handle:x} is sealed at {header.length_bytes} bytes")
+    if header.short_version == header.version:
+        raise Unavailable(
+            f"chunk {handle:x} version {header.version} may lack bytes since a power cut: a new grant is due"
+        )
 
 
 def held(header: ChunkHeader | None, handle: ChunkHandle, version: ChunkVersion) -> ChunkHeader:
