@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from gfs.errors import InvalidPath, IsADirectory, NotFound
 from gfs.vocabulary import split_address
@@ -31,7 +32,7 @@ GARBAGE = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ProcessCluster]:
     found = ProcessCluster(tmp_path_factory.mktemp("bad-input"), masters=1, chunkservers=1)
     found.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from tests.processes.cluster import ProcessCluster
 from tests.processes.workload import Workload, run_until_dead
@@ -48,7 +49,7 @@ CHUNKSERVER_FAILPOINTS = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ProcessCluster]:
     found = ProcessCluster(tmp_path_factory.mktemp("crashes"), masters=3, chunkservers=4)
     found.start()
@@ -69,7 +70,8 @@ async def crash_at(cluster: ProcessCluster, node: str, failpoint: str, *, lead: 
             await make_leader(cluster, node)
         else:
             await cluster.ready(client)
-        workload = Workload(client, f"/crash/{node}-{failpoint.replace('=', '-')}", seed=hash_of(failpoint))
+        role = "leader" if lead else "member"
+        workload = Workload(client, f"/crash/{role}-{node}-{failpoint}", seed=hash_of(failpoint))
         await workload.set_up()
         await run_until_dead(workload, lambda: cluster.processes[node].poll() is not None, STEPS_MAX)
         assert cluster.processes[node].returncode == -9
