@@ -18,7 +18,7 @@ class _Waiting:
     def __init__(self, change: Change, sync_bytes: bool) -> None:
         self.change, self.sync_bytes = change, sync_bytes
         self.is_done = False
-        self.error: OSError | GfsError | None = None
+        self.error: OSError | GfsError | KeyError | None = None
 
 
 class DurableCommits:
@@ -39,7 +39,8 @@ class DurableCommits:
 
         Args:
             sync_bytes: the chunk's bytes must be there before the record.
-        Raises: OSError: not committed. OutcomeUnknown: a sync failed, the disk is out of service.
+        Raises: OSError, KeyError (the chunk's bytes are missing): not committed.
+            OutcomeUnknown: a sync failed, the disk is out of service.
         """
         self._health.require()
         item = _Waiting(change, sync_bytes)
@@ -60,23 +61,30 @@ class DurableCommits:
             with self._turn:
                 self._is_under_way = False
                 for member in batch:
-                    member.is_done, member.error = True, error
+                    member.is_done = True
+                    member.error = member.error or error
                 self._turn.notify_all()
-        if error is not None:
-            raise error
+        if item.error is not None:
+            raise item.error
 
     def _round(self, batch: list[_Waiting]) -> OSError | GfsError | None:
         try:
             failpoints.hit("chunk.before_sync")
             for item in batch:
                 if item.sync_bytes:
-                    self._store.sync(item.change.state.handle)
+                    try:
+                        self._store.sync(item.change.state.handle)
+                    except KeyError as error:
+                        item.error = error  # damage to one chunk, no failure of the disk
             if any(item.sync_bytes for item in batch):
                 self._store.sync_names()
-        except (OSError, KeyError) as error:
+        except OSError as error:
             return self._health.fail("syncing chunk bytes", error)
+        changes = [item.change for item in batch if item.error is None]
+        if not changes:
+            return None
         try:
-            self._index.commit([item.change for item in batch])
+            self._index.commit(changes)
         except OSError as error:
             return error
         try:

@@ -127,7 +127,7 @@ class Overwriter:
         try:
             failpoints.hit("chunk.before_sync")
             self._store.sync(state.handle)
-        except (OSError, KeyError) as error:
+        except OSError as error:
             raise self._health.fail("syncing an overwritten chunk", error) from error
         self._index.commit([change])
 

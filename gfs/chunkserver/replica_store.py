@@ -230,8 +230,7 @@ class ReplicaStore:
                     failpoint("chunk.before_write")
                     self._overwriter.overwrite(state, offset, memoryview(data), checksums)
             except KeyError as error:
-                self._damaged(handle, "its bytes are missing")
-                raise Unavailable(f"chunk {handle:x}: its bytes are missing") from error
+                raise self._missing(handle) from error
             self._feed.changed(handle)
             try:
                 failpoints.hit("chunk.index_committed")
@@ -343,7 +342,10 @@ class ReplicaStore:
         changed: list[HeldChunk] = []
         removed: list[ChunkHandle] = []
         for handle in handles:
-            header = self._load(handle).header
+            try:
+                header = self._load(handle).header
+            except CorruptState:
+                continue  # corrupt() lists it
             if header is None:
                 removed.append(handle)
             else:
@@ -352,7 +354,7 @@ class ReplicaStore:
 
     def corrupt(self) -> list[ChunkHandle]:
         """Replicas found damaged and not deleted yet."""
-        return sorted(self._corrupt)
+        return sorted(self._corrupt.copy())  # others add to it meanwhile
 
     def corruption(self, handle: ChunkHandle) -> str:
         """What is wrong with a replica that corrupt() lists; "" for others."""
@@ -443,8 +445,11 @@ class ReplicaStore:
 
     def _commit_durably(self, state: ChunkState, record: Mutated) -> None:
         sync_bytes = state.header is not None and state.header.length_bytes > 0
-        with undone_on_error(f"recording chunk {state.handle:x}"):
-            self._commits.commit(Change(state, record), sync_bytes=sync_bytes)
+        try:
+            with undone_on_error(f"recording chunk {state.handle:x}"):
+                self._commits.commit(Change(state, record), sync_bytes=sync_bytes)
+        except KeyError as error:
+            raise self._missing(state.handle) from error
 
     def _read(self, state: ChunkState, header: ChunkHeader, offset: int, buffer: memoryview) -> int:
         try:
@@ -486,6 +491,10 @@ class ReplicaStore:
         except CorruptState as error:
             self._damaged(handle, error.message)
             raise
+
+    def _missing(self, handle: ChunkHandle) -> Unavailable:
+        self._damaged(handle, "its bytes are missing")
+        return Unavailable(f"chunk {handle:x}: its bytes are missing")
 
     def _damaged(self, handle: ChunkHandle, what: str) -> None:
         self._corrupt[handle] = what

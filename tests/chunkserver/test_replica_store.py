@@ -458,6 +458,32 @@ def test_space_that_must_stay_free_is_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", ["flush", "sync"])
+def test_a_chunk_whose_bytes_vanish_costs_nobody_else(tmp_path: Path, durability: str) -> None:
+    machine = Machine(tmp_path, durability="sync" if durability == "sync" else "flush")
+    store = machine.open()
+    for handle in (ONE, TWO):
+        create(store, handle)
+        store.write(handle, V1, 0, b"abc")
+    machine.disk.unlink(chunk_path())
+    store._store.close()  # or the open file would still be there
+    for use in (
+        lambda: store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1),
+        lambda: store.write(ONE, V1, 3, b"def"),
+        lambda: store.seal(ONE, V1, 3),
+        lambda: store.read_into(ONE, V1, 0, memoryview(bytearray(3))),
+    ):
+        with pytest.raises((Unavailable, ChecksumMismatch)):
+            use()
+        assert store.corrupt() == [ONE]
+    store.write(TWO, V1, 3, b"def")
+    store.flush()
+    assert content(store, TWO) == b"abcdef" and machine.fatal == []
+    store.delete(ONE)
+    assert store.corrupt() == []
+    store.close()
+
+
+@pytest.mark.parametrize("durability", ["flush", "sync"])
 def test_a_failed_sync_ends_it_all(tmp_path: Path, durability: str) -> None:
     machine = Machine(tmp_path, durability="sync" if durability == "sync" else "flush")
     store = machine.open()
