@@ -44,7 +44,7 @@ from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport import event_loop
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
-from gfs.vocabulary import ClusterId, LogIndex, MasterId, split_address
+from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId, split_address
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
@@ -102,7 +102,7 @@ class Master:
             await self._start()
         except OSError as error:
             await self._to_stop.aclose()
-            raise _start_error(error, self._directory) from error
+            raise _start_error(error, self._directory, self._settings.masters[self._id].raft) from error
         except BaseException:
             await self._to_stop.aclose()
             raise
@@ -379,7 +379,7 @@ def _read_secret(settings: Settings) -> bytes:
     return secret
 
 
-def _start_error(error: OSError, directory: str) -> GfsError:
+def _start_error(error: OSError, directory: str, raft: Address) -> GfsError:
     what = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
         return NoSpace(f"no space left for the master's directory {directory}")
@@ -387,7 +387,7 @@ def _start_error(error: OSError, directory: str) -> GfsError:
         return PermissionDenied(f"cannot use the directory {directory} or a port: {what}")
     if error.errno == errno.EADDRINUSE:
         return Unavailable(
-            f"the Raft port is taken: {what}",
+            f"the Raft port {raft} is in use",
             hint="Another program has this port; choose another, or stop that one.",
         )
     return Unavailable(f"this master cannot start in {directory}: {what}")
