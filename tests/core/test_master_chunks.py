@@ -143,6 +143,15 @@ def test_the_highest_held_version_told_is_kept(file: File) -> None:
     assert file.refused(grant(file.inode, 0, 1, 3, A, held_version=-1)) == "invalid_argument"
 
 
+def test_a_fresh_grant_knows_nothing_of_what_its_servers_hold(file: File) -> None:
+    file(add_chunk(file.inode, 0, A, B))
+    file(grant(file.inode, 0, 1, 1, A, B, held_version=1))
+    file(grant(file.inode, 0, 1, 2, C, D, fresh=True))
+    chunk = chunk_by_handle(file.tables, 1)
+    assert chunk is not None
+    assert (chunk.version, chunk.held_version, chunk.replicas) == (3, 0, (C, D))
+
+
 def test_a_sealed_chunk_changes_no_more(file: File) -> None:
     file(add_chunk(file.inode, 0, A, B))
     assert file.refused(seal(1, 2, 10)) == "stale_version"

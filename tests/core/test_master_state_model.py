@@ -17,10 +17,9 @@ from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, Inod
 from tests.core.master_model import Model
 
 NAMES = st.sampled_from(["a", "b", "ä", "c.d"])
-PATHS = st.lists(NAMES, max_size=4).map(lambda names: "/" + "/".join(names))
 SERVERS = [ServerId(f"server-{number}") for number in range(5)]
 SETS = st.lists(st.sampled_from(SERVERS), max_size=4, unique=True).map(tuple)
-LENGTHS = st.sampled_from([-1, 0, 1, 64 * 2**20, 64 * 2**20 + 1, 2**40])
+LENGTHS = st.sampled_from([0, 1, 1000, 2000, 64 * 2**20, 64 * 2**20 + 1, 2**40, -1])
 
 
 class MasterStateAgainstModel(RuleBasedStateMachine):
@@ -32,6 +31,13 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
         self.log: list[op.LogRecord] = []
         self.answered: list[tuple[op.LogRecord, op.AnyOutcome]] = []
         self.sequence = 0
+        for path in ("/a", "/b", "/a/c.d"):
+            self.run(op.MakeDirectory(path=path))
+        for path in ("/f", "/a/b"):
+            self.run(op.CreateFile(path=path, replication_goal=3))
+            replicas = tuple(SERVERS[:3])
+            inode = InodeId(self.model.next_inode - 1)
+            self.run(op.AddChunk(inode=inode, index=ChunkIndex(0), replicas=replicas, primary=SERVERS[0]))
 
     def run(self, operation: op.AnyOperation) -> None:
         self.sequence += 1
@@ -52,24 +58,30 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
         self.log.append(record)
         return self.state.apply(record)
 
-    @rule(path=PATHS, parents=st.booleans())
-    def make_directory(self, path: str, parents: bool) -> None:
-        self.run(op.MakeDirectory(path=path, parents=parents))
+    def some_path(self, data: st.DataObject) -> str:
+        """Mostly of something that exists, or just below it: blind choices would nearly all be refused."""
+        names = data.draw(st.sampled_from(sorted(self.model.tree)))
+        below = data.draw(st.sampled_from([0, 0, 1, 1, 1, 2]))
+        names += tuple(data.draw(NAMES) for _ in range(below))
+        return "/" + "/".join(names)
 
-    @rule(
-        path=PATHS.filter(lambda path: path != "/"),
-        replace=st.booleans(),
-        goal=st.sampled_from([0, 1, 3, 17]),
-    )
-    def create(self, path: str, replace: bool, goal: int) -> None:
-        self.run(op.CreateFile(path=path, replication_goal=goal, replace=replace))
+    @rule(data=st.data(), parents=st.booleans())
+    def make_directory(self, data: st.DataObject, parents: bool) -> None:
+        self.run(op.MakeDirectory(path=self.some_path(data), parents=parents))
 
-    @rule(path=PATHS, recursive=st.booleans())
-    def delete(self, path: str, recursive: bool) -> None:
-        self.run(op.DeletePath(path=path, recursive=recursive, expires_at_ms=5000))
+    @rule(data=st.data(), replace=st.booleans(), goal=st.sampled_from([3, 1, 0, 17]))
+    def create(self, data: st.DataObject, replace: bool, goal: int) -> None:
+        path = self.some_path(data)
+        if path != "/":
+            self.run(op.CreateFile(path=path, replication_goal=goal, replace=replace))
 
-    @rule(source=PATHS, destination=PATHS, replace=st.booleans())
-    def rename(self, source: str, destination: str, replace: bool) -> None:
+    @rule(data=st.data(), recursive=st.booleans())
+    def delete(self, data: st.DataObject, recursive: bool) -> None:
+        self.run(op.DeletePath(path=self.some_path(data), recursive=recursive, expires_at_ms=5000))
+
+    @rule(data=st.data(), replace=st.booleans())
+    def rename(self, data: st.DataObject, replace: bool) -> None:
+        source, destination = self.some_path(data), self.some_path(data)
         self.run(op.RenamePath(source=source, destination=destination, replace=replace, expires_at_ms=5000))
 
     @rule(data=st.data(), replicas=SETS)
@@ -186,5 +198,5 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
 
 TestMasterStateAgainstModel = MasterStateAgainstModel.TestCase
 TestMasterStateAgainstModel.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
 )

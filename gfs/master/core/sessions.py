@@ -26,7 +26,7 @@ from gfs.messages.operations import AnyOutcome, Refused, RequestId
 from gfs.settings import SESSION_WINDOW
 
 DROP_BATCH = 64  # outcomes a client no longer needs are dropped this many at a time: one scan for all
-FORGET_ROWS_MAX = 4096  # rows one ForgetSessions may drop: keeps its apply under 10 ms
+FORGET_ROWS_MAX = 2048  # rows one ForgetSessions may drop: keeps its apply under 10 ms
 FORGET_CLIENTS_MAX = 1024
 CLIENT_MAX = 2**63 - 1
 assert DROP_BATCH < SESSION_WINDOW < FORGET_ROWS_MAX
