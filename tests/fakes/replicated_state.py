@@ -109,9 +109,17 @@ class FileCheckpoints:
         return _Receiver(self, manifest)
 
     def put(self, manifest: CheckpointManifest, content: bytes) -> None:
+        prepared = f"{self._directory}/prepared"
+        self.write(prepared, manifest, content)
+        self.adopt(prepared, manifest)
+
+    def write(self, path: str, manifest: CheckpointManifest, content: bytes) -> None:
         head = msgspec.msgpack.encode(manifest)
-        path = f"{self._directory}/{_name(manifest)}"
         write_file_durably(self._disk, path, len(head).to_bytes(4, "little") + head + content)
+
+    def adopt(self, path: str, manifest: CheckpointManifest) -> None:
+        self._disk.rename(path, f"{self._directory}/{_name(manifest)}")
+        self._disk.sync_directory(self._directory)
         for old in self.kept()[: -self._kept_max]:
             self._disk.unlink(f"{self._directory}/{_name(old)}")
 
@@ -150,9 +158,10 @@ class _Receiver:
         if (len(content), crc32c.crc32c(content)) != (manifest.length_bytes, manifest.crc32c):
             raise ChecksumMismatch("the checkpoint that was received is not the one that was offered")
         self._content = content
+        self._store.write(f"{self._path}.prepared", manifest, content)
 
     def install(self) -> None:
-        self._store.put(self._manifest, self._content)
+        self._store.adopt(f"{self._path}.prepared", self._manifest)
         self._store._disk.unlink(self._path)
         self._store._state.load(self._content)
 

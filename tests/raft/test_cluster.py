@@ -798,6 +798,21 @@ def test_a_recorded_handshake_cannot_be_replayed() -> None:
     run_virtual(scenario)
 
 
+def test_a_peer_that_cannot_be_remembered_for_want_of_space_is_let_in_later() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        cluster = Cluster(loop, 2)
+        for machine in cluster.machines.values():
+            await machine.start()
+            machine.disk.space_bytes_left = 0
+        await asyncio.sleep(2)
+        assert cluster.leader() is None and len(cluster.running) == 2
+        for machine in cluster.machines.values():
+            machine.disk.space_bytes_left = None
+        await cluster.elected()
+
+    run_virtual(scenario)
+
+
 def test_identity_and_log_of_a_master_are_files_a_person_can_find() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         cluster = Cluster(loop)

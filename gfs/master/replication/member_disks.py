@@ -14,7 +14,7 @@ import secrets
 import msgspec
 
 from gfs.disk import Disk, read_whole_file, write_file_durably
-from gfs.errors import CorruptState, Superseded, WrongCluster
+from gfs.errors import CorruptState, NoSpace, Superseded, WrongCluster
 from gfs.master.replication.handshake import Introduction
 from gfs.telemetry import logger
 from gfs.vocabulary import ClusterId, MasterId
@@ -58,7 +58,7 @@ class MemberDisks:
     def check(self, member: MasterId, introduction: Introduction) -> None:
         """Compare what a peer says of itself and of us with what is known, and remember what is new.
 
-        Raises: Superseded: the peer, or this master itself, has lost its disk.
+        Raises: Superseded: the peer, or this master itself, has lost its disk. NoSpace.
         """
         known = self.known.get(member)
         if known is not None and known != introduction.disk:
@@ -72,16 +72,19 @@ class MemberDisks:
                 f"{member} knows {self._me} with another disk: this one was wiped or replaced",
                 hint=_readmit_hint(self._me),
             )
-        self.note(
-            {member: introduction.disk} | {k: v for k, v in introduction.known.items() if k != self._me}
-        )
+        self._note(introduction.known | {member: introduction.disk})
 
-    def note(self, disks: dict[MasterId, str]) -> None:
-        """Remember members that were not known before."""
+    def _note(self, disks: dict[MasterId, str]) -> None:
+        """Remember members that were not known before; who cannot be remembered is not let in."""
         new = {m: d for m, d in disks.items() if m not in self.known and m != self._me}
-        if new:
-            self.known = self.known | new
+        if not new:
+            return
+        before, self.known = self.known, self.known | new
+        try:
             self._save()
+        except OSError as error:
+            self.known = before
+            raise NoSpace(f"{self._path} cannot be written: {error.strerror}") from error
 
     def replace(self, disks: dict[MasterId, str]) -> None:
         """From the log or a checkpoint, where it is decided: these are the disks from now on."""
