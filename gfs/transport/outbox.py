@@ -22,6 +22,7 @@ class Outbox:
         self._frames: deque[bytes] = deque()
         self._bytes = 0
         self._sending = False
+        self._over = False
         self._wakeup: asyncio.Future[None] | None = None
         self._waiting_for_room: list[asyncio.Future[None]] = []
 
@@ -48,8 +49,9 @@ class Outbox:
                 self.wake()  # cancelled half-way: the rest goes out all the same
 
     async def run(self) -> None:
+        """Send what is put, until abandon()."""
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._over:
             self._wakeup = loop.create_future()
             if not self._frames or self._sending:
                 await self._wakeup
@@ -63,7 +65,9 @@ class Outbox:
             await waiter
 
     def abandon(self) -> None:
-        """The connection is over: drop what is queued, and let go whoever waits for room."""
+        """The connection is over: drop what is queued, let go whoever waits for room, and end run()."""
+        self._over = True
+        self.wake()
         self._frames.clear()
         self._bytes = 0
         self._announce_room()
