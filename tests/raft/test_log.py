@@ -53,6 +53,37 @@ def test_what_was_flushed_survives_a_power_cut_and_what_was_not_does_not() -> No
     assert (log.getCurrentTerm(), log.getVotedForNodeId()) == (3, "m2")
 
 
+def test_what_a_kill_left_unsynced_survives_a_power_cut_once_it_counts_as_durable() -> None:
+    disk = ForgetfulDisk()
+    log = open_log(disk)
+    log.add(b"one", 2, 1)
+    log.flush()
+    log.add(b"two", 3, 1)
+    batch = log.take_batch()
+    assert batch is not None and batch.file is not None
+    batch.file.pwrite(batch.content, batch.offset)  # kill -9 comes between the write and its sync
+    log = open_log(disk)
+    assert log.end == (3, 1) and log.durable_index == 3  # a follower would acknowledge it to its leader
+    assert contents(restart(disk)) == [(b"one", 2, 1), (b"two", 3, 1)]
+
+
+def test_a_segment_whose_name_a_kill_left_unsynced_survives_a_power_cut() -> None:
+    disk = ForgetfulDisk()
+    log = open_log(disk, segment_bytes=100)
+    log.add(b"x" * 100, 2, 1)
+    log.flush()
+    log.add(b"two", 3, 1)
+    batch = log.take_batch()
+    assert batch is not None and batch.file is None
+    file = disk.open(batch.path, create=True)
+    file.pwrite(batch.content, 0)
+    file.sync()  # kill -9 comes before the directory is synced
+    log = open_log(disk)
+    log.add(b"three", 4, 1)
+    log.flush()
+    assert contents(restart(disk))[1:] == [(b"two", 3, 1), (b"three", 4, 1)]
+
+
 def test_durable_index_covers_an_entry_only_after_its_batch_is_settled() -> None:
     log = open_log(ForgetfulDisk())
     log.add(b"one", 2, 1)

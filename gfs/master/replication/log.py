@@ -346,6 +346,10 @@ class OperationLog(Journal):
             self._offset = scan.valid_bytes
         if self._segments:
             self._file = self._disk.open(self._segments[-1].path)
+            # A kill between writing a batch and syncing it has left it in the page cache only. It is counted
+            # as durable from here on, so it has to be; older segments were synced before this one was made.
+            self._file.sync()
+            self._disk.sync_directory(self._directory)
 
     def _judge(self, path: str, number: int, content: bytes, *, is_last: bool) -> Scan:
         try:
