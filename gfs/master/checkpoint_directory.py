@@ -69,6 +69,8 @@ class CheckpointDirectory:
         self._log = logger("checkpoint")
         disk.make_directory(directory)
         self._kept = self._find()
+        # A kill may have come between the renames of one and their sync; the log is about to rest on it.
+        disk.sync_directory(directory)
 
     def newest(self) -> CheckpointManifest | None:
         kept = self._kept

@@ -342,6 +342,29 @@ def test_an_installed_checkpoint_is_durable(tmp_path: Path) -> None:
     assert again.digest() == pair.digest
 
 
+def test_a_checkpoint_found_after_a_kill_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log starts over from it at once, so it must not go back to where it was before its renames."""
+    pair = Pair(tmp_path)
+    receiver = pair.follower.store.receive(pair.manifest)
+    for piece in pair.pieces(0):
+        receiver.write_piece(receiver.received_bytes(), piece)
+    receiver.prepare()
+
+    def killed(_path: str) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.disk, "sync_directory", killed)
+        with pytest.raises(InterruptedError):
+            receiver.install()
+    again = restarted(pair.follower, pair.directory, pair.disk, power_cut=False)
+    assert again.store.newest() == pair.manifest
+    again = restarted(again, pair.directory, pair.disk, power_cut=True)
+    assert again.store.newest() == pair.manifest
+
+
 @pytest.mark.parametrize("power_cut", [False, True])
 def test_receiving_resumes_after_a_restart(tmp_path: Path, power_cut: bool) -> None:
     pair = Pair(tmp_path)
