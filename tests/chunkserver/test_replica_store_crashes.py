@@ -470,6 +470,17 @@ def test_only_a_power_cut_under_flush_raises_doubt_and_a_newer_set_ends_it(
     store.abandon()
 
 
+def test_bytes_a_start_after_a_kill_took_over_survive_a_power_cut(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    store = machine.open()
+    create(store)
+    store.write(ONE, V1, 0, b"kept")
+    store = machine.open_after_kill(store)  # before any flush: the chunk file's name was not synced either
+    store = machine.open_after_power_cut(store, torn=False)
+    assert store.corrupt() == [] and content(store) == b"kept"
+    store.abandon()
+
+
 def test_a_power_cut_under_sync_raises_no_doubt(tmp_path: Path) -> None:
     machine = Machine(tmp_path, durability="sync")
     store = machine.open()

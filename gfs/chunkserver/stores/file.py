@@ -63,6 +63,9 @@ class FileStore:
         for first in disk.listdir(directory):
             inside = os.path.join(directory, first)
             self._known_directories.update(os.path.join(inside, second) for second in disk.listdir(inside))
+        # A kill may have come before the names in them were synced: the first sync_names() makes up for it.
+        self._unsynced_directories |= {directory, *self._known_directories}
+        self._unsynced_directories |= {os.path.dirname(known) for known in self._known_directories}
 
     def create(self, handle: ChunkHandle) -> None:
         self._make_parent(handle)
