@@ -318,6 +318,8 @@ class AsyncClient:
     async def _with_exact_length(self, entry: Entry) -> Entry:
         if entry.kind == "directory" or entry.length_exact:
             return entry
+        if entry.chunk_count == 0:  # no byte can have been acknowledged
+            return msgspec.structs.replace(entry, length_exact=True)
         reader = Reader(self._connections, entry.path, entry)
         try:
             length = await reader.exact_length(patient=False)
