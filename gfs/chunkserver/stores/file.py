@@ -1,7 +1,8 @@
 """Chunk bytes in plain files, one sparse file a chunk, over the Disk seam. No versions, lengths or checksums.
 
-    DIRECTORY/1a/05/000000000000015a.chunk     two levels by the handle's low bits, 64 × 64 directories
+    DIRECTORY/0000000000/01a/000000000001a5f0.chunk     by the handle: 4096 consecutive ones share a directory
 
+Handles are given out in order, so new chunks meet in one directory, and one sync of it serves them all.
 A file system's holes make a gap cheap; a clone shares blocks where the file system can.
 """
 
@@ -20,7 +21,7 @@ from gfs.disk import Bytes, Disk, OpenFile, SystemFile
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle
 
 OPEN_FILES_MAX = 512
-FANOUT = 64
+DIRECTORY_BITS = 12  # of the handle, for each level
 _SUFFIX = ".chunk"
 _CLONE_TEMPORARY = ".clone"
 _COPY_PIECE_BYTES = MIB
@@ -144,9 +145,8 @@ class FileStore:
         return os.path.join(self._parent(handle), f"{handle:016x}{_SUFFIX}")
 
     def _parent(self, handle: ChunkHandle) -> str:
-        return os.path.join(
-            self._directory, f"{handle % FANOUT:02x}", f"{handle // FANOUT % FANOUT:02x}"
-        )  # fmt: skip
+        upper, lower = handle >> 2 * DIRECTORY_BITS, handle >> DIRECTORY_BITS & (1 << DIRECTORY_BITS) - 1
+        return os.path.join(self._directory, f"{upper:010x}", f"{lower:03x}")
 
     def _make_parent(self, handle: ChunkHandle) -> None:
         parent = self._parent(handle)
