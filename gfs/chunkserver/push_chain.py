@@ -20,7 +20,7 @@ from gfs.telemetry import logger
 from gfs.transport.data_client import DataClient, OutgoingPush
 from gfs.transport.data_head import PushHead
 from gfs.transport.data_server import ChunkReader, PushSink
-from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, MIB, ChunkHandle, ChunkVersion
+from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion
 
 # A hop slower than this on the whole is named as failed: the chain goes at the pace of its slowest.
 FORWARD_BYTES_PER_SECOND_MIN = 8 * MIB
@@ -31,8 +31,9 @@ _log = logger("push_chain")
 class ReplicaReader(Protocol):
     """What reads need of the replica store."""
 
-    def committed_length(self, handle: ChunkHandle, version: ChunkVersion) -> int:
-        """Raises: NotFound, StaleVersion."""
+    def committed_length(self, handle: ChunkHandle, version: ChunkVersion, *, wanted_bytes: int = 0) -> int:
+        """Raises: NotFound, StaleVersion; DataUnavailable when it is shorter than `wanted_bytes` and may have
+        lost its end."""
         ...
 
     def read_into(self, handle: ChunkHandle, version: ChunkVersion, offset: int, buffer: memoryview) -> int:
@@ -66,8 +67,9 @@ class PushChain:
     def open_read(
         self, handle: ChunkHandle, version: ChunkVersion, first: int, last: int | None
     ) -> ChunkReader:
-        """Raises: NotFound, StaleVersion."""
-        committed = self._replicas.committed_length(handle, version)
+        """Raises: NotFound, StaleVersion; DataUnavailable when the end is not to be believed."""
+        wanted_bytes = CHUNK_BYTES if last is None else last + 1
+        committed = self._replicas.committed_length(handle, version, wanted_bytes=wanted_bytes)
         end = committed if last is None else min(committed, last + 1)
         return _ReplicaChunkReader(self._replicas, handle, version, max(0, end - first), committed)
 

@@ -35,6 +35,7 @@ from gfs.disk import Bytes, Disk
 from gfs.errors import (
     ChecksumMismatch,
     CorruptState,
+    DataUnavailable,
     InvalidArgument,
     NoSpace,
     OutcomeUnknown,
@@ -319,9 +320,19 @@ class ReplicaStore:
             tail = (header.tail_sum,) if header.tail_bytes else ()
             return _status(header, (*state.full, *tail))
 
-    def committed_length(self, handle: ChunkHandle, version: ChunkVersion) -> int:
-        """Raises: NotFound, StaleVersion."""
-        return held(self._load(handle).header, handle, version).length_bytes
+    def committed_length(self, handle: ChunkHandle, version: ChunkVersion, *, wanted_bytes: int = 0) -> int:
+        """The length, for a reader that wants the first `wanted_bytes`.
+
+        Raises: NotFound, StaleVersion; DataUnavailable when that is more than is here, and a power cut may
+            have taken the rest: a reader would take the missing bytes for a hole, or for the end.
+        """
+        header = held(self._load(handle).header, handle, version)
+        if header.short_version and wanted_bytes > header.length_bytes:
+            raise DataUnavailable(
+                f"chunk {handle:x} version {version} may lack bytes after the first {header.length_bytes} "
+                "since a power cut"
+            )
+        return header.length_bytes
 
     # --- reporting ------------------------------------------------------------------------------
 

@@ -278,6 +278,7 @@ class ChunkService:
             length_bytes=status.length_bytes,
             sealed=status.sealed,
             block_checksums=list(status.block_checksums),
+            may_be_short=status.may_be_short,
         )
 
     # --- mutations ------------------------------------------------------------------------------

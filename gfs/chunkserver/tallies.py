@@ -75,8 +75,9 @@ class CountedReads:
         self._tallies = tallies
         self._lock = threading.Lock()
 
-    def committed_length(self, handle: ChunkHandle, version: ChunkVersion) -> int:
-        return self._replicas.committed_length(handle, version)
+    def committed_length(self, handle: ChunkHandle, version: ChunkVersion, *, wanted_bytes: int = 0) -> int:
+        """As ReplicaReader.committed_length."""
+        return self._replicas.committed_length(handle, version, wanted_bytes=wanted_bytes)
 
     def read_into(self, handle: ChunkHandle, version: ChunkVersion, offset: int, buffer: memoryview) -> int:
         """As ReplicaReader.read_into."""

@@ -203,6 +203,13 @@ class Reader:
             if place is None:
                 return 0
             length, tried, last = await self._try_replicas(place, span, buffer)
+            if isinstance(last, DataUnavailable) and place.replicas:
+                # Perhaps they have what there is, and none of them vouches that nothing follows it.
+                end, unknown = await self._ask_length(place)
+                if unknown is None and end <= span.first:
+                    return 0
+                if unknown is None:
+                    length, tried, last = await self._try_replicas(place, span, buffer[: end - span.first])
             if last is None:
                 return length
             plan = plan or self._connections.new_plan(f"read {self._path}", has_effects=False)
@@ -280,6 +287,8 @@ class Reader:
             return 0, None
         if place.sealed:
             return place.length_bytes, None
+        doubtful: list[int] = []
+        known = self._known_length(place)
         for replica in self._replica_order(place, 0):
             try:
                 status = await self._connections.caller.call(
@@ -288,11 +297,19 @@ class Reader:
                     ChunkStatusReply,
                     deadline_seconds=min(PATIENCE_SECONDS, self._connections.settings.call_seconds),
                 )
-                return status.length_bytes, None
             except GfsError as error:
                 last = error
                 self._avoid(replica.server)
-        return 0, last
+                continue
+            if not status.may_be_short and status.length_bytes >= known:
+                return status.length_bytes, None
+            doubtful.append(status.length_bytes)
+        if not doubtful:
+            return 0, last
+        everybody = not place.missing and len(doubtful) == len(place.replicas)
+        if max(doubtful) >= known and (everybody or known > 0):
+            return max(doubtful), None  # nobody has more, or no more was ever acknowledged
+        return 0, DataUnavailable("the replicas that answer may have lost bytes in a power cut")
 
     async def _start_over(
         self,

@@ -428,10 +428,13 @@ class AlignReplica(Request, tag="align", frozen=True, kw_only=True):
 
 
 class ChunkStatusReply(Reply, tag="chunk_status_reply", frozen=True, kw_only=True):
+    """`may_be_short`: as in BumpReply; only when all members say so, the longest has the chunk's end."""
+
     version: ChunkVersion
     length_bytes: int
     sealed: bool = False
     block_checksums: list[int] = []
+    may_be_short: bool = False
 
 
 class ChunkStatus(Request, tag="chunk_status", frozen=True, kw_only=True):

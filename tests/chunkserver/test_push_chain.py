@@ -51,7 +51,7 @@ class MemoryReplicas:
         self.content = os.urandom(700 * KIB)
         self.windows: list[tuple[int, int]] = []
 
-    def committed_length(self, handle: ChunkHandle, version: ChunkVersion) -> int:
+    def committed_length(self, handle: ChunkHandle, version: ChunkVersion, *, wanted_bytes: int = 0) -> int:
         if handle != HANDLE:
             raise NotFound(f"no chunk {handle}")
         if version != VERSION:

@@ -23,7 +23,7 @@ from gfs import failpoints
 from gfs.chunkserver.core.checksums import piece_checksums
 from gfs.chunkserver.index_journal import segment_path
 from gfs.chunkserver.replica_store import Durability
-from gfs.errors import CorruptState, GfsError, Unavailable, UnsupportedVersion
+from gfs.errors import CorruptState, DataUnavailable, GfsError, Unavailable, UnsupportedVersion
 from gfs.vocabulary import ChunkHandle, ChunkVersion
 from tests.chunkserver.replicas import BLOCK, ONE, T1, TWO, V1, V2, V3, Machine, chunk_path, content, create
 from tests.fakes.disk import ForgetfulDisk
@@ -478,6 +478,24 @@ def test_bytes_a_start_after_a_kill_took_over_survive_a_power_cut(tmp_path: Path
     store = machine.open_after_kill(store)  # before any flush: the chunk file's name was not synced either
     store = machine.open_after_power_cut(store, torn=False)
     assert store.corrupt() == [] and content(store) == b"kept"
+    store.abandon()
+
+
+def test_a_replica_that_lost_power_does_not_vouch_for_its_end(tmp_path: Path) -> None:
+    """Else a reader would take acknowledged bytes that are missing here for a hole, and read zeros."""
+    machine = Machine(tmp_path)
+    store = machine.open()
+    create(store)
+    store.write(ONE, V1, 0, b"kept")
+    store.flush()
+    store.write(ONE, V1, 4, b"lost")
+    store = machine.open_after_power_cut(store, torn=False)
+    assert store.committed_length(ONE, V1, wanted_bytes=4) == 4 and content(store) == b"kept"
+    with pytest.raises(DataUnavailable, match="power cut"):
+        store.committed_length(ONE, V1, wanted_bytes=8)
+    store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    store.write(ONE, V2, 4, b"again")  # a set that knew of it goes on from here
+    assert store.committed_length(ONE, V2, wanted_bytes=100) == 9
     store.abandon()
 
 

@@ -19,6 +19,7 @@ from gfs.clock import Clock, SystemClock
 from gfs.errors import (
     AlreadyExists,
     ConnectionLost,
+    DataUnavailable,
     GfsError,
     LeaseExpired,
     NotEnoughChunkServers,
@@ -110,6 +111,7 @@ class Server:
         self.offsets_ordered: list[int] = []  # of WriteChunk, as they came to this primary
         self.refusals: list[GfsError] = []  # one is raised by each WriteChunk that comes
         self.read_error: GfsError | None = None
+        self.may_be_short = False  # since a power cut
         self.reads = 0
         self.hung: threading.Event | None = None  # a stopped process: what is sent to it waits for this
 
@@ -381,7 +383,9 @@ class MiniCluster:
             version, content = server.replicas.get(request.handle, (ChunkVersion(0), bytearray()))
             if version != request.version:
                 raise StaleVersion(f"{server.id} holds version {version}", details={"version": str(version)})
-            return ChunkStatusReply(version=version, length_bytes=len(content))
+            return ChunkStatusReply(
+                version=version, length_bytes=len(content), may_be_short=server.may_be_short
+            )
 
         return {Ping: _ping, WriteChunk: write, ChunkStatus: status}
 
@@ -486,6 +490,8 @@ class FakeBulk:
         held, content = server.replicas.get(handle, (ChunkVersion(0), bytearray()))
         if held != version:
             raise StaleVersion(f"{server.id} holds {held}", details={"version": str(held)})
+        if server.may_be_short and first + len(buffer) > len(content):
+            raise DataUnavailable(f"{server.id} may lack bytes after {len(content)}")
         found = bytes(content[first : first + len(buffer)])
         buffer[: len(found)] = found
         return len(found), len(content)

@@ -267,6 +267,43 @@ async def test_the_length_of_a_file_being_written_is_asked_of_its_last_chunks_re
         await file.discard()
 
 
+async def test_the_end_of_a_replica_that_lost_power_is_not_believed() -> None:
+    data = _bytes(5000)
+    cluster = MiniCluster(servers=3)
+    async with cluster.client(IMPATIENT) as client:
+        file = await client.open("/a", "wb")
+        await file.write(data)
+        await file.flush()
+        handle = cluster.nodes["/a"].chunks[0]
+        for name, lost_bytes in (("cs1", 3000), ("cs2", 2000)):
+            cluster.servers[name].may_be_short = True
+            del cluster.servers[name].replicas[handle][1][len(data) - lost_bytes :]
+        assert await client.read("/a", 0, 9000) == data
+        assert (await client.stat("/a")).length_bytes == len(data)
+        await cluster.kill_server("cs3")
+        assert await client.read("/a", 0, 3000) == data[:3000]  # what is there is right
+        with pytest.raises(DataUnavailable):
+            await client.read("/a", 0, 9000)
+        assert not (await client.stat("/a")).length_exact
+        await file.discard()
+
+
+async def test_when_all_replicas_lost_power_the_longest_has_the_end() -> None:
+    data = _bytes(5000)
+    cluster = MiniCluster(servers=3)
+    async with cluster.client(IMPATIENT) as client:
+        file = await client.open("/a", "wb")
+        await file.write(data)
+        await file.flush()
+        handle = cluster.nodes["/a"].chunks[0]
+        for lost_bytes, server in enumerate(cluster.servers.values(), start=1000):
+            server.may_be_short = True
+            del server.replicas[handle][1][len(data) - lost_bytes :]
+        assert await client.read("/a", 0, 9000) == data[:4000]
+        assert await client.read("/a", 4000, 10) == b""
+        await file.discard()
+
+
 async def test_chunks_tells_all_places_over_several_pages() -> None:
     cluster = MiniCluster()
     async with cluster.client() as client:
