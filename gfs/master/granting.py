@@ -109,6 +109,10 @@ class Granting:
             and chunk.handle not in known.corrupt
         )
 
+    def _is_damaged(self, server: ServerId, chunk: ChunkRecord) -> bool:
+        known = self._locations.get(server)
+        return known is not None and chunk.handle in known.corrupt
+
     async def secure(
         self, inode: InodeId, index: ChunkIndex, *, create: bool, blamed: Collection[ServerId]
     ) -> Secured:
@@ -119,7 +123,9 @@ class Granting:
             grant = await self._add_chunk(inode, index, file.replication_goal)
         else:
             members = await self._candidates((inode, index), chunk, blamed)
-            grant = await self._log_grant(inode, index, chunk, members, blamed)
+            grant = await self._log_grant(
+                inode, index, chunk, members, blamed, acknowledged_bytes=_acknowledged_bytes(file, index)
+            )
         left_out: set[ServerId] = set()
         for _ in range(GRANT_ATTEMPTS_MAX):
             bumped_at = self._clock.monotonic()
@@ -142,6 +148,8 @@ class Granting:
                 members = self._refill(members, file.replication_goal, left_out)
             elif not members:
                 raise self._unavailable(inode, index, grant.replicas, failures)
+            elif judged.doubtful:
+                raise self._incomplete(inode, index, members, failures)
             grant = await self._log_again(inode, index, grant, members, fresh=empty)
         raise Unavailable(
             f"chunk {index} of inode {inode} found no steady replica set in {GRANT_ATTEMPTS_MAX} attempts",
@@ -227,6 +235,8 @@ class Granting:
         chunk: ChunkRecord,
         members: list[ServerId],
         blamed: Collection[ServerId],
+        *,
+        acknowledged_bytes: int = 0,
     ) -> Grant:
         held = chunk.version if self._leases.was_confirmed(chunk.handle, chunk.version) else ChunkVersion(0)
         present = Grant(
@@ -238,6 +248,11 @@ class Granting:
             term=self._commits.leading(),
             created=False,
         )
+        away = [s for s in chunk.replicas if s not in members and not self._is_damaged(s, chunk)]
+        if away and not await self._calls.any_is_complete(
+            present, members, acknowledged_bytes=acknowledged_bytes
+        ):
+            raise self._incomplete(inode, index, members, away)
         return await self._log_again(inode, index, present, members, blamed=blamed)
 
     async def _log_again(
@@ -328,6 +343,16 @@ class Granting:
     def _ordered(self, members: list[ServerId], primary: ServerId) -> tuple[ServerId, ...]:
         racks = {server: known.rack for server in members if (known := self._locations.get(server))}
         return tuple(order_replicas(members, primary, racks))
+
+    def _incomplete(
+        self, inode: InodeId, index: ChunkIndex, doubtful: Collection[ServerId], away: Collection[ServerId]
+    ) -> DataUnavailable:
+        return DataUnavailable(
+            f"chunk {index} of {self._reads.path_of(inode)}: {', '.join(doubtful)} may have lost bytes "
+            f"in a power cut, and {', '.join(away)}, which may have them, cannot be reached",
+            hint="The chunk can be written again when one of these chunk servers is back.",
+            details={"inode": str(inode), "index": str(index), "servers": ",".join(away)},
+        )
 
     def _unavailable(
         self,

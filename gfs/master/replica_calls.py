@@ -11,6 +11,8 @@ from gfs.errors import (
     ConnectionLost,
     DeadlineExceeded,
     GfsError,
+    NotFound,
+    StaleVersion,
     Superseded,
     Unavailable,
 )
@@ -21,6 +23,8 @@ from gfs.messages.control import (
     AlignReplica,
     BumpReply,
     BumpVersion,
+    ChunkStatus,
+    ChunkStatusReply,
     Ping,
     Replica,
     SealReplica,
@@ -125,12 +129,60 @@ class ReplicaCalls:
         )
         await asyncio.gather(*(self._send(server, request) for server in grant.replicas))
 
+    async def any_is_complete(
+        self, present: Grant, servers: Sequence[ServerId], *, acknowledged_bytes: int
+    ) -> bool:
+        """Whether one of `servers`, members of the set of `present`, holds every acknowledged byte.
+
+        `acknowledged_bytes`: as for judge_answers. Returns with the first that does.
+        """
+        asking = [
+            asyncio.ensure_future(self._is_complete(present, server, acknowledged_bytes))
+            for server in servers
+        ]
+        try:
+            for answer in asyncio.as_completed(asking):
+                if await answer:
+                    return True
+            return False
+        finally:
+            for task in asking:
+                task.cancel()
+
     async def silent(self, servers: Sequence[ServerId]) -> set[ServerId]:
         """Which of `servers` do not answer a ping within SUSPECT_PING_SECONDS."""
         failures = await asyncio.gather(
             *(self._send(server, Ping(), seconds=SUSPECT_PING_SECONDS) for server in servers)
         )
         return {server for server, failure in zip(servers, failures, strict=True) if failure is not None}
+
+    async def _is_complete(self, present: Grant, server: ServerId, acknowledged_bytes: int) -> bool:
+        known = self._locations.get(server)
+        if known is None:
+            return False
+        version = self._locations.version_at(server, present.handle) or present.version
+        for _ in range(2):
+            try:
+                status = await self._rpc.call(
+                    known.control,
+                    ChunkStatus(handle=present.handle, version=version),
+                    ChunkStatusReply,
+                    deadline_seconds=self._bump_seconds,
+                )
+            except NotFound:
+                # It missed even the first grant, so nothing was ever acknowledged (F4); or it lost its disk.
+                return present.held_version == 0
+            except StaleVersion as error:
+                theirs = error.details.get("version", "")
+                version = ChunkVersion(int(theirs) if theirs.isdigit() else 0)
+                continue
+            except GfsError as error:
+                self._doubt(server, error)
+                return False
+            if status.version < present.held_version:
+                return False
+            return not status.may_be_short or 0 < acknowledged_bytes <= status.length_bytes
+        return False
 
     async def _bump_one(self, server: ServerId, request: BumpVersion) -> BumpAnswer | GfsError:
         known = self._locations.get(server)

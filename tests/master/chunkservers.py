@@ -13,6 +13,8 @@ from gfs.messages.control import (
     AlignReplica,
     BumpReply,
     BumpVersion,
+    ChunkStatus,
+    ChunkStatusReply,
     Heartbeat,
     HeartbeatReply,
     HeldChunk,
@@ -60,6 +62,7 @@ class FakeChunkServer:
             BumpVersion: self._bump,
             AlignReplica: self._align,
             SealReplica: self._seal,
+            ChunkStatus: self._status,
             Ping: self._ping,
         }
         self.server: FakeServer = network.server(self.address, handlers, name=name, role="chunk server")
@@ -158,6 +161,17 @@ class FakeChunkServer:
         assert isinstance(request, SealReplica)
         self.sealed[request.handle] = request.length_bytes
         return Ack()
+
+    async def _status(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, ChunkStatus)
+        held = self.replicas.get(request.handle)
+        if held is None:
+            raise NotFound(f"{self.id} holds no replica of {request.handle}")
+        if held.version != request.version:
+            raise StaleVersion(f"{self.id} holds it", details={"version": str(held.version)})
+        return ChunkStatusReply(
+            version=held.version, length_bytes=len(held.content), may_be_short=self.may_be_short
+        )
 
     async def _ping(self, _request: Request, _: CallContext) -> Reply:
         return Ack()

@@ -30,7 +30,7 @@ from gfs.messages.operations import AddChunk, GrantLease
 from gfs.vocabulary import ChunkIndex, ChunkVersion, ServerId
 from tests.fakes.clock import settle
 from tests.master.chunkservers import replica_ids, write
-from tests.master.lease_world import BUMP_SECONDS, FIRST, LEASE_SECONDS, LeaseWorld
+from tests.master.lease_world import BUMP_SECONDS, DEAD_SECONDS, FIRST, LEASE_SECONDS, LeaseWorld
 
 
 async def world(**kind: int) -> LeaseWorld:
@@ -218,6 +218,45 @@ class TestFailedReplicas:
         renewed = await here.acquire(failed_version=lease.version)
         assert short not in replica_ids(renewed.replicas)
         here.check(renewed, {1, 2})
+
+    @pytest.mark.parametrize("unnoticed", [False, True])
+    async def test_set_is_not_narrowed_to_a_replica_that_lost_power(self, unnoticed: bool) -> None:
+        """The others are away for a moment and have every byte; left out, they could never come back."""
+        here = await world()
+        lease = await here.acquire()
+        for mutation in (1, 2):
+            write(here.servers, lease.handle, lease.version, lease.primary, mutation)
+        short, *others = replica_ids(lease.replicas)
+        del here.content(ServerId(short), lease.handle)[1:]
+        here.servers[ServerId(short)].may_be_short = True
+        for server in others:
+            await here.servers[ServerId(server)].kill()
+        if not unnoticed:
+            await here.clock.advance(DEAD_SECONDS + 1)
+            await here.heartbeats()
+        for _ in range(3):
+            with pytest.raises(DataUnavailable, match="power cut"):
+                await here.acquire(failed_version=lease.version)
+        for server in others:
+            here.servers[ServerId(server)].restart()
+        await here.heartbeats(report=True)
+        renewed = await here.acquire(failed_version=lease.version)
+        here.check(renewed, {1, 2})
+
+    async def test_set_is_narrowed_to_a_replica_that_lost_power_after_the_file_was_closed(self) -> None:
+        here = await world()
+        lease = await here.acquire()
+        write(here.servers, lease.handle, lease.version, lease.primary, 1)
+        await here.call(SetLengthHint(inode=here.inode, length_bytes=1, closed=True), MutationReply)
+        whole, *others = replica_ids(lease.replicas)
+        here.servers[ServerId(whole)].may_be_short = True
+        for server in others:
+            await here.servers[ServerId(server)].kill()
+        await here.clock.advance(DEAD_SECONDS + 1)
+        await here.heartbeats()
+        renewed = await here.acquire(failed_version=lease.version)
+        assert replica_ids(renewed.replicas) == [whole]
+        here.check(renewed, {1})
 
     async def test_older_disk_of_a_server_is_recognised_by_its_version(self) -> None:
         here = await world()

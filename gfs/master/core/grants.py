@@ -31,7 +31,8 @@ as a member only if every other answer is empty too: acknowledged bytes are on a
 Lengths. Each member's committed length covers every acknowledged byte, so the minimum does. What lies beyond
 was never acknowledged; it is cut before any client is told of the version, so that all replicas of a
 set start equal in length. A replica whose machine lost power may be short of acknowledged bytes (durability
-`flush`): it says so, and is left out rather than the others cut.
+`flush`): it says so, and is left out rather than the others cut. Nor is a set ever narrowed to such replicas
+while a member that may be complete is merely out of reach: it could never come back into a later set (F2).
 
 Fencing. Once a single member of S(v) holds v+1, nothing can be acknowledged under v any more (F3, F4). So
 no grant waits for the lease of an unreachable primary to run out, which GFS §3.1 has to.
@@ -58,13 +59,16 @@ class BumpAnswer:
 class GrantJudgement:
     """`members` may form the set (in the order given); `align_to_bytes` is the length all of them hold.
 
-    `longer` are those to be cut back to it. `empty`: no byte of the chunk was ever acknowledged (F6).
+    `longer` are those to be cut back to it, and those that were in doubt, whose length is settled with it.
+    `empty`: no byte of the chunk was ever acknowledged (F6). `doubtful`: each member may lack acknowledged
+    bytes, and one that did not answer may have them.
     """
 
     members: tuple[ServerId, ...]
     align_to_bytes: int
     longer: tuple[ServerId, ...]
     empty: bool
+    doubtful: bool
 
 
 def judge_answers(
@@ -94,8 +98,14 @@ def judge_answers(
     return GrantJudgement(
         members=tuple(lengths),
         align_to_bytes=align_to,
-        longer=tuple(server for server, length in lengths.items() if length > align_to),
+        longer=tuple(s for s, n in lengths.items() if n > align_to or answers[s].may_be_short),
         empty=empty and acknowledged_bytes == 0 and not any(a.may_be_short for a in answers.values()),
+        doubtful=(
+            bool(lengths)
+            and len(answers) < len(asked)
+            and all(answers[server].may_be_short for server in lengths)
+            and not 0 < acknowledged_bytes <= align_to
+        ),
     )
 
 
