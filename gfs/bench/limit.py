@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gfs.chunkserver.core.checksums import crc32c
+from gfs.checksums import crc32c
 from gfs.transport.data_socket import set_congestion_control
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, KIB, MIB
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from array import array
 
-from gfs.chunkserver.core.checksums import crc32c, first_bad_block
+from gfs.checksums import crc32c
+from gfs.chunkserver.core.checksums import first_bad_block
 from gfs.chunkserver.core.chunk_record import ChunkHeader
 from gfs.chunkserver.stores.interface import ChunkStore
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, ChunkHandle

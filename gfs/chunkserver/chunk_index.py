@@ -31,8 +31,9 @@ import lmdb
 import msgspec
 
 from gfs import failpoints
+from gfs.checksums import crc32c
 from gfs.chunkserver.chunk_state import Change, ChunkState
-from gfs.chunkserver.core.checksums import SUM_BYTES, crc32c
+from gfs.chunkserver.core.checksums import SUM_BYTES
 from gfs.chunkserver.core.chunk_record import (
     ROW_BYTES,
     SUMS_PER_ROW,

@@ -23,7 +23,7 @@ import struct
 import threading
 from dataclasses import dataclass
 
-from gfs.chunkserver.core.checksums import crc32c
+from gfs.checksums import crc32c
 from gfs.disk import Disk, OpenFile, read_whole_file, write_file_durably
 from gfs.errors import CorruptState
 

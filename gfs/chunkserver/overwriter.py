@@ -13,10 +13,11 @@ from typing import NoReturn
 import msgspec
 
 from gfs import failpoints
+from gfs.checksums import crc32c
 from gfs.chunkserver.block_reader import BlockReader
 from gfs.chunkserver.chunk_index import ChunkIndex
 from gfs.chunkserver.chunk_state import Change, ChunkState
-from gfs.chunkserver.core.checksums import crc32c, sums_of_written_blocks
+from gfs.chunkserver.core.checksums import sums_of_written_blocks
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Mutated, Redo, RedoDropped
 from gfs.chunkserver.core.versions import settled_short_version
 from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gfs import failpoints
-from gfs.chunkserver.core.checksums import blocks_touched, crc32c
+from gfs.checksums import blocks_touched, crc32c
 from gfs.chunkserver.push_buffer import PushBuffer, Reservation
 from gfs.errors import ChecksumMismatch, GfsError
 from gfs.messages.data import PushAnswer

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from gfs import failpoints
+from gfs.checksums import crc32c
 from gfs.chunkserver.appender import Appender
 from gfs.chunkserver.block_reader import BlockReader
 from gfs.chunkserver.change_feed import ChangeFeed
 from gfs.chunkserver.chunk_index import ChunkIndex, open_index
 from gfs.chunkserver.chunk_state import Change, ChunkState
-from gfs.chunkserver.core.checksums import crc32c
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated
 from gfs.chunkserver.core.versions import (
     check_cut,

@@ -9,9 +9,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from gfs.checksums import piece_checksums
 from gfs.client.chunk_leases import ChunkLeases
 from gfs.client.connections import Connections, answered_within
-from gfs.client.core.piece_checksums import piece_checksums
 from gfs.client.core.retry_plan import GiveUp, RetryPlan
 from gfs.client.core.striping import locate, part_end
 from gfs.client.core.write_failure import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gfs.bench import limit
-from gfs.chunkserver.core.checksums import crc32c
+from gfs.checksums import crc32c
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, MIB
 
 needs_compiler = pytest.mark.skipif(not limit.has_compiler(), reason="no C compiler here")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gfs import failpoints
-from gfs.chunkserver.core.checksums import piece_checksums
+from gfs.checksums import piece_checksums
 from gfs.chunkserver.push_buffer import PushBuffer
 from gfs.chunkserver.push_chain import PushChain
 from gfs.clock import SystemClock

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gfs import failpoints
-from gfs.chunkserver.core.checksums import piece_checksums
+from gfs.checksums import piece_checksums
 from gfs.chunkserver.replica_store import Bumped, ReplicaStore
 from gfs.errors import (
     ChecksumMismatch,

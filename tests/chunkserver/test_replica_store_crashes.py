@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gfs import failpoints
-from gfs.chunkserver.core.checksums import piece_checksums
+from gfs.checksums import piece_checksums
 from gfs.chunkserver.index_journal import segment_path
 from gfs.chunkserver.replica_store import Durability
 from gfs.errors import CorruptState, DataUnavailable, GfsError, Unavailable, UnsupportedVersion

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from gfs.checksums import piece_checksums
 from gfs.client.client import AsyncClient
 from gfs.client.connections import Connections
-from gfs.client.core.piece_checksums import piece_checksums
 from gfs.client.master_session import MasterSession
 from gfs.clock import Clock, SystemClock
 from gfs.errors import (

@@ -11,12 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from gfs.checksums import blocks_touched, crc32c, piece_checksums
 from gfs.chunkserver.core.checksums import (
     ZERO_BLOCK_CHECKSUM,
-    blocks_touched,
-    crc32c,
     first_bad_block,
-    piece_checksums,
     sums_after_gap,
     sums_of_written_blocks,
     zeros_checksum,

@@ -1,4 +1,4 @@
-"""Mutation order, decision by decision: serial numbers, acknowledgement, gaps, repeats, the end of a version."""
+"""Mutation order, decision by decision: serials, acknowledgement, gaps, repeats, the end of a version."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfs.client.core.piece_checksums import piece_checksums
+from gfs.checksums import piece_checksums
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES
 
 

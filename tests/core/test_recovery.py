@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfs.chunkserver.core.checksums import crc32c, sums_after_gap, sums_of_written_blocks
+from gfs.checksums import crc32c
+from gfs.chunkserver.core.checksums import sums_after_gap, sums_of_written_blocks
 from gfs.chunkserver.core.chunk_record import (
     ChunkHeader,
     Deleted,

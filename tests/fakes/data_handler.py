@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from gfs.chunkserver.core.checksums import piece_checksums
+from gfs.checksums import piece_checksums
 from gfs.errors import ChecksumMismatch, NotFound, StaleVersion
 from gfs.messages.data import PushAnswer
 from gfs.transport.data_head import PushHead

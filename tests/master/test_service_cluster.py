@@ -178,12 +178,28 @@ class TestDuties:
     async def test_idle_sessions_are_forgotten_by_the_leader_only(self) -> None:
         here = await world()
         leader, follower = duties_of(here, here.masters["m1"]), duties_of(here, here.masters["m2"])
-        await here.clock.advance(FORGET_SECONDS + 1)
+        await leader.tick()
+        await here.clock.advance(max(FORGET_SECONDS, GRACE_SECONDS) + 1)
         await follower.tick()
         assert not any(isinstance(r.operation, ForgetSessions) for r in here.log.records())
         await leader.tick()
         await leader.tick()
         assert sum(isinstance(r.operation, ForgetSessions) for r in here.log.records()) == 1
+
+    async def test_leader_whose_clock_is_far_ahead_forgets_no_client_that_may_still_retry(self) -> None:
+        here = await world()
+        duties = duties_of(here, here.masters["m2"])
+        await duties.tick()
+        await here.clock.advance(FORGET_SECONDS + 1)
+        request = RequestId(ClientId(5), 1, 1)
+        made = await here.call(CreateFile(path="/once", request=request), MutationReply)
+        here.take_over()  # the answer was lost; m2's clock is two hours ahead of m1's
+        here.clock.step_wall_ms(2 * 3600 * 1000)
+        await duties.tick()
+        await here.clock.advance(RETRY_SECONDS_MAX)
+        await duties.tick()
+        again = await here.call(CreateFile(path="/once", request=request), MutationReply)
+        assert again.inode == made.inode
 
     async def test_states_are_compared_every_so_many_entries(self) -> None:
         here = await world()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gfs.chunkserver.core.checksums import piece_checksums
+from gfs.checksums import piece_checksums
 from gfs.errors import (
     ChecksumMismatch,
     ConnectionLost,

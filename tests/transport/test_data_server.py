@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gfs.chunkserver.core.checksums import piece_checksums
+from gfs.checksums import piece_checksums
 from gfs.errors import ConfigInvalid, NoSpace, Overloaded, Unavailable
 from gfs.settings import HTTP_HEAD_BYTES_MAX, PUSH_BYTES_MAX
 from gfs.transport.data_server import DataServer

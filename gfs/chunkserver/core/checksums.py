@@ -1,4 +1,4 @@
-"""CRC32C over 64 KiB blocks: sums of pieces, of appends, of overwrites, of holes. No I/O, no index.
+"""CRC32C over 64 KiB blocks: sums of appends, of overwrites, of holes. No I/O, no index.
 
 A chunk's bytes are summed per block of CHECKSUM_BLOCK_BYTES; the last, partial block has the sum of what is
 committed in it. CRC32C is incremental, so an append never reads back the block it extends (GFS §5.2).
@@ -7,35 +7,17 @@ committed in it. CRC32C is incremental, so an append never reads back the block 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from crc32c import crc32c as _plain_crc32c
-
+from gfs.checksums import blocks_touched, crc32c
 from gfs.disk import Bytes
 from gfs.errors import ChecksumMismatch, InvalidArgument
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES
 
-Crc32c = Callable[..., int]  # (data, previous=0) -> sum
-
 SUM_BYTES = 4
 _ZEROS = memoryview(bytes(CHECKSUM_BLOCK_BYTES))
-_PROBE = bytes(range(256)) * 5
 
 assert array("I", [1]).tobytes() == b"\1\0\0\0"  # sums are stored as the machine holds them: 4 bytes, little
-
-
-def _choose() -> Crc32c:
-    try:
-        from awscrt.checksums import crc32c as fast  # 2.5 times as fast, but an extra
-    except ImportError:
-        return _plain_crc32c
-    assert fast(_PROBE, 7) == _plain_crc32c(_PROBE, 7)
-    assert fast(memoryview(_PROBE)[3:1001]) == _plain_crc32c(_PROBE[3:1001])
-    return fast  # type: ignore[no-any-return]  # the package is not typed
-
-
-crc32c: Crc32c = _choose()
-"""crc32c(data, previous=0): the sum of the bytes summed in `previous` followed by `data`."""
 
 
 def zeros_checksum(length: int, previous: int = 0) -> int:
@@ -44,26 +26,6 @@ def zeros_checksum(length: int, previous: int = 0) -> int:
 
 
 ZERO_BLOCK_CHECKSUM = zeros_checksum(CHECKSUM_BLOCK_BYTES)
-
-
-def blocks_touched(offset: int, length: int) -> int:
-    """How many blocks the bytes offset … offset + length - 1 lie in; 0 for no bytes."""
-    if length == 0:
-        return 0
-    return (offset + length - 1) // CHECKSUM_BLOCK_BYTES - offset // CHECKSUM_BLOCK_BYTES + 1
-
-
-def piece_checksums(offset: int, piece: Bytes) -> list[int]:
-    """One sum per block that `piece`, placed at `offset` of its chunk, touches; over its own bytes alone."""
-    view = memoryview(piece)
-    assert offset >= 0 and offset + len(view) <= CHUNK_BYTES, (offset, len(view))
-    sums: list[int] = []
-    start = 0
-    while start < len(view):
-        stop = min(len(view), start + CHECKSUM_BLOCK_BYTES - (offset + start) % CHECKSUM_BLOCK_BYTES)
-        sums.append(crc32c(view[start:stop]))
-        start = stop
-    return sums
 
 
 def sums_after_gap(length: int, tail_sum: int, offset: int) -> tuple[array[int], int]:
