@@ -10,12 +10,12 @@ from collections.abc import Callable
 from gfs.clock import Clock
 from gfs.errors import GfsError
 from gfs.master.commit import Commits
+from gfs.master.core.idle_sessions import IdleSessions
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.reads import Reads
 from gfs.messages.operations import CheckDigest, ForgetSessions
-from gfs.settings import SESSION_IDLE_SECONDS
 from gfs.telemetry import logger
 from gfs.vocabulary import LogIndex, ServerId
 
@@ -59,6 +59,7 @@ class Duties:
         self._due_at = now
         self._scan_at = now
         self._forget_at = now + FORGET_SECONDS
+        self._idle = IdleSessions()
         self._alive: dict[ServerId, bool] = {}
         locations.unsettle(until=now + settle_seconds)
 
@@ -80,7 +81,9 @@ class Duties:
             self._reads.now(), self._locations, now=now, chunks_max=SCAN_CHUNKS_PER_TICK
         ):
             self._scan_at = now + SCAN_REST_SECONDS
-        if self._commits.is_leading:
+        leads = self._commits.leading() if self._commits.is_leading else None
+        self._idle.note(leads, now=now, wall_ms=self._clock.wall_ms())
+        if leads is not None:
             await self._propose_due(now)
 
     def _watch_servers(self, now: float) -> None:
@@ -105,11 +108,11 @@ class Duties:
 
     async def _propose_due(self, now: float) -> None:
         try:
-            if now >= self._forget_at:
+            idle_since_ms = self._idle.idle_since_ms(now=now, wall_ms=self._clock.wall_ms())
+            if now >= self._forget_at and idle_since_ms is not None:
                 self._forget_at = now + FORGET_SECONDS
-                idle_since_ms = self._clock.wall_ms() - round(SESSION_IDLE_SECONDS * 1000)
                 await self._commits.commit(
-                    ForgetSessions(idle_since_ms=max(0, idle_since_ms), limit=FORGET_CLIENTS_MAX)
+                    ForgetSessions(idle_since_ms=idle_since_ms, limit=FORGET_CLIENTS_MAX)
                 )
             index, digest = self._digest_mark()
             if self._reads.applied_index() - index >= DIGEST_ENTRIES:

@@ -7,21 +7,25 @@ import asyncio
 import pytest
 
 from gfs.errors import AlreadyExists, InvalidArgument, WrongCluster
+from gfs.master.core.idle_sessions import GRACE_SECONDS
 from gfs.master.core.replication_scan import ReplicationCount, ReplicationScan
 from gfs.master.duties import DIGEST_ENTRIES, FORGET_SECONDS, TICK_SECONDS, Duties
 from gfs.messages.control import (
     ClusterStatus,
     ClusterStatusReply,
+    CreateFile,
     FileChunks,
     FindChunks,
     Heartbeat,
     HeartbeatReply,
+    MutationReply,
     StateDigest,
     StateDigestReply,
     TakeCheckpoint,
 )
-from gfs.messages.operations import CheckDigest, ForgetSessions
-from gfs.vocabulary import Address, ClusterId, ServerId
+from gfs.messages.operations import CheckDigest, ForgetSessions, RequestId
+from gfs.settings import RETRY_SECONDS_MAX
+from gfs.vocabulary import Address, ClientId, ClusterId, ServerId
 from tests.master.chunkservers import replica_ids, write
 from tests.master.lease_world import FakeMaster, LeaseWorld
 
