@@ -259,11 +259,13 @@ class AsyncClient:
         if entry.kind == "directory":
             raise IsADirectory(f"{path} is a directory")
         end = offset + memoryview(data).nbytes
-        await publishing.reopen_length(self._connections, entry, end)
+        if end == offset:
+            return
         mutator = Mutator(self._connections, inode=entry.inode, path=path, first_offset=offset)
         try:
             await mutator.write(data)
             await mutator.flush()
+            await publishing.tell_reached(self._connections, entry, end)
         finally:
             await mutator.abort()
             self._connections.places.forget(checked)

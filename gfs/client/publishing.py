@@ -10,7 +10,7 @@ from gfs.client.file import AsyncWriter
 from gfs.client.mutator import Mutator
 from gfs.errors import AlreadyExists, GfsError, IsADirectory, NotFound
 from gfs.messages.control import CreateFile, DeletePath, Entry, EntryReply, RenamePath, SetLengthHint, Stat
-from gfs.vocabulary import CHUNK_BYTES, NAME_BYTES_MAX, InodeId, join_path, split_path
+from gfs.vocabulary import NAME_BYTES_MAX, InodeId, join_path, split_path
 
 TEMPORARY_MARK = ".gfs-tmp-"
 
@@ -94,13 +94,11 @@ def hidden_name(name: str) -> str:
     return "." + name.encode("utf-8", errors="ignore")[:room].decode("utf-8", errors="ignore") + tail
 
 
-async def reopen_length(connections: Connections, entry: Entry, end: int) -> None:
-    """Before bytes up to `end` are written to a closed file: its length is exact no more.
-
-    A new lease makes a master forget that, but a writer may find one that is still good.
+async def tell_reached(connections: Connections, entry: Entry, end: int) -> None:
+    """Bytes up to `end` are acknowledged: no length below that is exact, nor becomes it when another writer
+    closes the file. A new lease makes a master forget an exact length, but a writer may find one still good.
     """
-    end = min(end, entry.chunk_count * CHUNK_BYTES)
-    if entry.length_exact and end > entry.length_bytes:
+    if end > entry.length_bytes:
         await _tell_length(connections, entry.inode, end, entry.path, closed=False)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gfs
+from gfs.client.mutator import Mutator
 from gfs.errors import AlreadyExists, DirectoryNotEmpty, IsADirectory, NotFound
 from gfs.settings import ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, KIB, MIB
@@ -55,6 +56,28 @@ async def test_a_local_file_goes_in_and_out_and_can_be_overwritten_over_a_chunk_
         await client.get_file("/big", str(tmp_path / "out"))
         wanted = data + bytes(CHUNK_BYTES - 10 - len(data)) + b"x" * 20
         assert _digest((tmp_path / "out").read_bytes()) == _digest(wanted)
+
+
+@pytest.mark.parametrize("closed", ["before the bytes", "after the bytes"])
+async def test_acknowledged_bytes_count_when_another_writer_closes_the_file_at_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    async with RealCluster(tmp_path) as cluster, await cluster.client() as client:
+        file = await client.open("/a", "wb")
+        await file.write(b"0123456789")
+        await file.flush()
+
+        class Interrupted(Mutator):
+            async def write(self, data: bytes | bytearray | memoryview) -> None:
+                await file.close()
+                await super().write(data)
+
+        if closed == "before the bytes":
+            monkeypatch.setattr("gfs.client.client.Mutator", Interrupted)
+        await client.write("/a", 8, b"abcd")
+        await file.close()
+        assert (await client.stat("/a")).length_bytes == 12
+        assert await client.read_bytes("/a") == b"01234567abcd"
 
 
 async def test_a_closed_file_that_is_written_on_under_the_same_lease_has_its_new_length(
