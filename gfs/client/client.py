@@ -322,6 +322,8 @@ class AsyncClient:
             return entry
         if entry.chunk_count == 0:  # no byte can have been acknowledged
             return msgspec.structs.replace(entry, length_exact=True)
+        # Places known from before may name a replica that was left out since, and is shorter.
+        self._connections.places.forget(entry.path)
         reader = Reader(self._connections, entry.path, entry)
         try:
             length = await reader.exact_length(patient=False)

@@ -267,6 +267,23 @@ async def test_the_length_of_a_file_being_written_is_asked_of_its_last_chunks_re
         await file.discard()
 
 
+async def test_a_length_is_not_taken_from_a_replica_that_has_missed_a_grant() -> None:
+    cluster = MiniCluster(servers=3)
+    async with cluster.client() as client, cluster.client() as other:
+        file = await other.open("/a", "wb")
+        await file.write(b"12345")
+        await file.flush()
+        assert await client.read("/a", 0, 5) == b"12345"  # and now it knows where the replicas are
+        handle = cluster.nodes["/a"].chunks[0]
+        for left_out in ("cs1", "cs2"):  # cut off from the masters, but not from this client
+            kept = [server for server in cluster.grants[handle].servers if server != left_out]
+            cluster._bump(handle, kept)
+        await file.write(b"678")
+        await file.flush()
+        assert (await client.stat("/a")).length_bytes == 8
+        await file.discard()
+
+
 async def test_the_end_of_a_replica_that_lost_power_is_not_believed() -> None:
     data = _bytes(5000)
     cluster = MiniCluster(servers=3)
