@@ -30,7 +30,7 @@ from gfs.messages.control import (
     Replica,
 )
 from gfs.settings import LOOKUP_CHUNKS, READ_RANGE_BYTES, READ_RANGES_IN_FLIGHT
-from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ServerId
+from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, ServerId
 
 # A replica that takes longer for one range is left for another; when all do, the last tries get the whole
 # `data_seconds`.
@@ -61,6 +61,7 @@ class Reader:
         self._entry = entry
         self._lookups: dict[ChunkIndex, asyncio.Task[FileChunks]] = {}
         self._avoided_until: dict[ServerId, float] = {}
+        self._passed: dict[ChunkIndex, ChunkVersion] = {}  # versions of chunks that writers had gone past
 
     @property
     def entry(self) -> Entry:
@@ -95,6 +96,10 @@ class Reader:
         while True:
             place = await self._place(last)
             length, error = await self._ask_length(place)
+            if error is None and length == 0 and last > 0:
+                # It was made ready for a writer that has not come so far: the file ends in the one before.
+                last, place = ChunkIndex(last - 1), await self._place(ChunkIndex(last - 1))
+                length, error = await self._ask_length(place)
             if error is None:
                 return chunk_start(last) + length
             if not patient:
@@ -111,30 +116,19 @@ class Reader:
         spans = split_range(offset, len(buffer), part_bytes=READ_RANGE_BYTES)
         slots = asyncio.Semaphore(READ_RANGES_IN_FLIGHT)
 
-        async def read(span: Span) -> int:
+        async def read(span: Span) -> Part:
             async with slots:
                 return await self._read_span(span, buffer[span.at : span.at + span.length_bytes])
 
         if len(spans) == 1:
-            return self._join(spans, [await read(spans[0])], buffer)
+            return _join(spans, [await read(spans[0])], buffer)
         tasks = [asyncio.ensure_future(read(span)) for span in spans]
         try:
-            return self._join(spans, await asyncio.gather(*tasks), buffer)
+            return _join(spans, await asyncio.gather(*tasks), buffer)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _join(self, spans: list[Span], found: list[int], buffer: memoryview) -> Part:
-        """Put the spans together: zeros in holes, an end where the file ends."""
-        for span, length in zip(spans, found, strict=True):
-            if length == span.length_bytes:
-                continue
-            if span.chunk >= self.entry.chunk_count - 1:
-                return Part(span.at + length, at_end=True)
-            hole = buffer[span.at + length : span.at + span.length_bytes]
-            hole[:] = bytes(len(hole))
-        return Part(len(buffer), at_end=False)
 
     # --- where chunks are -----------------------------------------------------------------------
 
@@ -161,6 +155,9 @@ class Reader:
                 hint="Open it again to read the new file.",
             )
         self._entry = found.entry
+        for place in found.chunks:
+            if place.index + 2 < found.entry.chunk_count:
+                self._passed[place.index] = place.version
         now = self._connections.clock.monotonic()
         self._connections.places.store(self._path, found.entry, found.chunks, now=now)
         return found
@@ -194,24 +191,58 @@ class Reader:
 
     # --- one range of one chunk -----------------------------------------------------------------
 
-    async def _read_span(self, span: Span, buffer: memoryview) -> int:
-        """Bytes of the span that there are, read into `buffer`; from whichever replica is good."""
+    async def _read_span(self, span: Span, buffer: memoryview) -> Part:
+        """The span, or as much of it as there is before the file ends; zeros in a hole.
+
+        What is missing in the middle of a file is believed to be a hole only of a version that was looked up
+        after bytes behind its chunk were there: a writer may be on its way through this chunk, with the next
+        one ready, or the replica may have missed a grant since the place was cached.
+        """
+        length, version = await self._read_present(span, buffer)
+        if length == span.length_bytes or span.chunk >= self.entry.chunk_count - 1:
+            return Part(length, at_end=length < span.length_bytes)
+        if self._passed.get(span.chunk) != version:
+            if not await self._bytes_follow(span.chunk):
+                return Part(length, at_end=True)
+            self._connections.places.forget(self._path)
+            length, _ = await self._read_present(span, buffer)
+        hole = buffer[length:]
+        hole[:] = bytes(len(hole))
+        return Part(span.length_bytes, at_end=False)
+
+    async def _bytes_follow(self, index: ChunkIndex) -> bool:
+        """Whether the file goes on behind chunk `index`; only its last chunk can be there and be empty."""
+        following = ChunkIndex(index + 1)
+        if following < self.entry.chunk_count - 1:
+            return True
+        place = await self._place(following)
+        if place is None:  # the places known are older than the entry
+            self._connections.places.forget(self._path)
+            place = await self._place(following)
+        length, error = await self._ask_length(place)
+        if error is not None:
+            raise self._unavailable(place, {}, error) from error
+        return length > 0
+
+    async def _read_present(self, span: Span, buffer: memoryview) -> tuple[int, ChunkVersion]:
+        """Bytes of the span that there are, read into `buffer` from whichever replica is good, and of which
+        version."""
         plan: RetryPlan | None = None
         rounds = 0
         while True:
             place = await self._place(span.chunk)
             if place is None:
-                return 0
+                return 0, ChunkVersion(0)
             length, tried, last = await self._try_replicas(place, span, buffer)
             if isinstance(last, DataUnavailable) and place.replicas:
                 # Perhaps they have what there is, and none of them vouches that nothing follows it.
                 end, unknown = await self._ask_length(place)
                 if unknown is None and end <= span.first:
-                    return 0
+                    return 0, place.version
                 if unknown is None:
                     length, tried, last = await self._try_replicas(place, span, buffer[: end - span.first])
             if last is None:
-                return length
+                return length, place.version
             plan = plan or self._connections.new_plan(f"read {self._path}", has_effects=False)
             rounds += 1
             await self._start_over(place, tried, last, plan, rounds=rounds)
@@ -349,3 +380,11 @@ class Reader:
                 "servers": ",".join(servers),
             },
         )
+
+
+def _join(spans: list[Span], found: list[Part], buffer: memoryview) -> Part:
+    """Put the spans together, up to where the file ends."""
+    for span, part in zip(spans, found, strict=True):
+        if part.at_end:
+            return Part(span.at + part.length_bytes, at_end=True)
+    return Part(len(buffer), at_end=False)

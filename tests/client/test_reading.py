@@ -10,9 +10,9 @@ import pytest
 
 from gfs.client.client import AsyncClient
 from gfs.errors import ChecksumMismatch, DataUnavailable, InvalidArgument, IsADirectory, NotFound, Superseded
-from gfs.messages.control import ChunkStatus, FindChunks
+from gfs.messages.control import AcquireLease, ChunkLease, ChunkStatus, EntryReply, FindChunks, Stat
 from gfs.settings import LOOKUP_CHUNKS, READ_RANGE_BYTES, ClientSettings
-from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion
+from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkIndex, ChunkVersion, ServerId
 from tests.client.mini_cluster import Grant, MiniCluster, eventually, lost
 from tests.client.test_writing import _bytes
 
@@ -156,7 +156,8 @@ async def test_a_file_of_many_chunks_is_read_with_one_lookup_for_several_of_them
                     b"\0\0" + wanted,
                     wanted + b"\0\0",
                 )
-            assert len(cluster.seen(FindChunks)) - before <= 2
+            # One for the second half, and some to tell the last hole from a writer on its way.
+            assert len(cluster.seen(FindChunks)) - before <= 4
 
 
 async def test_a_sequential_reader_has_the_next_ranges_on_their_way_before_it_asks() -> None:
@@ -265,6 +266,38 @@ async def test_the_length_of_a_file_being_written_is_asked_of_its_last_chunks_re
         assert not (await client.stat("/a")).length_exact  # said openly, and at once
         assert cluster.seen(ChunkStatus)
         await file.discard()
+
+
+async def test_what_a_writer_has_not_reached_yet_is_no_hole_though_the_next_chunk_is_ready() -> None:
+    cluster = MiniCluster(servers=3)
+    async with cluster.client() as client:
+        await client.write_bytes("/a", b"12345")
+        await client._masters.ask_leader(
+            AcquireLease(inode=cluster.nodes["/a"].inode, index=ChunkIndex(1), create=True),
+            ChunkLease,
+            "test",
+        )
+        assert len(cluster.nodes["/a"].chunks) == 2
+        assert await client.read("/a", 0, 100) == b"12345"
+        assert (await client.stat("/a")).length_bytes == 5
+        assert await client.read_bytes("/a") == b"12345"
+
+
+async def test_bytes_missing_at_a_replica_that_has_missed_a_grant_are_no_hole() -> None:
+    cluster = MiniCluster(servers=3)
+    async with cluster.client() as client, cluster.client() as other:
+        await other.write_bytes("/a", b"12345")
+        file = await client.open("/a")
+        handle = cluster.nodes["/a"].chunks[0]
+        for kept in (["cs2", "cs3"], ["cs3"]):
+            cluster._bump(handle, [ServerId(name) for name in kept])
+        await other.write("/a", 5, b"678")
+        await other.write("/a", CHUNK_BYTES, b"tail")
+        # Another reader of this client has seen the new chunk; where the old one is was known before.
+        entry = await client._masters.ask_leader(Stat(path="/a"), EntryReply, "test")
+        file._reader._entry = entry.entry
+        assert await file.pread(0, 10) == b"12345678" + bytes(2)
+        await file.close()
 
 
 async def test_a_length_is_not_taken_from_a_replica_that_has_missed_a_grant() -> None:
