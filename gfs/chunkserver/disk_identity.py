@@ -52,6 +52,7 @@ class DiskIdentity:
         disk.make_directory(directory)
         path = os.path.join(directory, _FILE)
         if disk.exists(path):
+            disk.sync_directory(directory)  # a kill may have come between its rename and the sync of that
             return cls(disk, directory, _read(disk, path))
         made = cls(disk, directory, Identity(server=ServerId(f"cs-{secrets.token_hex(4)}")))
         made._write()

@@ -95,3 +95,20 @@ def test_a_directory_is_used_by_one_process_at_a_time(tmp_path: Path) -> None:
         DirectoryLock(str(tmp_path))
     lock.release()
     DirectoryLock(str(tmp_path)).release()
+
+
+def test_an_identity_found_after_a_kill_survives_a_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masters were told of it: with another one, all replicas here would be strangers to their sets."""
+    disk = ForgetfulDisk()
+
+    def killed(_path: str) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync_directory", killed)
+        with pytest.raises(InterruptedError):
+            DiskIdentity.load_or_create(disk, "/data")
+    found = DiskIdentity.load_or_create(disk, "/data").server
+    disk.power_cut()
+    disk.power_on()
+    assert DiskIdentity.load_or_create(disk, "/data").server == found
