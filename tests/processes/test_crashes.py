@@ -34,6 +34,13 @@ FOLLOWER_FAILPOINTS = (
     "oplog.synced=kill@9",
     "raft.before_ack=kill@9",
 )
+CHECKPOINT_FAILPOINTS = (
+    "checkpoint.before_write=kill@2",
+    "checkpoint.written=kill@2",
+    "checkpoint.before_rename=kill@2",
+    "checkpoint.renamed=kill@2",
+)
+CHECKPOINT_OFTEN = {"GFS__RAFT__CHECKPOINT_LOG_BYTES": "3000"}
 CHUNKSERVER_FAILPOINTS = (
     "chunk.before_bump=kill@2",
     "chunk.bumped=kill@2",
@@ -44,6 +51,7 @@ CHUNKSERVER_FAILPOINTS = (
     "chunk.before_sync=kill@2",
     "chunk.synced=kill@2",
     "chunk.journal_rotated=kill@2",
+    "write.before_reply=kill@2",
     "push.received=kill@2",
     "push.forwarded=kill@2",
 )
@@ -60,12 +68,14 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pro
     found.stop()
 
 
-async def crash_at(cluster: ProcessCluster, node: str, failpoint: str, *, lead: bool = False) -> None:
+async def crash_at(
+    cluster: ProcessCluster, node: str, failpoint: str, *, lead: bool = False, **environment: str
+) -> None:
     client = await cluster.connect()
     try:
         await cluster.ready(client)
         cluster.kill([node])
-        cluster.start([node], failpoint=failpoint)
+        cluster.start([node], failpoint=failpoint, **environment)
         if lead:
             await make_leader(cluster, node)
         else:
@@ -124,6 +134,38 @@ async def test_a_follower_killed_at_any_point_loses_nothing_acknowledged(
     leader = (await cluster.ready(client)).leader
     await client.close()
     await crash_at(cluster, next(m for m in cluster.masters if m != leader), failpoint)
+
+
+@pytest.mark.parametrize("failpoint", CHECKPOINT_FAILPOINTS)
+async def test_a_master_killed_while_it_writes_a_checkpoint_loses_nothing_acknowledged(
+    cluster: ProcessCluster, failpoint: str
+) -> None:
+    await crash_at(cluster, cluster.masters[1], failpoint, **CHECKPOINT_OFTEN)
+
+
+async def test_a_master_killed_before_its_vote_leaves_loses_nothing_acknowledged(
+    cluster: ProcessCluster,
+) -> None:
+    client = await cluster.connect()
+    try:
+        leader = (await cluster.ready(client)).leader
+        voter = next(master for master in cluster.masters if master != leader)
+        workload = Workload(client, "/crash/vote", seed=11)
+        await workload.set_up()
+        for _ in range(10):
+            await workload.step()
+        cluster.kill([voter])
+        cluster.start([voter], failpoint="raft.before_vote=kill")
+        await cluster.masters_agree()
+        cluster.kill([leader])
+        assert await cluster.died(voter) == -9
+        cluster.start([leader, voter])
+        await cluster.ready(client)
+        await workload.step()
+        await workload.verify()
+        await cluster.masters_agree()
+    finally:
+        await client.close()
 
 
 @pytest.mark.parametrize("failpoint", CHUNKSERVER_FAILPOINTS)
