@@ -52,6 +52,7 @@ RETRY_SECONDS_MAX = 120.0
 CLIENT_WORKERS_MAX = 16  # threads of one client that move bulk bytes
 CLIENT_CALLS_IN_FLIGHT_MAX = 1024  # requests of one client to the masters; more wait in the client
 READ_RANGE_BYTES = 4 * MIB  # one bulk read; larger reads are split
+READ_LONG_RANGE_BYTES = 16 * MIB  # one bulk read of a read so long that several of these are in it
 READ_RANGES_IN_FLIGHT = 4  # per read
 READ_AHEAD_RANGES = 3  # ranges of a sequential reader that are on their way before they are asked for
 CACHED_PLACES_MAX = 65_536  # chunk places one client remembers
@@ -62,6 +63,7 @@ assert PING_IDLE_SECONDS * 2 < SILENCE_IDLE_SECONDS_MAX
 assert SESSION_IDLE_SECONDS > 10 * RETRY_SECONDS_MAX  # a retry always finds its first outcome
 assert SESSION_WINDOW >= CALLS_IN_FLIGHT_MAX
 assert READ_RANGES_IN_FLIGHT <= CLIENT_WORKERS_MAX
+assert READ_LONG_RANGE_BYTES % READ_RANGE_BYTES == 0 and CHUNK_BYTES % READ_LONG_RANGE_BYTES == 0
 assert LOOKUP_CHUNKS <= FIND_CHUNKS_MAX
 assert APPLIED_MUTATIONS_KEPT > MUTATIONS_IN_FLIGHT_MAX  # whatever a primary may still repeat is known
 

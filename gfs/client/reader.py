@@ -29,12 +29,12 @@ from gfs.messages.control import (
     FindChunks,
     Replica,
 )
-from gfs.settings import LOOKUP_CHUNKS, READ_RANGE_BYTES, READ_RANGES_IN_FLIGHT
+from gfs.settings import LOOKUP_CHUNKS, READ_LONG_RANGE_BYTES, READ_RANGE_BYTES, READ_RANGES_IN_FLIGHT
 from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, ServerId
 
 # A replica that takes longer for one range is left for another; when all do, the last tries get the whole
 # `data_seconds`.
-PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = 1.0  # and as much again for a long range
 AVOID_SECONDS = 10.0  # how long a replica that failed is tried last
 AVOIDED_MAX = 256
 HOPELESS_ROUNDS = 2  # all replicas say, after a fresh lookup too, that their bytes are bad
@@ -113,7 +113,7 @@ class Reader:
         Raises: DataUnavailable naming file, chunk and servers when no good replica can be reached.
         When cancelled, it ends only after the last thread that writes to `buffer` has.
         """
-        spans = split_range(offset, len(buffer), part_bytes=READ_RANGE_BYTES)
+        spans = split_range(offset, len(buffer), part_bytes=_range_bytes(len(buffer)))
         slots = asyncio.Semaphore(READ_RANGES_IN_FLIGHT)
 
         async def read(span: Span) -> Part:
@@ -255,11 +255,12 @@ class Reader:
         last: GfsError = DataUnavailable("no replica is alive")
         order = self._replica_order(place, span.first)
         data_seconds = self._connections.settings.data_seconds
-        for patience in (min(PATIENCE_SECONDS, data_seconds), data_seconds):
+        patience = PATIENCE_SECONDS * (1 + len(buffer) // READ_LONG_RANGE_BYTES)
+        for seconds_each in (min(patience, data_seconds), data_seconds):
             slow: list[Replica] = []
             for replica in order:
                 # The last one left has nobody to hand over to.
-                seconds = data_seconds if len(order) == 1 else patience
+                seconds = data_seconds if len(order) == 1 else seconds_each
                 try:
                     return await self._read_replica(place, replica, span, buffer, seconds), tried, None
                 except GfsError as error:
@@ -388,3 +389,8 @@ def _join(spans: list[Span], found: list[Part], buffer: memoryview) -> Part:
         if part.at_end:
             return Part(span.at + part.length_bytes, at_end=True)
     return Part(len(buffer), at_end=False)
+
+
+def _range_bytes(length_bytes: int) -> int:
+    """How long the ranges of one read are: few and long ones cost least, but two replicas are to work."""
+    return READ_LONG_RANGE_BYTES if length_bytes >= 2 * READ_LONG_RANGE_BYTES else READ_RANGE_BYTES

@@ -98,7 +98,7 @@ class DataSocket:
         """Fill `buffer`. Raises: ConnectionResetError when the peer closes before that."""
         have = 0
         while have < len(buffer):
-            got = self.receive_into(buffer[have : have + DATA_WINDOW_BYTES])
+            got = self.receive_into(buffer[have:])
             if got == 0:
                 raise ConnectionResetError(f"closed after {have} of {len(buffer)} bytes")
             have += got

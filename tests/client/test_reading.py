@@ -11,7 +11,7 @@ import pytest
 from gfs.client.client import AsyncClient
 from gfs.errors import ChecksumMismatch, DataUnavailable, InvalidArgument, IsADirectory, NotFound, Superseded
 from gfs.messages.control import AcquireLease, ChunkLease, ChunkStatus, EntryReply, FindChunks, Stat
-from gfs.settings import LOOKUP_CHUNKS, READ_RANGE_BYTES, ClientSettings
+from gfs.settings import LOOKUP_CHUNKS, READ_LONG_RANGE_BYTES, READ_RANGE_BYTES, ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkIndex, ChunkVersion, ServerId
 from tests.client.mini_cluster import Grant, MiniCluster, eventually, lost
 from tests.client.test_writing import _bytes
@@ -183,6 +183,21 @@ async def test_a_large_read_is_split_over_replicas_and_fetched_side_by_side() ->
         async with await client.open("/a") as file:
             assert await file.read(CHUNK_BYTES) == data
     assert sum(server.reads > 0 for server in cluster.servers.values()) >= 2
+
+
+async def test_the_longer_a_read_the_longer_and_fewer_are_its_ranges() -> None:
+    cluster = MiniCluster()
+    data = _bytes(48 * MIB)
+    async with cluster.client(BIG_PIECES) as client:
+        await client.write_bytes("/a", data)
+        async with await client.open("/a") as file:
+            buffer = bytearray(2 * READ_LONG_RANGE_BYTES)
+            assert await file.readinto(buffer) == len(buffer)
+            assert buffer == data[: len(buffer)]
+            assert [length for _, length in cluster.bulk.read_ranges] == [READ_LONG_RANGE_BYTES] * 2
+            cluster.bulk.read_ranges.clear()
+            assert await file.pread(0, READ_LONG_RANGE_BYTES) == data[:READ_LONG_RANGE_BYTES]
+            assert {length for _, length in cluster.bulk.read_ranges} == {READ_RANGE_BYTES}
 
 
 @pytest.mark.parametrize("seed", range(4))
