@@ -194,6 +194,7 @@ class OurMember:
 
     def tick(self) -> None:
         self.raft.tick()
+        self.raft.apply_committed()
 
     def lead(self) -> None:
         self.raft._SyncObj__setCurrentTerm(self.raft.term + 1, ME)

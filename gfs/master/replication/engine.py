@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from pysyncobj import SyncObj, SyncObjConf, syncobj
@@ -29,12 +30,22 @@ ApplyEntry = Callable[[LogIndex, Term, bytes], None]
 class MemberNode(Node):
     """A master by its id. Addresses are the connections' affair."""
 
-    def __hash__(self) -> int:
+    def __init__(self, member: str) -> None:
+        super().__init__(member)
         # pysyncobj iterates over sets of nodes; str's own hash would make that order differ from run to run.
-        return zlib.crc32(self.id.encode())
+        self._hash = zlib.crc32(member.encode())
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MemberNode) and bool(self.id == other.id)
+        return self is other or (isinstance(other, MemberNode) and bool(self.id == other.id))
+
+
+@cache
+def member_node(member: MasterId) -> MemberNode:
+    """The one node of a master, which dictionaries find without calling its comparison."""
+    return MemberNode(member)
 
 
 class _NoDumps:
@@ -98,8 +109,8 @@ class Engine(SyncObj):
             pollerType="select",
             onStateChanged=lambda old, new: on_state_changed(),
         )
-        nodes = [MemberNode(member) for member in others]
-        super().__init__(MemberNode(me), nodes, configuration, nodeClass=MemberNode, transport=transport)
+        nodes = [member_node(member) for member in others]
+        super().__init__(member_node(me), nodes, configuration, nodeClass=MemberNode, transport=transport)
         self._poller = _NoPoller()
 
     def begin_at(self, applied: LogIndex) -> None:
@@ -110,6 +121,7 @@ class Engine(SyncObj):
     # --- driving --------------------------------------------------------------------------------
 
     def tick(self) -> None:
+        """Elect, commit and send as is due. What is committed waits for apply_committed()."""
         self._onTick(0.0)
 
     def tick_without_election(self) -> None:
@@ -118,6 +130,10 @@ class Engine(SyncObj):
         self.tick()
         if self.election_deadline == never:
             self.election_deadline = deadline
+
+    def send_now(self) -> None:
+        """Leader: send what was added since the tick."""
+        self._SyncObj__sendAppendEntries()
 
     def append(self, payload: bytes) -> Position:
         """Leader: add an entry and send it with the next tick."""
@@ -146,7 +162,7 @@ class Engine(SyncObj):
         self._SyncObj__raftLastApplied = base.index
         self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, base.index)
 
-    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
+    def apply_committed(self) -> None:
         """Apply committed entries, a bounded number of bytes a turn. Nothing here can be retried (F3).
 
         Only entries on our own disk: the state outlives a kill, and must never be ahead of the log.
@@ -160,7 +176,15 @@ class Engine(SyncObj):
             self._apply_entry(LogIndex(index), Term(term), payload)
             self._SyncObj__raftLastApplied = last = LogIndex(index)
             room -= len(payload) + 1
-        return False
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
+        return False  # not within a tick: what is to be sent and synced comes first, see RaftNode
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
+        return  # checkpoints are ours
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802
+        return  # commands come through append()
 
     def _SyncObj__doApplyCommand(self, command: bytes) -> Any:  # noqa: N802  Any: pysyncobj's signature
         raise AssertionError("entries are applied by _SyncObj__applyLogEntries")
@@ -214,10 +238,10 @@ class Engine(SyncObj):
         return bool(self._SyncObj__transferInProgress)
 
     def next_index(self, member: MasterId) -> int:
-        return int(self._SyncObj__raftNextIndex.get(MemberNode(member), 0))
+        return int(self._SyncObj__raftNextIndex.get(member_node(member), 0))
 
     def set_next_index(self, member: MasterId, index: int) -> None:
-        self._SyncObj__raftNextIndex[MemberNode(member)] = index
+        self._SyncObj__raftNextIndex[member_node(member)] = index
 
     def match_index(self, member: MasterId) -> int:
-        return int(self._SyncObj__raftMatchIndex.get(MemberNode(member), 0))
+        return int(self._SyncObj__raftMatchIndex.get(member_node(member), 0))

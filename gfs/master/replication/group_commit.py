@@ -20,7 +20,7 @@ from gfs.master.replication.options import (
     PROPOSAL_BYTES_MAX,
     RaftOptions,
 )
-from gfs.vocabulary import MasterId
+from gfs.vocabulary import LogIndex, MasterId
 
 BATCH_FORMAT = b"\x00B"  # pysyncobj's "regular command", then ours
 READMISSION_FORMAT = b"\x00D"
@@ -109,6 +109,18 @@ class GroupCommit:
     @property
     def in_flight(self) -> int:
         return len(self._in_flight)
+
+    def may_place(self, committed: LogIndex) -> bool:
+        """Whether an entry should be made now of what waits.
+
+        Each entry costs every master a sync and several wake-ups, however little is in it. So while one is
+        being committed another one is made only of at least as many proposals: a few at a time never wait
+        for each other, and many gather in few entries.
+        """
+        if not self._waiting or len(self._in_flight) >= self._options.entries_in_flight_max:
+            return False
+        uncommitted = sum(len(batch) for position, batch in self._in_flight if position.index > committed)
+        return len(self._waiting) >= uncommitted
 
     def next_entry(self) -> bytes:
         """Payload of the next entry; what it holds goes in flight with placed()."""

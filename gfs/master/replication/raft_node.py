@@ -2,7 +2,8 @@
 
 There is one timer, the tick. Every event (a message, a finished sync, a proposal) asks for one turn of the
 loop, and a turn adds waiting proposals to the log, ticks the engine, starts a sync, applies what is committed
-and answers whoever waited for it.
+and answers whoever waited for it. In this order: disks and followers work on the next entry while this
+thread applies the one before.
 """
 
 from __future__ import annotations
@@ -318,7 +319,10 @@ class RaftNode:
                 self._engine.tick()
             else:
                 self._engine.tick_without_election()
+            if self._append_waiting():  # what has just been committed has made room
+                self._engine.send_now()
             self._writer.kick()
+            self._engine.apply_committed()
             self._finish_turn()
         except Exception as error:  # a bug, ours or pysyncobj's: a state machine must not skip or repeat (F3)
             self._fail(error)
@@ -335,14 +339,19 @@ class RaftNode:
         self._leadership.notify()
         if self._leadership.is_ready():
             self._drive_reads()
-            if self._group.has_waiting and self._group.in_flight < self._options.entries_in_flight_max:
+            if self._group.may_place(self._engine.commit_index):
                 self._ask_for_turn()
 
-    def _append_waiting(self) -> None:
-        if not self._leadership.is_ready():
-            return
-        while self._group.has_waiting and self._group.in_flight < self._options.entries_in_flight_max:
-            self._group.placed(self._engine.append(self._group.next_entry()))
+    def _append_waiting(self) -> bool:
+        """Whether there is something new to send."""
+        group, engine = self._group, self._engine
+        if not group.has_waiting or not self._leadership.is_ready():
+            return False
+        appended = False
+        while group.may_place(engine.commit_index):
+            group.placed(engine.append(group.next_entry()))
+            appended = True
+        return appended
 
     def _apply_entry(self, index: LogIndex, term: Term, payload: bytes) -> None:
         readmission = decode_readmission(payload)

@@ -15,7 +15,7 @@ from pysyncobj.transport import Transport
 
 from gfs import failpoints
 from gfs.errors import CorruptState, ProtocolFault
-from gfs.master.replication.engine import Engine, MemberNode
+from gfs.master.replication.engine import Engine, MemberNode, member_node
 from gfs.master.replication.log import OperationLog
 from gfs.master.replication.raft_messages import (
     AppendAnswer,
@@ -86,20 +86,20 @@ class RaftTransport(Transport):
 
     def peer_up(self, member: MasterId) -> None:
         self._waiting_for_our_disk.pop(member, None)
-        self._onNodeConnected(MemberNode(member))
+        self._onNodeConnected(member_node(member))
 
     def peer_down(self, member: MasterId) -> None:
         self._waiting_for_our_disk.pop(member, None)
-        self._onNodeDisconnected(MemberNode(member))
+        self._onNodeDisconnected(member_node(member))
 
     def report_away(self, member: MasterId) -> None:
         """Keep pysyncobj from sending to a peer for a moment."""
-        self._onNodeDisconnected(MemberNode(member))
+        self._onNodeDisconnected(member_node(member))
         self._call_later(self._away_seconds, lambda: self._report_back(member))
 
     def _report_back(self, member: MasterId) -> None:
         if member in self._wire.connected():
-            self._onNodeConnected(MemberNode(member))
+            self._onNodeConnected(member_node(member))
 
     # --- outbound ---------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class RaftTransport(Transport):
 
     def receive(self, member: MasterId, message: Message) -> None:
         """Raises: ProtocolFault when the peer says what no correct master says; its connection is closed."""
-        node = MemberNode(member)
+        node = member_node(member)
         match message:
             case AppendEntries():
                 self._receive_append(member, message)
@@ -213,7 +213,7 @@ class RaftTransport(Transport):
     def learn_term(self, member: MasterId, term: int) -> None:
         """Someone is in a newer term: join it, as for a vote request that we would not grant."""
         request = {"type": "request_vote", "term": term, "last_log_index": -1, "last_log_term": -1}
-        self._onMessageReceived(MemberNode(member), request)
+        self._onMessageReceived(member_node(member), request)
 
     def _receive_answer(self, member: MasterId, answer: AppendAnswer) -> None:
         if answer.term > self._engine.term:
@@ -248,7 +248,7 @@ class RaftTransport(Transport):
 
     def _deliver_answer(self, member: MasterId, next_index: int, *, success: bool, reset: bool) -> None:
         message = {"type": "next_node_idx", "next_node_idx": next_index, "success": success, "reset": reset}
-        self._onMessageReceived(MemberNode(member), message)
+        self._onMessageReceived(member_node(member), message)
 
     def _receive_append(self, member: MasterId, append: AppendEntries) -> None:
         """Raft §5.3's consistency check, so that pysyncobj only ever sees entries it has to add."""
@@ -301,12 +301,12 @@ class RaftTransport(Transport):
             "prevLogIdx": agreed,
             "prevLogTerm": self._log.term_at(agreed),
         }
-        self._onMessageReceived(MemberNode(member), message)
+        self._onMessageReceived(member_node(member), message)
 
     def _take_sign_of_life(self, member: MasterId, append: AppendEntries, *, commit_index: int) -> None:
         """Without entries or a previous index pysyncobj takes note of leader, term and commit index only."""
         message = {"type": "append_entries", "term": append.term, "commit_index": commit_index}
-        self._onMessageReceived(MemberNode(member), message)
+        self._onMessageReceived(member_node(member), message)
 
     def _first_doubtful(self, conflicting: LogIndex) -> int:
         """Where the leader should start over: before the whole term that conflicts (Raft §5.3, end)."""
