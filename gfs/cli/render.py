@@ -77,8 +77,8 @@ def _visible(cell: str) -> str:
 
 
 def note(message: str) -> None:
-    """Something for the person, not part of the result."""
-    click.echo(message, err=True)
+    """Something for the person, not part of the result; above a progress bar when one is shown."""
+    print(message, file=sys.stderr, flush=True)  # not click.echo: a bar catches only what passes sys.stderr
 
 
 def on_terminal() -> bool:
