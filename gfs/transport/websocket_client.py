@@ -88,7 +88,7 @@ class WebSocketCaller:
         if task is None:
             task = asyncio.create_task(self._open(address))
             self._connecting[address] = task
-            task.add_done_callback(lambda _: self._connecting.pop(address))
+            task.add_done_callback(lambda done: self._connected(address, done))
         try:
             # Shielded: a call that gives up does not take the connection from the others.
             async with asyncio.timeout(min(deadline_seconds, self._connect_seconds_max)):
@@ -99,6 +99,11 @@ class WebSocketCaller:
             if not self._closed:
                 raise
             raise Unavailable("this program has closed its connections") from error
+
+    def _connected(self, address: Address, task: asyncio.Task[ClientConnection]) -> None:
+        del self._connecting[address]
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; all may have given up, which is no fault
 
     async def _open(self, address: Address) -> ClientConnection:
         if self._session is None:

@@ -478,3 +478,21 @@ async def test_a_server_that_does_not_read_bounds_what_is_queued_for_it(caller: 
         assert refused > 20
         assert caller._connections[address]._outbox.queued_bytes <= SEND_QUEUE_BYTES_MAX + MIB + KIB
         reads.set()
+
+
+async def test_a_failed_connection_nobody_waits_for_any_more_is_no_complaint() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    caller = WebSocketCaller(role="test", node="test", connect_seconds_max=0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, never says hello
+        address = Address(f"127.0.0.1:{silent.getsockname()[1]}")
+        call = asyncio.ensure_future(caller.call(address, Ping(), Ack, deadline_seconds=5.0))
+        await asyncio.sleep(0)  # the call has begun to wait for its connection
+        connecting = caller._connecting[address]
+        call.cancel()
+        await asyncio.wait({call, connecting})
+    assert not connecting.cancelled()
+    del connecting, call  # the call's traceback holds the other task
+    gc.collect()
+    await caller.close()
+    assert complaints == []
