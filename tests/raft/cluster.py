@@ -54,6 +54,7 @@ class Machine:
             clock=VirtualClock(loop),
             chance=random.Random(loop.chance.random()),
             fatal=self._died,
+            in_worker=lambda work: loop.run_in_executor(None, work),
         )
         node.on_leadership(lambda leads, term: self._cluster.note_leadership(self, leads, term))
         await node.start()

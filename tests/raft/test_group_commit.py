@@ -96,8 +96,9 @@ def test_the_next_entry_is_on_its_way_to_the_disks_while_the_one_before_is_appli
 
         leader.state.apply = watched  # type: ignore[method-assign]
         first = [asyncio.ensure_future(cluster.propose(b"a%d" % number)) for number in range(5)]
-        while node._group.in_flight == 0:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # they are submitted,
+        await asyncio.sleep(0)  # and placed in a turn
+        assert node._group.in_flight == 1
         second = [asyncio.ensure_future(cluster.propose(b"b%d" % number)) for number in range(3)]
         await asyncio.gather(*first, *second)
         assert seen == [(5, 1, False), (3, 0, True)]

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from concurrent.futures import Executor
+from functools import partial
 
 from gfs.clock import Clock
 from gfs.disk import OpenFile
 from gfs.master.replication.log import Batch, OperationLog
 from gfs.telemetry import logger
+
+InWorker = Callable[[Callable[[], OpenFile]], asyncio.Future[OpenFile]]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -24,7 +26,7 @@ class LogWriter:
     def __init__(
         self,
         log: OperationLog,
-        executor: Executor,
+        in_worker: InWorker,
         clock: Clock,
         *,
         slow_seconds: float,
@@ -33,7 +35,7 @@ class LogWriter:
         on_space_changed: Callable[[bool], None],
         fatal: Callable[[BaseException], None],
     ) -> None:
-        self._log, self._executor, self._clock = log, executor, clock
+        self._log, self._in_worker, self._clock = log, in_worker, clock
         self._slow_seconds, self._retry_seconds = slow_seconds, retry_seconds
         self._on_settled, self._on_space_changed, self._fatal = on_settled, on_space_changed, fatal
         self._task: asyncio.Task[None] | None = None
@@ -83,10 +85,9 @@ class LogWriter:
             self._task = None
 
     async def _write(self, batch: Batch) -> OpenFile:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                file = await loop.run_in_executor(self._executor, self._log.write, batch)
+                file = await self._in_worker(partial(self._log.write, batch))
             except OSError as error:
                 if error.errno not in _NO_SPACE:
                     raise

@@ -39,7 +39,7 @@ from gfs.master.replication.group_commit import (
 from gfs.master.replication.handshake import Dialer, Introduction
 from gfs.master.replication.leadership import Leadership, Listener
 from gfs.master.replication.log import Position
-from gfs.master.replication.log_writer import LogWriter
+from gfs.master.replication.log_writer import InWorker, LogWriter
 from gfs.master.replication.options import APPLY_BYTES_PER_TURN, RaftOptions
 from gfs.master.replication.peer_connections import PeerConnections
 from gfs.master.replication.raft_messages import (
@@ -56,6 +56,7 @@ from gfs.master.replication.raft_transport import RaftTransport
 from gfs.master.replication.read_index import ReadIndex
 from gfs.master.replication.recovery import recover
 from gfs.master.replication.replicator import ReplicatorStatus, StateMachine
+from gfs.master.replication.worker_thread import WorkerThread
 from gfs.telemetry import logger
 from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
 
@@ -86,6 +87,7 @@ class RaftNode:
         clock: Clock | None = None,
         chance: random.Random | None = None,
         fatal: Callable[[BaseException], None] = end_process,
+        in_worker: InWorker | None = None,
     ) -> None:
         """
         Args:
@@ -93,12 +95,15 @@ class RaftNode:
             directory: of this master; the operation log goes into its "log".
             state: restored from the newest checkpoint, or further on its own; never behind it.
             fatal: called once when this master must not go on; the default ends the process.
+            in_worker: does the log's blocking work beside the loop; the default is a thread of its own.
         """
         self._me, self._peers, self._listen, self._directory = me, peers, listen, directory
         self._cluster, self._secret, self._state, self._checkpoints = cluster, secret, state, checkpoints
         self._options = options or RaftOptions()
         self._disk, self._clock = disk or SystemDisk(), clock or SystemClock()
         self._chance, self._on_fatal = chance or random.Random(), fatal
+        self._in_worker = in_worker
+        self._log_thread: WorkerThread | None = None
         self._listeners: list[Listener] = []
         self._group, self._reads = GroupCommit(self._options), ReadIndex(me)
         self._turn_asked = False
@@ -115,7 +120,6 @@ class RaftNode:
         Raises: CorruptState, UnsupportedVersion, WrongCluster; OSError when the port is taken.
         """
         self._loop = asyncio.get_running_loop()
-        self._log_thread = ThreadPoolExecutor(1, "operation-log")
         self._checkpoint_threads = ThreadPoolExecutor(2, "checkpoint")
         recovered = recover(
             self._directory,
@@ -153,7 +157,8 @@ class RaftNode:
         self._writer.stop()
         if not self._writer.out_of_space:
             self._log.close()
-        self._log_thread.shutdown()
+        if self._log_thread is not None:
+            self._log_thread.stop()
         self._checkpoint_threads.shutdown()
 
     async def propose(self, proposal: bytes) -> bytes:
@@ -217,10 +222,13 @@ class RaftNode:
     # --- construction -----------------------------------------------------------------------------
 
     def _wire_up(self) -> None:
-        options = self._options
+        options, in_worker = self._options, self._in_worker
+        if in_worker is None:
+            self._log_thread = WorkerThread("operation-log")
+            in_worker = self._log_thread.run
         self._writer = LogWriter(
             self._log,
-            self._log_thread,
+            in_worker,
             self._clock,
             slow_seconds=options.slow_disk_seconds,
             retry_seconds=options.no_space_retry_seconds,
@@ -367,8 +375,8 @@ class RaftNode:
         while True:
             number = reads.begin(term=engine.term, commit_index=engine.commit_index, now=now)
             if number is not None:
-                self._broadcast(ReadIndexRequest(engine.term, number))
-            elif overdue := reads.overdue(now=now, seconds=self._options.heartbeat_seconds):
+                self._ask_the_prompt(ReadIndexRequest(engine.term, number))
+            elif overdue := reads.overdue(now=now, seconds=self._options.read_patience_seconds):
                 for member in sorted(engine.others - overdue[1]):
                     self._connections.transmit(member, ReadIndexRequest(engine.term, overdue[0]))
             if not reads.confirmations() or not engine.is_majority(reads.confirmations()):
@@ -438,9 +446,13 @@ class RaftNode:
     def serve_piece(self, request: FetchPiece) -> Awaitable[msgspec.Struct]:
         return serve_piece(self._checkpoints, self._checkpoint_threads, request)
 
-    def _broadcast(self, message: Message) -> None:
-        for member in self._peers:
-            self._connections.transmit(member, message)
+    def _ask_the_prompt(self, message: ReadIndexRequest) -> None:
+        """Ask as many as make a majority with us; all of them if they let us wait (see overdue)."""
+        missing = (len(self._peers) + 1) // 2
+        for member in self._reads.by_promptness(self._peers):
+            if missing == 0:
+                return
+            missing -= self._connections.transmit(member, message)
 
     def _other_message(self, member: MasterId, message: Message) -> None:
         engine = self._engine

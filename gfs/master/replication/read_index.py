@@ -1,13 +1,16 @@
 """Linearizable reads without the log (ReadIndex, Raft dissertation §6.4). Decisions only, no I/O.
 
-The leader notes its commit index, asks every follower whether it is still their leader, and may answer from
-its state once a majority has said yes and the noted index is applied. All readers that wait share one round;
-whoever comes while one is under way waits for the next, because that one may have begun too early for them.
+The leader notes its commit index, asks followers whether it is still their leader, and may answer from its
+state once a majority has said yes and the noted index is applied. At first it asks no more of them than make
+a majority, those that were prompt before; if they are not prompt this time, all of them. All readers that
+wait share one round; whoever comes while one is under way waits for the next, because that one may have begun
+too early for them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from gfs.errors import GfsError
@@ -30,6 +33,7 @@ class ReadIndex:
         self._number = 0
         self._waiting: list[asyncio.Future[LogIndex]] = []
         self._round: _Round | None = None
+        self._prompt: list[MasterId] = []  # who has confirmed lately, the last one first
         self._unapplied: list[tuple[LogIndex, list[asyncio.Future[LogIndex]]]] = []
 
     def submit(self) -> asyncio.Future[LogIndex]:
@@ -56,6 +60,16 @@ class ReadIndex:
     def confirm(self, member: MasterId, *, term: int, number: int) -> None:
         if self._round is not None and (number, term) == (self._round.number, self._round.term):
             self._round.confirmed.add(member)
+            if self._prompt[:1] != [member]:
+                self._prompt = [member, *(other for other in self._prompt if other != member)]
+
+    def by_promptness(self, members: Collection[MasterId]) -> list[MasterId]:
+        """Those first who have confirmed last."""
+        known = set(members)
+        return [
+            *(member for member in self._prompt if member in known),
+            *(member for member in members if member not in self._prompt),
+        ]
 
     def confirmations(self) -> int:
         """Of the round under way, this master included; 0 when there is none."""
