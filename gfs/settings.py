@@ -127,6 +127,7 @@ class ChunkServerSettings(_Section, frozen=True, kw_only=True):
     data_connections_max: int = 64
     forward_seconds: float = 0.8  # a mutation a secondary has not acknowledged by then has failed
     free_bytes_min: int = 64 * MIB
+    reads: str = "pread"  # pread: sent from a verified copy; mmap: verified and sent where they lie
     congestion_control: str = "cubic"  # "" leaves the system's (BBR paces loopback to a third)
     loop: str = "auto"
 
@@ -258,6 +259,7 @@ def _check(settings: Settings, source: str) -> None:
                 )
     for key, value, allowed in (
         ("chunkserver.durability", settings.chunkserver.durability, ("flush", "sync")),
+        ("chunkserver.reads", settings.chunkserver.reads, ("pread", "mmap")),
         ("master.loop", settings.master.loop, ("auto", "uvloop", "asyncio")),
         ("chunkserver.loop", settings.chunkserver.loop, ("auto", "uvloop", "asyncio")),
         ("telemetry.format", settings.telemetry.format, ("auto", "json", "text")),
@@ -273,8 +275,14 @@ def _check(settings: Settings, source: str) -> None:
                 raise ConfigInvalid(f"{source}: $.{section_name}.{field.name}: {number} is not above zero")
     if not 0 < settings.client.piece_bytes <= PUSH_BYTES_MAX:
         raise ConfigInvalid(f"{source}: $.client.piece_bytes: at most {PUSH_BYTES_MAX} bytes")
-    if settings.raft.election_seconds_min >= settings.raft.election_seconds_max:
+    raft = settings.raft
+    if raft.election_seconds_min >= raft.election_seconds_max:
         raise ConfigInvalid(f"{source}: $.raft.election_seconds_min: must be below election_seconds_max")
+    if 3 * raft.heartbeat_seconds >= raft.election_seconds_min:
+        raise ConfigInvalid(
+            f"{source}: $.raft.heartbeat_seconds: three heartbeats must fit in election_seconds_min, "
+            "or a busy leader is taken for a dead one"
+        )
 
 
 def schema() -> dict[str, Any]:

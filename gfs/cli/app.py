@@ -45,6 +45,7 @@ COMMANDS: dict[str, CommandRow] = {
     "glob": CommandRow("files", "glob", "Files", "List the paths that match a pattern."),
     "chunks": CommandRow("look", "chunks", "Look inside", "Show a file's chunks, versions and replicas."),
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
+    "admin": CommandRow("admin", "admin", "Look inside", "Operate the cluster: readmit a master."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),
     "chunkserver": CommandRow("serve", "chunkserver", "Daemons", "Run one chunk server in the foreground."),
 }

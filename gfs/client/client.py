@@ -24,6 +24,7 @@ from gfs.errors import (
     Unavailable,
 )
 from gfs.messages.control import (
+    Ack,
     ChunkPlace,
     ClusterStatus,
     ClusterStatusReply,
@@ -37,13 +38,14 @@ from gfs.messages.control import (
     Glob,
     ListDirectory,
     MakeDirectory,
+    ReadmitMaster,
     RenamePath,
     Reply,
     Request,
     Stat,
 )
 from gfs.settings import FIND_CHUNKS_MAX
-from gfs.vocabulary import ChunkIndex, join_path, path_fault, split_path
+from gfs.vocabulary import ChunkIndex, MasterId, join_path, path_fault, split_path
 
 STATUS_SECONDS = 1.5
 REOPEN_MAX = 8  # a file replaced under a whole-file read is read anew, so often
@@ -155,6 +157,14 @@ class AsyncClient:
             told = "; ".join(f"{address} ({answer})" for address, answer in answers.items())
             raise Unavailable(f"no master can be reached: {told}", hint="Is the cluster up? See 'gfs up'.")
         return max(replies, key=lambda reply: (reply.answered_by == reply.leader, reply.term))
+
+    async def readmit_master(self, member: str) -> None:
+        """Let a master vote again that came back with an empty disk; see 'gfs status' for who is kept out.
+
+        Raises: InvalidArgument when the leader has not refused that master.
+        """
+        request = ReadmitMaster(member=MasterId(member))
+        await self._masters.ask_leader(request, Ack, f"readmit {member}", effects=True)
 
     # --- changing the namespace -----------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from gfs.master.reads import Reads
 from gfs.master.replication.replicator import Replicator
 from gfs.master.standing import Standing
 from gfs.messages.control import (
+    Ack,
     ChunkServerStatus,
     ClusterStatus,
     ClusterStatusReply,
@@ -25,6 +26,7 @@ from gfs.messages.control import (
     HeartbeatReply,
     HeldLease,
     MasterStatus,
+    ReadmitMaster,
     Reply,
     Request,
     StateDigest,
@@ -161,6 +163,18 @@ class ClusterService:
         assert isinstance(request, TakeCheckpoint)
         await self._replicator.checkpoint()
         return self._digest_reply()
+
+    async def readmit_master(self, request: Request, _context: CallContext) -> Reply:
+        """Raises: NotLeader, InvalidArgument (unknown, or not refused here), OutcomeUnknown."""
+        assert isinstance(request, ReadmitMaster)
+        self._commits.leading()
+        if request.member not in self._masters:
+            raise InvalidArgument(
+                f"the configuration has no master {request.member!r}",
+                hint=f"It has: {', '.join(self._masters)}.",
+            )
+        await self._replicator.readmit(request.member)
+        return Ack()
 
     def _digest_reply(self) -> StateDigestReply:
         return StateDigestReply(

@@ -21,6 +21,7 @@ from gfs.messages.control import (
     ListDirectory,
     MakeDirectory,
     Ping,
+    ReadmitMaster,
     RenamePath,
     Request,
     SealChunk,
@@ -58,6 +59,7 @@ class MasterService:
             ClusterStatus: self.cluster.status,
             StateDigest: self.cluster.digest,
             TakeCheckpoint: self.cluster.take_checkpoint,
+            ReadmitMaster: self.cluster.readmit_master,
             Heartbeat: self.cluster.heartbeat,
         }
         assert set(handlers) == set(MASTER_REQUESTS)

@@ -319,6 +319,13 @@ class TakeCheckpoint(Request, tag="take_checkpoint", frozen=True, kw_only=True):
     reply: ClassVar[type[Reply]] = StateDigestReply
 
 
+class ReadmitMaster(Request, tag="readmit_master", frozen=True, kw_only=True):
+    """Let a master vote again that was refused because it came back with another, empty disk."""
+
+    reply: ClassVar[type[Reply]] = Ack
+    member: MasterId
+
+
 # --- heartbeat: chunk server -> every master (§2.3, §4.5) ---------------------------------------
 
 
@@ -516,6 +523,7 @@ MASTER_REQUESTS: tuple[type[Request], ...] = (
     ClusterStatus,
     StateDigest,
     TakeCheckpoint,
+    ReadmitMaster,
     Heartbeat,
 )
 

@@ -62,6 +62,7 @@ class FakeReplicator:
         self.answers_to_lose = 0
         self.hold: asyncio.Event | None = None  # proposals and barriers wait until it is set
         self.checkpoints: list[LogIndex] = []
+        self.readmitted: list[MasterId] = []
         self.lag = 0  # entries this master has not applied yet
         self._log = log
         self._applied = 0
@@ -114,6 +115,9 @@ class FakeReplicator:
 
     def on_leadership(self, listener: Callable[[bool, Term], None]) -> None:
         self._listeners.append(listener)
+
+    async def readmit(self, member: MasterId) -> None:
+        self.readmitted.append(member)
 
     async def checkpoint(self) -> LogIndex:
         self.checkpoints.append(self.applied_index())

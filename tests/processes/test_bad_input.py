@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -307,5 +308,35 @@ async def test_a_full_disk_on_the_leader_makes_it_step_down_and_reads_go_on(tmp_
         await client.close()
         assert cluster.processes[leader].poll() is None
         assert "Traceback" not in cluster.log(leader)
+    finally:
+        cluster.stop()
+
+
+async def test_a_wiped_master_is_refused_until_the_operator_readmits_it(tmp_path: Path) -> None:
+    cluster = ProcessCluster(tmp_path / "wiped", masters=3, chunkservers=1)
+    cluster.start()
+    try:
+        client = await cluster.connect()
+        leader = (await cluster.ready(client)).leader
+        for number in range(5):
+            await client.mkdir(f"/{number}")
+        await cluster.masters_agree()
+        victim = next(master for master in cluster.masters if master != leader)
+        cluster.kill([victim])
+        shutil.rmtree(cluster.layout.settings.masters[victim].directory)
+        cluster.start([victim])
+
+        async def refused() -> bool | None:
+            return f"gfs admin members readmit {victim}" in cluster.log(leader) or None
+
+        await eventually(refused, "the leader says how to readmit the wiped master")
+        command = [sys.executable, "-m", "gfs", "--config", cluster.layout.config_path, "admin", "members"]
+        wrong = subprocess.run([*command, "readmit", "m9"], capture_output=True, text=True, timeout=30)
+        assert (wrong.returncode, "m9" in wrong.stderr) == (2, True), wrong.stderr
+        ran = subprocess.run([*command, "readmit", victim], capture_output=True, text=True, timeout=30)
+        assert ran.returncode == 0, ran.stderr
+        await client.mkdir("/after")
+        await cluster.masters_agree()
+        await client.close()
     finally:
         cluster.stop()

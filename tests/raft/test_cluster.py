@@ -593,6 +593,26 @@ def test_a_wiped_master_is_refused_under_its_old_name_until_it_is_readmitted() -
     run_virtual(scenario)
 
 
+def test_a_wiped_master_is_readmitted_by_the_leader_that_knows_what_it_had_acknowledged() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        cluster = Cluster(loop)
+        await cluster.start()
+        leader = await cluster.elected()
+        await fill(cluster, 5)
+        await cluster.settled()
+        victim = next(m for m in cluster.running if m is not leader)
+        wipe(victim)
+        await victim.start()
+        await cluster.until(lambda: leader.node and victim.name in leader.node.refusals())
+        assert leader.node is not None
+        await leader.node.readmit(victim.name)
+        await cluster.settled()
+        assert len(victim.state.items) == 5 and not leader.node.refusals()
+        cluster.check()
+
+    run_virtual(scenario)
+
+
 def test_a_master_whose_disk_lost_synced_entries_is_refused_by_its_leader() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         cluster = Cluster(loop)

@@ -28,6 +28,8 @@ def load(tmp_path: Path, text: str, **environment: str) -> settings.Settings:
         ("[client]\npiece_bytes = -1\n", "$.client.piece_bytes: -1 is not above zero"),
         ("[client]\npiece_bytes = '1GiB'\n", "$.client.piece_bytes"),
         ("[chunkserver]\ndurability = 'hope'\n", "'hope' is not one of flush, sync"),
+        ("[raft]\nheartbeat_seconds = '100ms'\n", "$.raft.heartbeat_seconds: three heartbeats"),
+        ("[raft]\nelection_seconds_min = 2.0\n", "$.raft.election_seconds_min"),
         ("[masters.m1]\ncontrol = '127.0.0.1'\nraft = '127.0.0.1:2'\n", "$.masters.m1.control"),
         ("[masters.m1]\ncontrol = '127.0.0.1:2'\nraft = '127.0.0.1:2'\n", "is also $.masters.m1.control"),
         ("[masters.m1]\ncontrol = '10.0.0.1:1'\nraft = '127.0.0.1:2'\n", "beyond loopback"),

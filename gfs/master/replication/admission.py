@@ -41,3 +41,4 @@ class Admission:
         """The entry is committed."""
         self._disks.replace({readmission.member: readmission.disk})
         self._kept_out.pop(readmission.member, None)
+        self._engine.forget_match_index(readmission.member)

@@ -245,3 +245,8 @@ class Engine(SyncObj):
 
     def match_index(self, member: MasterId) -> int:
         return int(self._SyncObj__raftMatchIndex.get(member_node(member), 0))
+
+    def forget_match_index(self, member: MasterId) -> None:
+        """What this member has acknowledged is gone with its disk."""
+        if member_node(member) in self._SyncObj__raftMatchIndex:
+            self._SyncObj__raftMatchIndex[member_node(member)] = 0

@@ -66,6 +66,13 @@ class Replicator(Protocol):
         """Call `listener(is_leader_and_ready, term)` at each change, on the loop's thread."""
         ...
 
+    async def readmit(self, member: MasterId) -> None:
+        """Let a member that was refused for its new disk vote again, by an entry in the log.
+
+        Raises: NotLeader, InvalidArgument when no such member was refused here, OutcomeUnknown.
+        """
+        ...
+
     async def checkpoint(self) -> LogIndex:
         """Write a checkpoint of the state now; returns its index. Joins one already under way."""
         ...
