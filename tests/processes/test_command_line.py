@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Shell:
@@ -156,6 +159,40 @@ def test_a_reader_that_goes_away_ends_cat_quietly(gfs: Shell) -> None:
     assert ran.stdout == b"y\ny\n"
     assert ran.returncode == 141
     assert ran.stderr == b""
+
+
+def readme_block(containing: str) -> str:
+    blocks = re.findall(r"```\w*\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (found,) = [block for block in blocks if containing in block]
+    return str(found)
+
+
+def test_the_commands_of_the_readme_work(gfs: Shell, tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "README").write_text("first line\n")
+    (tmp_path / "dataset" / "big").write_bytes(os.urandom(3_000_000))
+    lines = [line.split("#")[0] for line in readme_block("gfs up --detach").splitlines()]
+    inner = [
+        line for line in lines if line.startswith("gfs ") and not line.startswith(("gfs up", "gfs down"))
+    ]
+    assert len(inner) >= 8
+    script = f'set -eo pipefail\ngfs() {{ {sys.executable} -m gfs --data {gfs.data} "$@"; }}\n'
+    ran = subprocess.run(
+        ["bash", "-c", script + "\n".join(inner)], cwd=tmp_path, capture_output=True, text=True, timeout=90
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "first line" in ran.stdout
+    assert (tmp_path / "copy" / "big").read_bytes() == (tmp_path / "dataset" / "big").read_bytes()
+
+
+def test_the_python_of_the_readme_works(gfs: Shell) -> None:
+    masters = json.loads(gfs.ok("-o", "json", "status"))["masters"]
+    code = re.sub(
+        r"gfs://[^\"]+", "gfs://" + ",".join(m["control"] for m in masters), readme_block("import gfs")
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "b'hello\\n' ['/logs/today']\n"
 
 
 def test_data_survives_down_and_up(gfs: Shell) -> None:
