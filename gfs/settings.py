@@ -127,7 +127,6 @@ class ChunkServerSettings(_Section, frozen=True, kw_only=True):
     data_connections_max: int = 64
     forward_seconds: float = 0.8  # a mutation a secondary has not acknowledged by then has failed
     free_bytes_min: int = 64 * MIB
-    reads: str = "pread"  # pread: sent from a verified copy; mmap: verified and sent where they lie
     congestion_control: str = "cubic"  # "" leaves the system's (BBR paces loopback to a third)
     loop: str = "auto"
 
@@ -259,7 +258,6 @@ def _check(settings: Settings, source: str) -> None:
                 )
     for key, value, allowed in (
         ("chunkserver.durability", settings.chunkserver.durability, ("flush", "sync")),
-        ("chunkserver.reads", settings.chunkserver.reads, ("pread", "mmap")),
         ("master.loop", settings.master.loop, ("auto", "uvloop", "asyncio")),
         ("chunkserver.loop", settings.chunkserver.loop, ("auto", "uvloop", "asyncio")),
         ("telemetry.format", settings.telemetry.format, ("auto", "json", "text")),
