@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import types
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator
@@ -19,7 +20,7 @@ from gfs.errors import (
     ProtocolFault,
 )
 from gfs.messages.control import Reply, Request
-from gfs.settings import CALLS_IN_FLIGHT_MAX
+from gfs.settings import CALLS_IN_FLIGHT_MAX, SEND_QUEUE_BYTES_MAX
 from gfs.telemetry import logger
 from gfs.transport.dispatch import Dispatcher
 from gfs.transport.frames import (
@@ -45,14 +46,17 @@ T = TypeVar("T")
 CALLS_PER_TURN = 64  # answered in one go before the loop's other work has its turn
 
 
+TICK_SECONDS = 0.01  # how late a deadline may be noticed; one timer a tick is far cheaper than one a call
+
+
 class _WaitingCall:
     """A call whose handler waits for something, in a task of its own."""
 
-    __slots__ = ("alarm", "late", "task")
+    __slots__ = ("deadline", "late", "task")
 
-    def __init__(self, task: asyncio.Task[Any], alarm: asyncio.TimerHandle) -> None:
+    def __init__(self, task: asyncio.Task[Any], deadline: float) -> None:
         # Any: whatever task happened to run the handler; it is only ever cancelled
-        self.task, self.alarm, self.late = task, alarm, False
+        self.task, self.deadline, self.late = task, deadline, False
 
 
 class ServerConnection:
@@ -75,6 +79,8 @@ class ServerConnection:
         self._outbox = Outbox(socket.send_bytes)
         self._inbox: deque[Call[Request] | Cancel | Hello] = deque()
         self._waiting: dict[int, _WaitingCall] = {}
+        self._next_deadline = math.inf  # no waiting call's is earlier
+        self._timer: asyncio.TimerHandle | None = None  # runs while calls wait
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[str] = self._loop.create_future()
 
@@ -93,6 +99,8 @@ class ServerConnection:
         except ConnectionError:
             reason = ""
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -247,9 +255,9 @@ class ServerConnection:
                 raise  # the caller took the call back, or the connection is over
             reply = error_reply(_too_late(call))
         finally:
-            waiting.alarm.cancel()
             self._waiting.pop(call.id, None)
-        await self._outbox.room()
+        if self._outbox.queued_bytes > SEND_QUEUE_BYTES_MAX:
+            await self._outbox.room()
         self._put(call.id, reply)
         self._outbox.wake()
 
@@ -271,19 +279,27 @@ class ServerConnection:
 
     def _remember(self, call: Call[Request], task: asyncio.Task[Any]) -> _WaitingCall:
         """From now on the call has a task of its own, and ends with it when it is taken back or late."""
-        alarm = self._loop.call_later(call.seconds_left, self._let_expire, call.id)
-        waiting = self._waiting[call.id] = _WaitingCall(task, alarm)
+        deadline = self._loop.time() + call.seconds_left
+        waiting = self._waiting[call.id] = _WaitingCall(task, deadline)
+        if deadline < self._next_deadline:
+            self._next_deadline = deadline
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK_SECONDS, self._watch)
         return waiting
 
-    def _let_expire(self, call_id: int) -> None:
-        waiting = self._waiting.pop(call_id)
-        waiting.late = True
-        waiting.task.cancel()
+    def _watch(self) -> None:
+        now = self._loop.time()
+        if now >= self._next_deadline:
+            for call_id in [call_id for call_id, call in self._waiting.items() if call.deadline <= now]:
+                waiting = self._waiting.pop(call_id)
+                waiting.late = True
+                waiting.task.cancel()
+            self._next_deadline = min((call.deadline for call in self._waiting.values()), default=math.inf)
+        self._timer = self._loop.call_later(TICK_SECONDS, self._watch) if self._waiting else None
 
     def _cancel(self, call_id: int) -> None:
         waiting = self._waiting.pop(call_id, None)  # None: answered while the cancellation was under way
         if waiting is not None:
-            waiting.alarm.cancel()
             waiting.task.cancel()
 
     def _put(self, call_id: int, reply: Reply) -> None:

@@ -313,6 +313,34 @@ async def test_a_call_whose_time_is_up_on_arrival_never_runs() -> None:
     assert ran == []
 
 
+async def test_calls_that_wait_end_each_when_its_own_time_is_up() -> None:
+    ended: list[str] = []
+
+    async def wait(request: Request, context: CallContext) -> Reply:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append(context.trace)
+        raise AssertionError
+
+    async with running(make_server({Ping: wait})) as server, websocket(server.address) as socket:
+        await greeted(socket)
+        times = {1: 0.09, 2: 0.03, 3: 60.0, 4: 0.06}
+        began = asyncio.get_running_loop().time()
+        await socket.send_bytes(message(*(Call(n, left, str(n), Ping()) for n, left in times.items())))
+        for number in (2, 4, 1):
+            (answer,) = await next_frames(socket)
+            assert answer.id == number
+            assert asyncio.get_running_loop().time() - began >= times[number]
+            reply = decode_reply(answer.reply, Ack)
+            assert isinstance(reply, ErrorReply)
+            assert reply.code == "deadline_exceeded"
+        await socket.send_bytes(message(Call(5, 0.02, "5", Ping())))
+        (answer,) = await next_frames(socket)
+        assert answer.id == 5
+        assert ended == ["2", "4", "1", "5"]
+
+
 async def test_calls_that_came_with_a_waiting_one_are_answered_and_can_be_cancelled() -> None:
     cancelled: list[str] = []
 
