@@ -60,7 +60,8 @@ def names_of(path: str) -> NamePath:
         fault = path_fault(path)
         if fault is not None:
             raise InvalidPath(fault if len(fault) <= 2 * _SPELL_MAX else fault[: 2 * _SPELL_MAX] + "…")
-    return tuple(name for name in path.encode("utf-8").split(b"/") if name)
+    names = path.encode("utf-8").split(b"/")
+    return tuple(names[1:]) if names.count(b"") == 1 else tuple(name for name in names if name)
 
 
 def spell(names: NamePath, *, whole: bool = False) -> str:
@@ -97,7 +98,8 @@ def stat(tables: ReadTables, path: str) -> Entry:
     """Raises: InvalidPath, NotFound, NotADirectory."""
     names = names_of(path)
     inode, _ = find(tables, names)
-    return entry_of(tables, spell(names, whole=True), inode)
+    spelled = path if path.count("/") == len(names) > 0 else spell(names, whole=True)
+    return entry_of(tables, spelled, inode)
 
 
 def entry_of(tables: ReadTables, path: str, inode: InodeId) -> Entry:

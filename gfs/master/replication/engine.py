@@ -193,7 +193,7 @@ class Engine(SyncObj):
 
     @property
     def is_leader(self) -> bool:
-        return bool(self._isLeader())
+        return bool(self._SyncObj__raftState == syncobj._RAFT_STATE.LEADER)
 
     @property
     def is_candidate(self) -> bool:
@@ -206,15 +206,18 @@ class Engine(SyncObj):
 
     @property
     def term(self) -> Term:
-        return Term(self.raftCurrentTerm)
+        term: Term = self._SyncObj__raftCurrentTerm
+        return term
 
     @property
     def commit_index(self) -> LogIndex:
-        return LogIndex(self.raftCommitIndex)
+        index: LogIndex = self._SyncObj__raftCommitIndex
+        return index
 
     @property
     def applied_index(self) -> LogIndex:
-        return LogIndex(self.raftLastApplied)
+        index: LogIndex = self._SyncObj__raftLastApplied
+        return index
 
     @property
     def others(self) -> frozenset[MasterId]:
