@@ -72,6 +72,7 @@ class MasterSession:
         self._heard_at: dict[Address, float] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.applied_index = 0  # the newest state this client has seen: session reads are never older
 
     @property
@@ -98,15 +99,19 @@ class MasterSession:
             effects: it changes something, so giving up after a lost answer is OutcomeUnknown.
         Raises: the leader's final answer; Unavailable, NoQuorum … when the budget ends.
         """
-        async with self._slots:
+        await self._slots.acquire()
+        try:
             return await self._until_answered(lambda: request, expected, what, effects=effects)
+        finally:
+            self._slots.release()
 
     async def mutate(self, build: Callable[[RequestId], Request], what: str) -> MutationReply:
         """Carry out one namespace mutation exactly once, over lost answers and changes of leader.
 
         Raises: as ask_leader; OutcomeUnknown when the budget ends after an answer was lost.
         """
-        async with self._slots:
+        await self._slots.acquire()
+        try:
             while (sequence := self._window.open()) is None:
                 self._window_moved.clear()
                 await self._window_moved.wait()
@@ -117,6 +122,8 @@ class MasterSession:
             finally:
                 self._window.close(sequence)
                 self._window_moved.set()
+        finally:
+            self._slots.release()
 
     async def ask_any(self, request: Request, expected: type[R], what: str) -> R:
         """Send a read that a follower may answer: each master in turn until one does."""
@@ -192,7 +199,8 @@ class MasterSession:
 
     async def _ask(self, address: Address, request: Request, expected: type[R], seconds: float) -> R:
         """One try at one master; abandoned when another one turns out to lead."""
-        task = asyncio.current_task()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
         call = _OpenCall(task, address, self._clock.monotonic())
         self._open_calls.add(call)
@@ -211,7 +219,9 @@ class MasterSession:
             self._open_calls.discard(call)
         self._heard_at[address] = self._clock.monotonic()
         # The token of session reads; replies without state have none.
-        self.applied_index = max(self.applied_index, getattr(reply, "applied_index", 0))
+        seen: int = getattr(reply, "applied_index", 0)
+        if seen > self.applied_index:
+            self.applied_index = seen
         return reply
 
     def _leave(self, leader: Address, error: GfsError, *, may_follow: bool) -> bool:
