@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gfs.client.core.striping import SPREAD_BYTES, locate, part_end, replica_order, split_range
 from gfs.messages.control import Replica
+from gfs.settings import READ_LONG_RANGE_BYTES, READ_RANGE_BYTES
 from gfs.vocabulary import CHUNK_BYTES, KIB, MIB, Address, ChunkHandle, ClientId, ServerId
 
 offsets = st.integers(0, 40 * CHUNK_BYTES)
@@ -76,6 +78,17 @@ def test_reads_of_different_chunks_and_regions_spread_over_all_replicas() -> Non
     assert all(by_chunk.count(server) > 60 for server in ("cs0", "cs1", "cs2"))
     by_region = {_order(replicas, first=first)[0] for first in range(0, CHUNK_BYTES, SPREAD_BYTES)}
     assert len(by_region) > 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("range_bytes", [READ_RANGE_BYTES, READ_LONG_RANGE_BYTES])
+def test_ranges_of_one_reader_that_are_under_way_together_are_at_several_replicas(
+    count: int, range_bytes: int
+) -> None:
+    replicas = _replicas("a", "b", "c", "d")[:count]
+    for start in range(0, CHUNK_BYTES - 2 * range_bytes, range_bytes):
+        firsts = range(start, start + 3 * range_bytes, range_bytes)
+        assert len({_order(replicas, first=first)[0] for first in firsts}) >= 2
 
 
 @given(first=st.integers(0, CHUNK_BYTES - 1), handle=st.integers(0, 2**63))

@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from gfs.messages.control import Replica
-from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkIndex, ClientId, ServerId, split_address
+from gfs.settings import READ_LONG_RANGE_BYTES, READ_RANGE_BYTES
+from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkIndex, ClientId, ServerId, split_address
 
-# So many neighbouring bytes of a chunk are read from one replica, for the sake of its disk's read-ahead.
-SPREAD_BYTES = 16 * MIB
-assert CHUNK_BYTES % SPREAD_BYTES == 0
+# So many neighbouring bytes of a chunk are read from one replica, for the sake of its disk's read-ahead; not
+# more, because the ranges of one reader that are under way together shall keep several replicas busy.
+SPREAD_BYTES = READ_RANGE_BYTES
 
 
 class Span(NamedTuple):
@@ -72,8 +73,10 @@ def replica_order(
     if not replicas:
         return []
     # A multiplier without small factors: handles are consecutive, and so may be clients of a test.
-    mixed = (handle * 2654435761 + client + (first // SPREAD_BYTES) * 40503) & (2**63 - 1)
-    start = (mixed >> 7) % len(replicas)
+    mixed = (handle * 2654435761 + client) & (2**63 - 1)
+    # The second term: long ranges begin at every fourth such place, and are to take turns all the same.
+    turn = first // SPREAD_BYTES + first // READ_LONG_RANGE_BYTES
+    start = ((mixed >> 7) + turn) % len(replicas)
     spread = [*replicas[start:], *replicas[:start]]
     return sorted(
         spread,
