@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
 import click
 
 from gfs.cli.cluster_address import data_directory, load_settings, master_addresses
 from gfs.cli.render import note
 from gfs.errors import InvalidArgument, Unavailable
+from gfs.settings import ChunkServerNode, MasterNode
 from gfs.local import layout as local_layout
 from gfs.local.layout import CONTROL_PORT_FIRST, Layout, SupervisorLock
 
@@ -159,47 +161,45 @@ def down(ctx: click.Context) -> None:
     note("stopped")
 
 
-@click.command()
-@click.argument("node")
-@click.option(
+_DIRECTORY = click.option(
     "--directory", metavar="DIR", help="Where it keeps its state (default: from the configuration)."
 )
+
+
+@click.command()
+@click.argument("node")
+@_DIRECTORY
 @click.pass_context
 def master(ctx: click.Context, node: str, directory: str | None) -> None:
     """Run the master NODE of the configuration in the foreground."""
     from gfs.master.process import run_master
 
     settings = load_settings(ctx.obj)
-    if node not in settings.masters:
-        raise InvalidArgument(
-            f"the configuration has no master {node!r}",
-            hint=f"It has: {', '.join(settings.masters) or 'none'}.",
-        )
-    run_master(settings, node, _directory(directory, settings.masters[node].directory, node))
+    run_master(settings, node, _directory_of("master", node, settings.masters, directory))
 
 
 @click.command()
 @click.argument("node")
-@click.option(
-    "--directory", metavar="DIR", help="Where it keeps its chunks (default: from the configuration)."
-)
+@_DIRECTORY
 @click.pass_context
 def chunkserver(ctx: click.Context, node: str, directory: str | None) -> None:
     """Run the chunk server NODE of the configuration in the foreground."""
     from gfs.chunkserver.process import run_chunkserver
 
     settings = load_settings(ctx.obj)
-    if node not in settings.chunkservers:
+    chosen = _directory_of("chunk server", node, settings.chunkservers, directory)
+    master_addresses(ctx.obj, settings)  # without masters it could only wait for ever
+    run_chunkserver(settings, node, chosen)
+
+
+def _directory_of(
+    what: str, node: str, known: Mapping[str, MasterNode | ChunkServerNode], flag: str | None
+) -> str:
+    if node not in known:
         raise InvalidArgument(
-            f"the configuration has no chunk server {node!r}",
-            hint=f"It has: {', '.join(settings.chunkservers) or 'none'}.",
+            f"the configuration has no {what} {node!r}", hint=f"It has: {', '.join(known) or 'none'}."
         )
-    master_addresses(ctx.obj, settings)
-    run_chunkserver(settings, node, _directory(directory, settings.chunkservers[node].directory, node))
-
-
-def _directory(flag: str | None, configured: str, node: str) -> str:
-    chosen = flag or configured
+    chosen = flag or known[node].directory
     if not chosen:
         raise InvalidArgument(
             f"nothing says where {node} keeps its state",
