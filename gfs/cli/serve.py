@@ -15,9 +15,9 @@ import click
 from gfs.cli.cluster_address import data_directory, load_settings, master_addresses
 from gfs.cli.render import note
 from gfs.errors import InvalidArgument, Unavailable
-from gfs.settings import ChunkServerNode, MasterNode
 from gfs.local import layout as local_layout
 from gfs.local.layout import CONTROL_PORT_FIRST, Layout, SupervisorLock
+from gfs.settings import ChunkServerNode, MasterNode
 
 DOWN_SECONDS_MAX = 20.0
 
