@@ -17,6 +17,7 @@ from gfs.errors import (
     ChunkSealed,
     DataUnavailable,
     GfsError,
+    NoSpace,
     NotEnoughChunkServers,
     NotFound,
     StaleVersion,
@@ -35,6 +36,7 @@ from gfs.master.core.placement import (
     choose_primary,
     choose_servers,
     explain,
+    lacks_room,
     order_replicas,
 )
 from gfs.master.core.records import ChunkRecord, InodeRecord
@@ -304,7 +306,8 @@ class Granting:
     def _refill(self, members: list[ServerId], goal: int, left_out: Collection[ServerId]) -> list[ServerId]:
         """Members for an empty chunk: those that answered, and as many other servers as the goal wants.
 
-        Raises: NotEnoughChunkServers, saying what speaks against each server.
+        Raises: NotEnoughChunkServers, saying what speaks against each server; NoSpace when only the room on
+            their disks does, which waiting does not change.
         """
         now = self._clock.monotonic()
         known = self._locations.servers()
@@ -328,7 +331,9 @@ class Granting:
         if len(members) < needed:
             verdicts = explain(candidates, excluded=excluded)
             why = "; ".join(f"{server}: {verdict}" for server, verdict in verdicts.items() if verdict)
-            raise NotEnoughChunkServers(
+            full = [c for c in candidates if c.alive and c.id not in excluded and lacks_room(c)]
+            kind = NoSpace if len(members) + len(full) >= needed else NotEnoughChunkServers
+            raise kind(
                 f"a new chunk needs {needed} chunk server{'s' if needed > 1 else ''}, "
                 f"and {len(members)} can take it now ({why or 'none has been heard of'})",
                 hint="Start chunk servers or free disk space; see 'gfs status'.",

@@ -51,6 +51,7 @@ class FakeChunkServer:
         self.address = Address(f"{name}:1")
         self.rack = rack
         self.incarnation = "first"
+        self.disk_free_bytes = DISK_BYTES // 2
         self.replicas: dict[ChunkHandle, HeldReplica] = {}
         self.term = Term(0)
         self.may_be_short = False
@@ -95,7 +96,7 @@ class FakeChunkServer:
             data=Address(f"{self.id}:2"),
             rack=self.rack,
             disk_total_bytes=DISK_BYTES,
-            disk_free_bytes=DISK_BYTES // 2,
+            disk_free_bytes=self.disk_free_bytes,
             chunk_count=len(chunks),
             leases=leases,
             report_page=0 if report else -1,

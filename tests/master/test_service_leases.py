@@ -9,6 +9,7 @@ import pytest
 from gfs.errors import (
     ChunkSealed,
     DataUnavailable,
+    NoSpace,
     NotEnoughChunkServers,
     NotFound,
     ReplicaFailed,
@@ -27,7 +28,7 @@ from gfs.messages.control import (
     SetLengthHint,
 )
 from gfs.messages.operations import AddChunk, GrantLease
-from gfs.vocabulary import ChunkIndex, ChunkVersion, ServerId
+from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, ServerId
 from tests.fakes.clock import settle
 from tests.master.chunkservers import replica_ids, write
 from tests.master.lease_world import BUMP_SECONDS, DEAD_SECONDS, FIRST, LEASE_SECONDS, LeaseWorld
@@ -106,6 +107,25 @@ class TestNewChunks:
         await here.clock.advance(6.0)
         await here.heartbeats()
         with pytest.raises(NotEnoughChunkServers, match=r"needs 2 chunk servers.*s1: not alive"):
+            await here.acquire()
+
+    async def test_full_disks_are_no_space_and_not_a_lack_of_servers_to_wait_for(self) -> None:
+        here = await world(servers=3)
+        for full in ("s1", "s2"):
+            here.servers[ServerId(full)].disk_free_bytes = CHUNK_BYTES
+        await here.heartbeats()
+        with pytest.raises(NoSpace, match=r"needs 2 chunk servers.*s1: disk full: 64 MiB free, 128 needed"):
+            await here.acquire()
+
+    async def test_a_full_disk_beside_a_dead_server_may_pass_when_that_one_is_back(self) -> None:
+        here = await world(servers=3)
+        for full in ("s1", "s2"):
+            here.servers[ServerId(full)].disk_free_bytes = CHUNK_BYTES
+        for dead in ("s2", "s3"):
+            await here.servers[ServerId(dead)].kill()
+        await here.clock.advance(DEAD_SECONDS + 1.0)
+        await here.heartbeats()
+        with pytest.raises(NotEnoughChunkServers):
             await here.acquire()
 
     async def test_empty_chunk_left_by_a_failed_attempt_gets_its_full_goal_later(self) -> None:

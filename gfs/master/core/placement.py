@@ -108,6 +108,11 @@ def order_replicas(
     )
 
 
+def lacks_room(candidate: Candidate) -> bool:
+    """True when its disk is too full for a new chunk."""
+    return candidate.disk_free_bytes < PLACEMENT_FREE_BYTES_MIN
+
+
 def explain(candidates: Sequence[Candidate], *, excluded: Collection[ServerId]) -> dict[ServerId, str]:
     """Say for each server, to a person, what speaks for or against it now."""
     usable = [c for c in candidates if _why_not(c, excluded) is None]
@@ -146,7 +151,7 @@ def _why_not(candidate: Candidate, excluded: Collection[ServerId]) -> str | None
         return "not alive: no heartbeat lately"
     if candidate.id in excluded:
         return "excluded: it failed a mutation, or holds this chunk already"
-    if candidate.disk_free_bytes < PLACEMENT_FREE_BYTES_MIN:
+    if lacks_room(candidate):
         free_mib, needed_mib = candidate.disk_free_bytes // MIB, PLACEMENT_FREE_BYTES_MIN // MIB
         return f"disk full: {free_mib} MiB free, {needed_mib} needed"
     return None
