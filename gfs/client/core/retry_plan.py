@@ -26,6 +26,9 @@ EAGER_SECONDS = 2.0
 EAGER_WAIT_MIN = 0.010
 EAGER_WAIT_MAX = 0.025
 WAIT_MAX = 1.0
+LAST_TRY_SECONDS_MIN = (
+    0.05  # with less time left a try could only time out, and hide what was answered before
+)
 TARGETS_TOLD_MAX = 8
 assert EAGER_WAIT_MAX < WAIT_MAX
 
@@ -109,13 +112,14 @@ class RetryPlan:
         self.note(target, error)
         if not may_pass(error):
             return GiveUp(error)  # final, also after a lost answer: the request id brought the first outcome
-        if now >= self._ends:
-            return GiveUp(self.exhausted(error, now=now))
+        wait = 0.0
         if self._failing_since is None:
             self._failing_since = now
-            return TryAgain(0.0)
-        wait = wait_seconds(now - self._failing_since, self._chance())
-        return TryAgain(min(wait, self._ends - now))
+        else:
+            wait = wait_seconds(now - self._failing_since, self._chance())
+        if now + wait + LAST_TRY_SECONDS_MIN > self._ends:
+            return GiveUp(self.exhausted(error, now=now))
+        return TryAgain(wait)
 
     def note(self, target: str, error: GfsError) -> None:
         """Remember what a target answered last, to tell it when we give up."""
