@@ -62,8 +62,8 @@ class LeaseService:
         """Find or grant the lease of a chunk.
 
         Raises: NotLeader; NotFound; ChunkSealed; DataUnavailable when no replica can be reached;
-            NotEnoughChunkServers or NoSpace for a new chunk; OutcomeUnknown when leadership was lost meanwhile
-            (asking again is always safe).
+            NotEnoughChunkServers or NoSpace for a new chunk; OutcomeUnknown when leadership was lost
+            meanwhile (asking again is always safe).
         Source: GFS §3.1 steps 1 and 2, §4.5.
         """
         assert isinstance(request, AcquireLease)

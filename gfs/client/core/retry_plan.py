@@ -26,9 +26,8 @@ EAGER_SECONDS = 2.0
 EAGER_WAIT_MIN = 0.010
 EAGER_WAIT_MAX = 0.025
 WAIT_MAX = 1.0
-LAST_TRY_SECONDS_MIN = (
-    0.05  # with less time left a try could only time out, and hide what was answered before
-)
+# With less time left a try could only time out, and hide what was answered before.
+LAST_TRY_SECONDS_MIN = 0.05
 TARGETS_TOLD_MAX = 8
 assert EAGER_WAIT_MAX < WAIT_MAX
 
