@@ -183,10 +183,11 @@ class ClusterService:
 
     def _my_status(self) -> MasterStatus:
         known = self._replicator.status()
+        role = "disk full" if known.disk_full and known.role != "leader" else known.role
         return MasterStatus(
             id=known.me,
             control=self._masters[known.me],
-            role="out of service" if self._standing.reason else known.role,
+            role="out of service" if self._standing.reason else role,
             term=known.term,
             applied_index=known.applied,
             commit_index=known.committed,

@@ -259,7 +259,7 @@ class SealChunk(Request, tag="seal_chunk", frozen=True, kw_only=True):
 class MasterStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: MasterId
     control: Address
-    role: str  # leader, follower, candidate, unreachable, out of service
+    role: str  # leader, follower, candidate, unreachable, disk full, out of service
     term: Term = Term(0)
     applied_index: int = 0
     commit_index: int = 0

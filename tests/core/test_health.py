@@ -64,6 +64,19 @@ def test_one_master_away_says_that_no_more_may_be_lost() -> None:
     )
 
 
+def test_masters_with_full_disks_are_named_and_are_no_quorum() -> None:
+    one = (master("m1", "leader"), master("m2", "disk full"), master("m3"))
+    assert judge(masters=one) == (
+        "degraded",
+        "keeping no new mutations until there is disk space: m2",
+    )
+    two = (master("m1", "leader"), master("m2", "disk full"), master("m3", "disk full"))
+    assert judge(masters=two) == (
+        "down",
+        "no quorum: of 3 masters only 1 can keep a mutation; free disk space on m2, m3",
+    )
+
+
 def test_master_out_of_service_and_master_behind_are_named() -> None:
     masters = (master("m1", "leader"), master("m2", "out of service"), master("m3", lag=50_000))
     health, reasons = judge(masters=masters, out_of_service="disk full")

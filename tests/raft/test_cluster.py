@@ -322,6 +322,7 @@ def test_a_full_disk_makes_the_leader_step_down_and_room_brings_it_back() -> Non
         await asyncio.sleep(2)
         with pytest.raises(NoSpace):
             await leader.node.propose(b"x")
+        assert leader.node.status().disk_full
         for machine in cluster.running:
             machine.disk.space_bytes_left = None
         await cluster.elected()

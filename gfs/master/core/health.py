@@ -47,6 +47,12 @@ def _no_quorum(view: ClusterView) -> list[str]:
             f"no quorum: {here} of {len(view.masters)} masters reachable, waiting for {', '.join(away)}; "
             "nothing can be written until one more is started"
         ]
+    full = _full_masters(view)
+    if full and 2 * (here - len(full)) <= len(view.masters):
+        return [
+            f"no quorum: of {len(view.masters)} masters only {here - len(full)} can keep a mutation; "
+            f"free disk space on {', '.join(full)}"
+        ]
     if not view.leader:
         return [f"no leader: {here} of {len(view.masters)} masters are reachable and are electing one"]
     return []
@@ -62,9 +68,16 @@ def _masters_away(view: ClusterView) -> list[str]:
     retired = [master.id for master in view.masters if master.role == "out of service"]
     if retired:
         reasons.append(f"out of service, see their logs: {', '.join(retired)}")
+    full = _full_masters(view)
+    if full and not _no_quorum(view):
+        reasons.append(f"keeping no new mutations until there is disk space: {', '.join(full)}")
     behind = [m for m in view.masters if m.lag_entries > LAG_ENTRIES_HIGH and m.role != "unreachable"]
     reasons += [f"master {m.id} is {m.lag_entries} log entries behind" for m in behind]
     return reasons
+
+
+def _full_masters(view: ClusterView) -> list[MasterId]:
+    return [master.id for master in view.masters if master.role == "disk full"]
 
 
 def _no_chunkservers(view: ClusterView) -> list[str]:

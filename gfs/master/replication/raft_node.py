@@ -186,6 +186,7 @@ class RaftNode:
             committed=engine.commit_index,
             reachable=self._connections.connected(),
             ready=self._leadership.is_ready() if engine.is_leader else leader is not None,
+            disk_full=self._writer.out_of_space,
         )
 
     def on_leadership(self, listener: Listener) -> None:

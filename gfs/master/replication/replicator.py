@@ -17,6 +17,7 @@ class ReplicatorStatus(NamedTuple):
     committed: LogIndex
     reachable: frozenset[MasterId]  # peers with a live connection
     ready: bool  # leader: an entry of this term is applied; follower: a leader is known
+    disk_full: bool = False  # the operation log waits for space: nothing more is acknowledged here
 
 
 class StateMachine(Protocol):
