@@ -54,7 +54,10 @@ def open_layout(directory: str) -> Layout:
 
 
 def make_layout(directory: str, *, masters: int, chunkservers: int, first_port: int) -> Layout:
-    """Lay out a new cluster; `first_port` 0 takes free ports. Raises: InvalidArgument."""
+    """Lay out a new cluster; `first_port` 0 takes free ports. Who comes second gets the one made first.
+
+    Raises: InvalidArgument.
+    """
     if masters not in MASTERS_ALLOWED:
         raise InvalidArgument(
             f"{masters} masters make no sensible quorum", hint="Use 1 (no high availability), 3 or 5."
@@ -62,19 +65,25 @@ def make_layout(directory: str, *, masters: int, chunkservers: int, first_port: 
     if not 1 <= chunkservers <= CHUNKSERVERS_MAX:
         raise InvalidArgument(f"{chunkservers} chunk servers: use 1 to {CHUNKSERVERS_MAX} on one machine")
     os.makedirs(os.path.join(directory, "logs"), mode=0o700, exist_ok=True)
-    secret_path = os.path.join(directory, "secret")
-    if not os.path.exists(secret_path):
-        descriptor = os.open(secret_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
+    _create_once(os.path.join(directory, "secret"), secrets.token_hex(32) + "\n")
     text = _config_text(directory, masters, chunkservers, _ports(2 * (masters + chunkservers), first_port))
-    temporary = os.path.join(directory, "gfs.toml.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    _create_once(os.path.join(directory, "gfs.toml"), text)
+    return open_layout(directory)
+
+
+def _create_once(path: str, text: str) -> None:
+    """Make a file that appears whole; one that is there already stays, whoever made it."""
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.rename(temporary, os.path.join(directory, "gfs.toml"))
-    return open_layout(directory)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass  # to replace it would mix two clusters' ids and ports under programs that run already
+    finally:
+        os.unlink(temporary)
 
 
 def _config_text(directory: str, masters: int, chunkservers: int, ports: list[int]) -> str:
@@ -140,8 +149,11 @@ class SupervisorLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
+            holder = self.holder()
             raise Unavailable(
-                f"this cluster is already running, under process {self.holder()}",
+                f"this cluster is already running, under process {holder}"
+                if holder
+                else "another 'gfs up' has just begun to start this cluster",
                 hint="See 'gfs status', or stop it with 'gfs down'.",
             ) from error
         os.ftruncate(descriptor, 0)
