@@ -24,7 +24,9 @@ PORT_DEFAULT = 9500
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 
 
-async def connect(masters: str | Sequence[str], *, settings: ClientSettings | None = None) -> AsyncClient:
+async def connect(
+    masters: str | Sequence[str], *, settings: ClientSettings | None = None, cluster: str = ""
+) -> AsyncClient:
     """Connect to the cluster of these masters; any one that is alive suffices.
 
     Returns at once: the leader is looked for at all masters side by side, and the first request waits for it.
@@ -32,6 +34,7 @@ async def connect(masters: str | Sequence[str], *, settings: ClientSettings | No
     Args:
         masters: "gfs://m1:9500,m2:9500,m3:9500", or a sequence of "host:port"; the port defaults to 9500.
         settings: time limits and sizes, by default those of gfs.settings.
+        cluster: id of the cluster meant; programs of another one at these addresses are not used. "": any.
     Raises: InvalidArgument for something that is not an address.
     """
     settings = settings or ClientSettings()
@@ -39,7 +42,7 @@ async def connect(masters: str | Sequence[str], *, settings: ClientSettings | No
     client = new_client_id()
     clock = SystemClock()
     chance = random.Random(client)
-    caller = WebSocketCaller("client", f"{client:x}")
+    caller = WebSocketCaller("client", f"{client:x}", cluster)
     session = MasterSession(addresses, caller, client=client, clock=clock, chance=chance, settings=settings)
     connections = Connections(
         masters=session,

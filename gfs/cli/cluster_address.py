@@ -87,7 +87,9 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
         )
 
     async def session() -> T:
-        client = await aio.connect(master_addresses(options, settings), settings=client_settings)
+        client = await aio.connect(
+            master_addresses(options, settings), settings=client_settings, cluster=settings.cluster.id
+        )
         try:
             return await work(client)
         finally:

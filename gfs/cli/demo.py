@@ -93,7 +93,9 @@ class _Demo:
 
         self._say(f"starting {MASTERS} masters and {CHUNKSERVERS} chunk servers on loopback")
         await supervisor.start()
-        client = await aio.connect([node.control for node in layout.settings.masters.values()])
+        client = await aio.connect(
+            [node.control for node in layout.settings.masters.values()], cluster=layout.settings.cluster.id
+        )
         try:
             found = await wait_until_ready(
                 client.cluster_status, chunkservers=CHUNKSERVERS, supervisor=supervisor

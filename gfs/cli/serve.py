@@ -26,7 +26,11 @@ DOWN_SECONDS_MAX = 20.0
 @click.option("--masters", type=int, default=None, help="Masters of a new cluster: 1, 3 or 5 (default 3).")
 @click.option("--chunkservers", type=int, default=None, help="Chunk servers of a new cluster (default 4).")
 @click.option(
-    "--port", type=int, default=CONTROL_PORT_FIRST, show_default=True, help="First of its ports; 0: any."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=CONTROL_PORT_FIRST,
+    show_default=True,
+    help="First of its ports; 0: any.",
 )
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready; it runs on.")
 @click.pass_context
@@ -79,7 +83,7 @@ async def _supervise(layout: Layout) -> None:
         began = time.monotonic()
         await supervisor.start()
         masters = [node.control for node in layout.settings.masters.values()]
-        client = await aio.connect(masters)
+        client = await aio.connect(masters, cluster=layout.settings.cluster.id)
         try:
             ready = asyncio.create_task(
                 wait_until_ready(

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
-from gfs.errors import GfsError, Unavailable
+from gfs.errors import GfsError, Unavailable, WrongCluster
 from gfs.local.layout import Layout
 from gfs.messages.control import ClusterStatusReply
 from gfs.settings import Settings
@@ -95,6 +95,8 @@ class Supervisor:
             delay = RESTART_SECONDS_FIRST if time.monotonic() - started > HEALTHY_AFTER_SECONDS else delay
             self._say(f"{node} died (status {status}); starting it again in {delay:.1f} s")
             await asyncio.sleep(delay)
+            if self._stopping:
+                return
             delay = min(delay * 2, RESTART_SECONDS_MAX)
             await self.start_node(node)
 
@@ -141,7 +143,8 @@ async def wait_until_ready(
 ) -> ClusterStatusReply:
     """Poll until a leader answers and all chunk servers have reported.
 
-    Raises: Unavailable with what is still missing, at once when a program ended with a final status.
+    Raises: Unavailable with what is still missing, at once when a program ended with a final status;
+        WrongCluster when another cluster has these addresses.
     """
     deadline = time.monotonic() + seconds
     missing = "no master has answered"
@@ -152,6 +155,8 @@ async def wait_until_ready(
             if found.leader and alive >= chunkservers:
                 return found
             missing = f"leader: {found.leader or 'none yet'}, {alive} of {chunkservers} chunk servers"
+        except WrongCluster:
+            raise
         except GfsError as error:
             missing = error.message
         for node, status in supervisor.dead().items() if supervisor else ():
@@ -159,7 +164,11 @@ async def wait_until_ready(
                 assert supervisor is not None
                 raise Unavailable(f"{node} could not start: {supervisor.last_words(node)}")
         if time.monotonic() > deadline:
+            last = (
+                [f"{node}: {supervisor.last_words(node)}" for node in supervisor.dead()] if supervisor else []
+            )
             raise Unavailable(
-                f"the cluster was not ready after {seconds:.0f} s: {missing}", hint="See the logs directory."
+                f"the cluster was not ready after {seconds:.0f} s: {'; '.join([missing, *last])}",
+                hint="See the logs directory.",
             )
         await asyncio.sleep(POLL_SECONDS)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from gfs.local import layout
+
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 REPOSITORY = Path(__file__).parents[2]
@@ -140,6 +142,31 @@ def test_errors_are_one_sentence_with_their_exit_status(
     ran = gfs(*arguments)
     assert (ran.returncode, said in ran.stderr.decode()) == (status, True), ran.stderr.decode()
     assert len(ran.stderr.decode().strip().splitlines()) <= 4
+
+
+def test_a_cluster_on_the_ports_of_another_says_so_and_talks_to_neither(gfs: Shell, tmp_path: Path) -> None:
+    taken = layout.open_layout(str(gfs.data)).settings.masters["m1"].control
+    second = Shell(tmp_path / "second")
+    ran = second("up", "--masters", "1", "--chunkservers", "1", "--port", taken.split(":")[1], "--detach")
+    assert (ran.returncode, "belongs to cluster" in ran.stderr.decode()) == (6, True), ran.stderr.decode()
+    for verb in (["status"], ["--timeout", "1", "mkdir", "/elsewhere"]):
+        ran = second(*verb)
+        assert ran.returncode != 0 and b"belongs to cluster" in ran.stderr, ran.stderr.decode()
+    assert gfs("stat", "/elsewhere").returncode == 3
+
+
+def test_a_port_that_is_none_leaves_no_configuration_behind(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "none")
+    assert shell("up", "--port", "-5").returncode == 2
+    assert not layout.exists(str(shell.data))
+
+
+def test_two_starts_of_a_new_cluster_at_once_make_one(tmp_path: Path) -> None:
+    made = [
+        layout.make_layout(str(tmp_path), masters=1, chunkservers=1, first_port=0).settings for _ in range(2)
+    ]
+    assert made[0] == made[1]
+    assert sorted(os.listdir(tmp_path)) == ["gfs.toml", "logs", "secret"]
 
 
 def test_put_refuses_to_replace_unless_told_to(gfs: Shell, tmp_path: Path) -> None:
