@@ -122,6 +122,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # Any: click's parsed v
 
 def main() -> None:
     """Entry point of the `gfs` script."""
+    _open_standard_streams()
     try:
         status = cli.main(standalone_mode=False)  # commands return None; ctx.exit() comes back as a number
         sys.exit(status if isinstance(status, int) else 0)
@@ -144,10 +145,23 @@ def main() -> None:
         sys.exit(1)
 
 
+def _open_standard_streams() -> None:
+    """Whoever closed one of ours must not find the first socket in its place (uvloop aborts on that)."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            assert opened == descriptor  # the lowest free one, and those below are open
+            setattr(sys, name, os.fdopen(opened, "w" if descriptor else "r"))
+
+
 def _wants_json() -> bool:
     ahead = zip(sys.argv, sys.argv[1:], strict=False)
-    return os.environ.get("GFS_OUTPUT", "").startswith("json") or any(
-        (flag in ("-o", "--output") and value.startswith("json")) for flag, value in ahead
+    return (
+        os.environ.get("GFS_OUTPUT", "").startswith("json")
+        or any(flag in ("-o", "--output") and value.startswith("json") for flag, value in ahead)
+        or any(flag.startswith(("-ojson", "--output=json")) for flag in sys.argv)
     )
 
 
