@@ -80,7 +80,7 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
     patience = min(settings.client.retry_seconds, RETRY_SECONDS)
     client_settings = msgspec.structs.replace(settings.client, retry_seconds=patience)
     if options.timeout is not None:
-        if options.timeout <= 0:
+        if not options.timeout > 0:  # also when it is not a number
             raise InvalidArgument(f"--timeout {options.timeout:g} is not above zero")
         client_settings = msgspec.structs.replace(
             client_settings, retry_seconds=options.timeout * RETRY_SHARE
