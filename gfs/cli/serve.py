@@ -129,6 +129,15 @@ def _detach(layout: Layout) -> None:
             stderr=log,
             start_new_session=True,
         )
+    try:
+        _wait_until_said(process, log_path, log_start)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait(DOWN_SECONDS_MAX)
+        raise
+
+
+def _wait_until_said(process: subprocess.Popen[bytes], log_path: str, log_start: int) -> None:
     while True:
         with open(log_path, encoding="utf-8", errors="replace") as log_text:
             log_text.seek(log_start)
