@@ -53,8 +53,10 @@ async def get(connections: Connections, reader: Reader, destination: str, progre
         finally:
             local.close()
         await connections.to_its_end(lambda: os.replace(hidden, destination))
-    except BaseException:
+    except BaseException as error:
         os.unlink(hidden)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, destination) from error  # no write names its file
         raise
     return length
 
