@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import click
@@ -15,7 +16,15 @@ from gfs.cli.cluster_address import remote_path, run_with_client
 from gfs.cli.files import is_directory, walk
 from gfs.cli.render import emit_one, human_bytes, note, on_terminal
 from gfs.client.client import AsyncClient
-from gfs.errors import AlreadyExists, GfsError, InvalidArgument, IsADirectory, NotFound, PartlyDone
+from gfs.errors import (
+    AlreadyExists,
+    GfsError,
+    InvalidArgument,
+    InvalidPath,
+    IsADirectory,
+    NotFound,
+    PartlyDone,
+)
 from gfs.vocabulary import MIB, split_path
 
 FILES_IN_FLIGHT = 12
@@ -104,10 +113,36 @@ def put(ctx: click.Context, sources: Sequence[str], destination: str, recursive:
 
 
 async def _put_stream(client: AsyncClient, target: str, force: bool) -> None:
-    source = sys.stdin.buffer
     async with await client.open(target, "wb" if force else "xb", atomic=True) as file:
-        while data := await asyncio.to_thread(source.read, STREAM_BYTES):
+        while data := await _read_input():
             await file.write(data)
+
+
+async def _read_input() -> bytes:
+    """The next bytes of standard input; none at its end. Nothing waits for the thread: it may not return."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+
+    def tell(data: bytes, error: OSError | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(data)
+
+    def read() -> None:
+        data, error = bytearray(), None
+        try:
+            while len(data) < STREAM_BYTES and (more := os.read(0, STREAM_BYTES - len(data))):
+                data += more
+        except OSError as failed:
+            error = failed
+        with suppress(RuntimeError):  # the loop has been closed meanwhile
+            loop.call_soon_threadsafe(tell, bytes(data), error)
+
+    threading.Thread(target=read, daemon=True, name="standard input").start()
+    return await answer
 
 
 async def put_tree(
@@ -122,6 +157,7 @@ async def put_tree(
 ) -> None:
     """Store local files and trees; directories first, then all files with several in flight."""
     jobs: list[Job] = []
+    unread: list[str] = []
     for source in sources:
         name = os.path.basename(os.path.abspath(source))
         final = f"{target.rstrip('/')}/{name}" if into else target
@@ -129,7 +165,7 @@ async def put_tree(
             if not recursive:
                 raise IsADirectory(f"{source} is a directory", hint="Add -r to store everything in it.")
             await client.mkdir(final, parents=True)
-            jobs += [job async for job in _local_tree(client, source, final)]
+            jobs += [job async for job in _local_tree(client, source, final, unread)]
         elif os.path.exists(source):
             jobs.append(Job(source, final, os.path.getsize(source)))
         else:
@@ -140,20 +176,33 @@ async def put_tree(
         async def store(job: Job) -> None:
             await client.put_file(job.source, job.destination, replace=replace, progress=advance)
 
-        if len(jobs) == 1:
+        if len(jobs) == 1 and not unread:
             await store(jobs[0])
             failures = []
         else:
-            failures = await transfer_all(jobs, store)
-    _conclude(failures, len(jobs), total, "stored", ctx)
+            failures = unread + await transfer_all(jobs, store)
+    _conclude(failures, len(jobs) + len(unread), total, "stored", ctx)
 
 
-async def _local_tree(client: AsyncClient, source: str, final: str) -> AsyncIterator[Job]:
-    for folder, below, files in os.walk(source):
+async def _local_tree(client: AsyncClient, source: str, final: str, unread: list[str]) -> AsyncIterator[Job]:
+    """Files below `source`, their directories made; a sentence in `unread` for each that cannot be taken."""
+
+    def note_unread(error: OSError) -> None:
+        unread.append(f"{error.filename}: {error.strerror}")
+
+    for folder, below, files in os.walk(source, onerror=note_unread):
         relative = os.path.relpath(folder, source)
         remote = final if relative == "." else f"{final}/{relative}"
         for name in sorted(below):
-            await client.mkdir(f"{remote}/{name}", parents=True)
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                note(f"gfs: left out {path}: a link to a directory")
+                continue
+            try:
+                await client.mkdir(f"{remote}/{name}", parents=True)
+            except InvalidPath as error:
+                unread.append(f"{path}: {error.message}")
+                below.remove(name)  # and nothing in it has a path either
         for name in sorted(files):
             path = os.path.join(folder, name)
             if os.path.isfile(path):
@@ -216,6 +265,8 @@ async def _fetch(client: AsyncClient, jobs: list[Job], force: bool, ctx: click.C
         async def fetch(job: Job) -> None:
             if not force and os.path.lexists(job.destination):
                 raise AlreadyExists(f"the local file {job.destination} exists", hint="Add -f to replace it.")
+            if os.path.exists(job.destination) and not os.path.isfile(job.destination):
+                raise AlreadyExists(f"{job.destination} is not a regular file, so it is not replaced")
             await client.get_file(job.source, job.destination, progress=advance)
 
         if len(jobs) == 1:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -131,6 +132,8 @@ def test_move_and_remove(gfs: Shell) -> None:
         (["--master", "no.such.host:9500", "--timeout", "1", "ls"], 6, ""),
         (["--master", "host:port", "ls"], 2, "host:port"),
         (["--timeout", "-1", "ls"], 2, "timeout"),
+        (["--timeout", "nan", "ls"], 2, "timeout"),
+        (["--timeout", "0.001", "ls"], 6, "gave up"),
         (["up", "--masters", "5"], 2, "3 masters"),
         (["up"], 6, "already running"),
         (["--data", "/nonexistent-gfs", "ls"], 3, "gfs up"),
@@ -177,6 +180,66 @@ def test_put_refuses_to_replace_unless_told_to(gfs: Shell, tmp_path: Path) -> No
     assert gfs.ok("cat", "/replace-me") == b"old"
     gfs.ok("put", "-f", str(local), "/replace-me")
     assert gfs.ok("cat", "/replace-me") == b"new"
+
+
+def test_ctrl_c_ends_a_put_whose_input_is_silent(gfs: Shell) -> None:
+    command = [sys.executable, "-m", "gfs", "--data", str(gfs.data), "put", "-", "/silent"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as putting:
+        assert putting.stdin is not None and putting.stderr is not None
+        while b".silent.gfs-tmp" not in gfs.ok("ls", "/"):
+            assert putting.poll() is None
+        putting.send_signal(signal.SIGINT)
+        assert putting.wait(20) == 130
+        assert b"Traceback" not in putting.stderr.read()
+    assert b"silent" not in gfs.ok("ls", "/")
+
+
+def test_ctrl_c_while_a_cluster_starts_in_the_background_stops_it(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "stopped")
+    command = [sys.executable, "-m", "gfs", "--data", str(shell.data), "up", "--port", "0", "--detach"]
+    with subprocess.Popen([*command, "--masters", "1"], stderr=subprocess.DEVNULL) as starting:
+        lock = layout.SupervisorLock(str(shell.data))
+        while not shell.data.exists() or lock.holder() in (0, starting.pid):
+            assert starting.poll() is None
+        starting.send_signal(signal.SIGINT)
+        status = starting.wait(30)
+    running = lock.holder()
+    shell("down")
+    assert (status, running) == (130, 0)
+
+
+def test_what_cannot_be_stored_of_a_tree_is_named_and_the_rest_is_stored(gfs: Shell, tmp_path: Path) -> None:
+    tree = tmp_path / "odd"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "in").write_text("in")
+    (tree / "new\nline").write_text("1")
+    (tree / "link").symlink_to("sub")
+    os.makedirs(os.fsencode(tree) + b"/bad\xff/x")
+    Path(os.fsdecode(os.fsencode(tree) + b"/bad\xff/x/y")).write_text("z")
+    ran = gfs("put", "-r", str(tree), "/odd")
+    assert ran.returncode == 9
+    assert b"1 of 3 files failed" in ran.stderr and b"left out" in ran.stderr, ran.stderr
+    names = [Path(json.loads(line)["path"]).name for line in gfs.ok("-o", "jsonl", "ls", "/odd").splitlines()]
+    assert names == ["new\nline", "sub"]
+    assert gfs.ok("cat", "/odd/sub/in") == b"in"
+
+
+def test_a_device_is_never_replaced_by_a_file(gfs: Shell, tmp_path: Path) -> None:
+    gfs.ok("put", "-", "/not-a-device", stdin=b"x")
+    os.mkfifo(tmp_path / "fifo")
+    assert gfs("get", "-f", "/not-a-device", str(tmp_path / "fifo")).returncode == 4
+    assert (tmp_path / "fifo").is_fifo()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_do_not_abort_a_command(gfs: Shell, closed: str) -> None:
+    command = f"{sys.executable} -m gfs --data {gfs.data} ls / {closed}"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("flag", [["-o", "json"], ["-ojson"], ["--output=json"]])
+def test_errors_are_json_however_json_was_asked_for(gfs: Shell, flag: list[str]) -> None:
+    assert json.loads(gfs(*flag, "stat", "/none").stderr)["error"]["code"] == "not_found"
 
 
 def test_a_reader_that_goes_away_ends_cat_quietly(gfs: Shell) -> None:
