@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from gfs.errors import ConfigInvalid
-from gfs.vocabulary import CHUNK_BYTES, MIB, Address
+from gfs.vocabulary import CHUNK_BYTES, MIB, RECORD_BYTES_MAX, Address
 
 # --- limits that are part of the design, not of a configuration --------------------------------
 
@@ -58,6 +58,7 @@ READ_AHEAD_RANGES = 3  # ranges of a sequential reader that are on their way bef
 CACHED_PLACES_MAX = 65_536  # chunk places one client remembers
 LOOKUP_CHUNKS = 16  # places per lookup (GFS §2.3: several at once, and those after)
 assert PUSH_BYTES_MAX <= CHUNK_BYTES
+APPEND_BYTES_MAX = min(RECORD_BYTES_MAX, PUSH_BYTES_MAX)  # one record: it is pushed in one piece (GFS §3.3)
 assert PING_BUSY_SECONDS * 2 < SILENCE_BUSY_SECONDS_MAX  # one lost ping is not a dead peer
 assert PING_IDLE_SECONDS * 2 < SILENCE_IDLE_SECONDS_MAX
 assert SESSION_IDLE_SECONDS > 10 * RETRY_SECONDS_MAX  # a retry always finds its first outcome

@@ -21,10 +21,10 @@ from gfs.vocabulary import ChunkHandle, ChunkVersion, SerialNumber, ServerId
 
 @dataclass(slots=True)
 class WaitingMutation:
-    """Accepted here, not yet applied. `applied` gives the chunk's length after it."""
+    """Accepted here, not yet applied. `applied` gives the chunk's length after it; a pad needs no bytes."""
 
     mutation: Mutation
-    pushed: Pushed
+    pushed: Pushed | None
     applied: asyncio.Future[int]
 
 
@@ -41,6 +41,11 @@ class VersionOrder:
     lead: PrimaryOrder | None
     waiting: dict[SerialNumber, WaitingMutation] = field(default_factory=dict)
     writes: dict[SerialNumber, asyncio.Future[WriteReply]] = field(default_factory=dict)
+
+    @property
+    def has_begun(self) -> bool:
+        """A mutation of this version has its place in the order, or is applied."""
+        return not self.local.is_untouched or (self.lead is not None and self.lead.has_ordered)
 
     def is_idle(self, *, now: float) -> bool:
         return self.local.is_idle and (self.lead is None or self.lead.is_idle(now=now))

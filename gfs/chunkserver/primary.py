@@ -1,4 +1,4 @@
-"""The primary's part of a write (GFS §3.1 steps 4-7): order it, have every replica apply it, then answer.
+"""The primary's part of a mutation (GFS §3.1 steps 4-7, §3.3): order it, have every replica apply it, answer.
 
 What may be acknowledged, core/mutations decides; applying to the primary's own copy is secondary's.
 """
@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from gfs import failpoints
 from gfs.chunkserver.chunk_orders import VersionOrder
-from gfs.chunkserver.core.mutations import Acknowledged, Mutation, UnderWay
+from gfs.chunkserver.core.mutations import (
+    Acknowledged,
+    AppendAt,
+    ChunkFull,
+    Mutation,
+    PadChunk,
+    UnderWay,
+)
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.chunkserver.secondary import OrderedWriter, take_push
 from gfs.clock import Clock
@@ -25,10 +32,18 @@ from gfs.errors import (
     StaleVersion,
     Superseded,
 )
-from gfs.messages.control import Ack, ApplyMutation, Replica, WriteChunk, WriteReply
+from gfs.messages.control import (
+    Ack,
+    AppendRecord,
+    AppendReply,
+    ApplyMutation,
+    Replica,
+    WriteChunk,
+    WriteReply,
+)
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
-from gfs.vocabulary import Address, ChunkHandle, SerialNumber, ServerId
+from gfs.vocabulary import CHUNK_BYTES, Address, ChunkHandle, SerialNumber, ServerId
 
 _log = logger("chunkserver")
 
@@ -42,16 +57,16 @@ _VERSION_IS_OVER = (LeaseExpired, NotPrimary, ChunkSealed, Superseded)
 
 @dataclass(slots=True)
 class _Write:
-    """A mutation on its way to all members. The piece stays pinned until none of them can need it."""
+    """A mutation on its way to all members. The piece, if it has one, stays pinned while one may need it."""
 
     mutation: Mutation
-    pushed: Pushed
+    pushed: Pushed | None
     reply: asyncio.Future[WriteReply]
     members_busy: int
 
 
 class PrimaryWrites:
-    """Carries out the writes of all chunks this server is primary of."""
+    """Carries out the writes and record appends of all chunks this server is primary of."""
 
     def __init__(
         self,
@@ -91,7 +106,9 @@ class PrimaryWrites:
                 return WriteReply(serial=serial, length_bytes=length_bytes)
             case UnderWay(serial):
                 return await asyncio.shield(order.writes[serial])
-        pushed = take_push(self._pushes, request.push, request.offset_bytes, request.length_bytes)
+        pushed = take_push(
+            self._pushes, request.push, request.length_bytes, offset_bytes=request.offset_bytes
+        )
         try:
             mutation = lead.admit(
                 request.push,
@@ -105,6 +122,44 @@ class PrimaryWrites:
             raise
         # Shielded: a client that goes away must not leave a gap in the order.
         return await asyncio.shield(self._send_everywhere(handle, order, mutation, pushed))
+
+    async def append(self, handle: ChunkHandle, order: VersionOrder, request: AppendRecord) -> AppendReply:
+        """Place one record, or pad the chunk that has no room for it, on every replica (§3.3).
+
+        As for write(): no await before it is ordered, and the same errors.
+        """
+        lead = order.lead
+        assert lead is not None and lead.handle == handle
+        placed = lead.recall_record(request.push, record_bytes=request.length_bytes)
+        if placed is not None:
+            waiting = order.writes.get(placed.serial)  # none: acknowledged before
+        else:
+            pushed = take_push(self._pushes, request.push, request.length_bytes)
+            try:
+                new = lead.place_record(
+                    request.length_bytes,
+                    push=request.push,
+                    version=request.version,
+                    now=self._clock.monotonic(),
+                )
+            except GfsError:
+                self._pushes.release(pushed, used=False)
+                raise
+            if not isinstance(new, AppendAt):
+                self._pushes.release(pushed, used=True)  # it is pushed anew for the next chunk
+            match new:
+                case AppendAt(serial):
+                    waiting = self._send_everywhere(handle, order, lead.ordered(serial), pushed)
+                case PadChunk(serial):
+                    waiting = self._send_everywhere(handle, order, lead.ordered(serial), None)
+                case ChunkFull():
+                    return AppendReply(serial=SerialNumber(0), offset_bytes=CHUNK_BYTES, padded=True)
+            placed = new
+        if waiting is not None:
+            await asyncio.shield(waiting)
+        return AppendReply(
+            serial=placed.serial, offset_bytes=placed.offset_bytes, padded=isinstance(placed, PadChunk)
+        )
 
     def end_outstanding(self, order: VersionOrder, cut_short: tuple[SerialNumber, ...]) -> None:
         """Answer writes that were under way when their version ended."""
@@ -120,7 +175,7 @@ class PrimaryWrites:
             await asyncio.wait(self._forwards)
 
     def _send_everywhere(
-        self, handle: ChunkHandle, order: VersionOrder, mutation: Mutation, pushed: Pushed
+        self, handle: ChunkHandle, order: VersionOrder, mutation: Mutation, pushed: Pushed | None
     ) -> asyncio.Future[WriteReply]:
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[WriteReply] = loop.create_future()
@@ -135,6 +190,7 @@ class PrimaryWrites:
             offset_bytes=mutation.offset_bytes,
             length_bytes=mutation.length_bytes,
             push=mutation.push,
+            kind=mutation.kind,
         )
         for server, replica in order.replicas.items():
             if server != self._me:
@@ -175,6 +231,8 @@ class PrimaryWrites:
             try:
                 await self._call(replica, request)
             except PushMissing:
+                if write.pushed is None:
+                    raise
                 # It lost the piece (its buffer is an LRU); we still have ours. Same serial number: no gap.
                 await self._push_copy(replica.data, write.pushed)
                 await self._call(replica, request)
@@ -219,7 +277,7 @@ class PrimaryWrites:
     def _member_finished(self, write: _Write) -> None:
         write.members_busy -= 1
         assert write.members_busy >= 0
-        if write.members_busy == 0:
+        if write.members_busy == 0 and write.pushed is not None:
             acknowledged = write.reply.done() and write.reply.exception() is None
             # Kept after a failure: the client tries again under a newer version, with these very bytes.
             self._pushes.release(write.pushed, used=acknowledged)

@@ -241,6 +241,17 @@ class ReplicaStore:
             assert state.header is not None
             return state.header.length_bytes
 
+    def pad(self, handle: ChunkHandle, version: ChunkVersion, offset: int) -> int:
+        """Fill a chunk that ends at or before `offset` with zeros, up to the chunk's end (GFS §3.3).
+
+        The last byte is written, what is before it is a gap. Returns: CHUNK_BYTES. Errors as for write();
+            InvalidArgument when bytes behind `offset` are committed.
+        """
+        committed = held(self._load(handle).header, handle, version).length_bytes
+        if committed > offset:
+            raise InvalidArgument(f"chunk {handle:x} has {committed} bytes: no padding from {offset} on")
+        return self.write(handle, version, CHUNK_BYTES - 1, b"\0")
+
     def align(
         self, handle: ChunkHandle, version: ChunkVersion, length: int, *, master_term: Term = _ANY_TERM
     ) -> None:

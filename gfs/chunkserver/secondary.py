@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
+from gfs.checksums import piece_checksums
 from gfs.chunkserver.chunk_orders import ChunkOrders, ChunkTurn, VersionOrder, WaitingMutation
 from gfs.chunkserver.core.mutations import Mutation, Receipt
 from gfs.chunkserver.disk_health import disk_error
@@ -17,13 +18,21 @@ from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.clock import Clock
 from gfs.disk import Bytes
 from gfs.errors import (
+    ChecksumMismatch,
     DeadlineExceeded,
     GfsError,
     InternalFault,
     InvalidArgument,
 )
 from gfs.telemetry import logger
-from gfs.vocabulary import ChunkHandle, ChunkVersion, PushId, SerialNumber, ServerId
+from gfs.vocabulary import (
+    CHECKSUM_BLOCK_BYTES,
+    ChunkHandle,
+    ChunkVersion,
+    PushId,
+    SerialNumber,
+    ServerId,
+)
 
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -33,8 +42,15 @@ class MutableReplicas(Protocol):
     """What ordered mutations need of the replica store; blocking, called from worker threads."""
 
     def write(
-        self, handle: ChunkHandle, version: ChunkVersion, offset: int, data: Bytes, checksums: Sequence[int]
+        self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        offset: int,
+        data: Bytes,
+        checksums: Sequence[int] | None,
     ) -> int: ...
+
+    def pad(self, handle: ChunkHandle, version: ChunkVersion, offset: int) -> int: ...
 
 
 class OrderedWriter:
@@ -79,7 +95,7 @@ class OrderedWriter:
         if receipt is Receipt.UNDER_WAY:
             return order.waiting[mutation.serial].applied
         try:
-            pushed = take_push(self._pushes, mutation.push, mutation.offset_bytes, mutation.length_bytes)
+            pushed = self._take(mutation)
         except GfsError:
             withdrawn = order.local.withdraw(mutation.serial)
             assert withdrawn
@@ -105,8 +121,7 @@ class OrderedWriter:
         finally:
             limit.cancel()
         if not applied.done() and order.local.withdraw(serial):
-            waiting = order.waiting.pop(serial)
-            self._pushes.release(waiting.pushed, used=False)
+            self._release(order.waiting.pop(serial), used=False)
             raise DeadlineExceeded(
                 f"serial {serial} of chunk {order.local.handle:x} waited {seconds_max} s for those before it"
             )
@@ -116,7 +131,7 @@ class OrderedWriter:
         """Answer mutations that will never be applied under this version."""
         for mutation in never:
             waiting = order.waiting.pop(mutation.serial)
-            self._pushes.release(waiting.pushed, used=False)
+            self._release(waiting, used=False)
             if not waiting.applied.done():
                 waiting.applied.set_exception(
                     type(error)(error.message, hint=error.hint, details=error.details)
@@ -169,13 +184,8 @@ class OrderedWriter:
         """In a worker thread: apply consecutive mutations until one fails; chunk lengths after each."""
         lengths: list[int] = []
         for waiting in work:
-            mutation, pushed = waiting.mutation, waiting.pushed
             try:
-                lengths.append(
-                    self._replicas.write(
-                        handle, version, mutation.offset_bytes, pushed.data, pushed.checksums
-                    )
-                )
+                lengths.append(self._apply(handle, version, waiting))
             except GfsError as error:
                 return lengths, error
             except OSError as error:
@@ -184,6 +194,27 @@ class OrderedWriter:
                 _log.exception("applying a mutation failed unexpectedly", chunk=f"{handle:x}")
                 return lengths, InternalFault("applying the mutation failed; the server's log tells why")
         return lengths, None
+
+    def _apply(self, handle: ChunkHandle, version: ChunkVersion, waiting: WaitingMutation) -> int:
+        offset, pushed = waiting.mutation.offset_bytes, waiting.pushed
+        if pushed is None:
+            return self._replicas.pad(handle, version, offset)
+        return self._replicas.write(handle, version, offset, pushed.data, sums_at(pushed, offset))
+
+    def _take(self, mutation: Mutation) -> Pushed | None:
+        match mutation.kind:
+            case "write":
+                return take_push(
+                    self._pushes, mutation.push, mutation.length_bytes, offset_bytes=mutation.offset_bytes
+                )
+            case "record":
+                return take_push(self._pushes, mutation.push, mutation.length_bytes)
+            case "pad":
+                return None
+
+    def _release(self, waiting: WaitingMutation, *, used: bool) -> None:
+        if waiting.pushed is not None:
+            self._pushes.release(waiting.pushed, used=used)
 
     def _settle(
         self,
@@ -197,7 +228,7 @@ class OrderedWriter:
         for waiting, length_bytes in zip(work, lengths, strict=False):
             del order.waiting[waiting.mutation.serial]
             # A primary keeps its copy until all replicas have theirs: one of them may need it pushed again.
-            self._pushes.release(waiting.pushed, used=order.lead is None)
+            self._release(waiting, used=order.lead is None)
             self._on_applied(waiting.mutation.length_bytes)
             if not waiting.applied.done():
                 waiting.applied.set_result(length_bytes)
@@ -211,17 +242,34 @@ class OrderedWriter:
             self.refuse(order, never[1:], order.local.verdict())
 
 
-def take_push(pushes: PushBuffer, push: PushId, offset_bytes: int, length_bytes: int) -> Pushed:
-    """Pin pushed bytes that were meant for exactly this place.
+def take_push(
+    pushes: PushBuffer, push: PushId, length_bytes: int, *, offset_bytes: int | None = None
+) -> Pushed:
+    """Pin pushed bytes that were meant for exactly this place; a record's place (None) came after its push.
 
     Raises: PushMissing; InvalidArgument when they were pushed for another offset or length.
     """
     pushed = pushes.take(push)
-    if pushed.offset != offset_bytes or len(pushed.data) != length_bytes:
+    meant = pushed.offset if offset_bytes is None else offset_bytes
+    if pushed.offset != meant or len(pushed.data) != length_bytes:
         found = f"{len(pushed.data)} bytes for offset {pushed.offset}"
         pushes.release(pushed, used=False)
-        raise InvalidArgument(f"push {push} is {found}, not {length_bytes} bytes for offset {offset_bytes}")
+        raise InvalidArgument(f"push {push} is {found}, not {length_bytes} bytes for offset {meant}")
     return pushed
+
+
+def sums_at(pushed: Pushed, offset_bytes: int) -> Sequence[int] | None:
+    """The block sums of pushed bytes for where they go; None when they have to be summed anew there.
+
+    A record was summed before its offset was known. Sums cut at other places are only good for telling that
+    the bytes are still those that came.
+    Raises: ChecksumMismatch when they are not.
+    """
+    if (offset_bytes - pushed.offset) % CHECKSUM_BLOCK_BYTES == 0:
+        return pushed.checksums
+    if piece_checksums(pushed.offset, pushed.data) != list(pushed.checksums):
+        raise ChecksumMismatch(f"the bytes of push {pushed.push_id} have changed since they came")
+    return None
 
 
 def _retrieve(future: asyncio.Future[int]) -> None:

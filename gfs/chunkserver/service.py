@@ -35,6 +35,7 @@ from gfs.errors import (
 from gfs.messages.control import (
     Ack,
     AlignReplica,
+    AppendRecord,
     ApplyMutation,
     BumpReply,
     BumpVersion,
@@ -48,10 +49,10 @@ from gfs.messages.control import (
     SealReplica,
     WriteChunk,
 )
-from gfs.settings import PUSH_BYTES_MAX
+from gfs.settings import APPEND_BYTES_MAX, PUSH_BYTES_MAX
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
-from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ClusterId, PushId
+from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ClusterId
 
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -105,6 +106,7 @@ class ChunkService:
             ChunkStatus: self._chunk_status,
             SealReplica: self._seal,
             WriteChunk: self._write,
+            AppendRecord: self._append,
             ApplyMutation: self._apply,
             DiskStatus: self._disk_status,
         }
@@ -179,7 +181,8 @@ class ChunkService:
             # stays without an order, so that the next write brings a newer version (I4).
             if held is None or held.version < version:
                 may_be_short = held is not None and held.may_be_short
-                self.orders.install(handle, self._new_order(request, now, may_be_short), now=now)
+                fresh = self._new_order(request, now, bumped.length_bytes, may_be_short=may_be_short)
+                self.orders.install(handle, fresh, now=now)
             elif known is not None and known.version == version:
                 may_be_short = known.may_be_short
                 if known.lead is not None:
@@ -221,7 +224,7 @@ class ChunkService:
         async with self.orders.exclusively(request.handle) as turn:
             order = turn.order
             # Cutting is safe only before any client can have had a mutation of this version acknowledged.
-            if order is None or order.version != request.version or not order.local.is_untouched:
+            if order is None or order.version != request.version or order.has_begun:
                 held = "none" if order is None else f"version {order.version}"
                 raise Superseded(
                     f"chunk {request.handle:x} cannot be aligned to version {request.version}: "
@@ -232,6 +235,8 @@ class ChunkService:
                     request.handle, request.version, request.length_bytes, master_term=request.master_term
                 )
             )
+            if order.lead is not None:
+                order.lead.align(request.length_bytes)
             return Ack()
 
     async def _seal(self, request: Request, _: CallContext) -> Reply:
@@ -286,15 +291,28 @@ class ChunkService:
     async def _write(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, WriteChunk)
         self._check_mutation(request.offset_bytes, request.length_bytes)
-        order = self.orders.find(request.handle)
-        if order is None or order.version != request.version:
-            raise await self._why_unordered(request.handle, request.version)
+        order = await self._led_order(request.handle, request.version)
+        return await self._primary.write(request.handle, order, request)
+
+    async def _append(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, AppendRecord)
+        self._check_in_service()
+        if not 0 < request.length_bytes <= APPEND_BYTES_MAX:
+            raise InvalidArgument(f"a record of {request.length_bytes} bytes: 1 to {APPEND_BYTES_MAX} can be")
+        order = await self._led_order(request.handle, request.version)
+        return await self._primary.append(request.handle, order, request)
+
+    async def _led_order(self, handle: ChunkHandle, version: ChunkVersion) -> VersionOrder:
+        """The order this server leads. Raises: NotPrimary; StaleVersion … when there is none here."""
+        order = self.orders.find(handle)
+        if order is None or order.version != version:
+            raise await self._why_unordered(handle, version)
         if order.lead is None:
             raise NotPrimary(
-                f"{order.primary} is the primary of chunk {request.handle:x} version {order.version}",
+                f"{order.primary} is the primary of chunk {handle:x} version {order.version}",
                 details={"primary": order.primary},
             )
-        return await self._primary.write(request.handle, order, request)
+        return order
 
     async def _apply(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, ApplyMutation)
@@ -304,7 +322,11 @@ class ChunkService:
             raise await self._why_unordered(request.handle, request.version)
         if request.serial < 1:
             raise InvalidArgument("serial numbers count from 1")
-        mutation = Mutation(request.serial, request.offset_bytes, request.length_bytes, PushId(request.push))
+        mutation = Mutation(
+            request.serial, request.offset_bytes, request.length_bytes, request.push, request.kind
+        )
+        if mutation.kind == "pad" and mutation.end_bytes != CHUNK_BYTES:
+            raise InvalidArgument(f"padding ends at {mutation.end_bytes}, not at the chunk's end")
         applied = self._writer.submit(
             request.handle, order, mutation, version=request.version, primary=request.primary
         )
@@ -325,13 +347,16 @@ class ChunkService:
         )
 
     def _check_mutation(self, offset_bytes: int, length_bytes: int) -> None:
-        if self._out_of_service:
-            raise Unavailable(self._out_of_service)
+        self._check_in_service()
         if not (0 < length_bytes <= PUSH_BYTES_MAX and 0 <= offset_bytes <= CHUNK_BYTES - length_bytes):
             raise InvalidArgument(
                 f"{length_bytes} bytes at offset {offset_bytes}: a mutation is 1 to {PUSH_BYTES_MAX} bytes "
                 f"within a chunk of {CHUNK_BYTES}"
             )
+
+    def _check_in_service(self) -> None:
+        if self._out_of_service:
+            raise Unavailable(self._out_of_service)
 
     # --- the rest -------------------------------------------------------------------------------
 
@@ -366,7 +391,9 @@ class ChunkService:
         if order.lead is not None:
             self._primary.end_outstanding(order, order.lead.supersede(reason))
 
-    def _new_order(self, request: BumpVersion, now: float, may_be_short: bool) -> VersionOrder:
+    def _new_order(
+        self, request: BumpVersion, now: float, length_bytes: int, *, may_be_short: bool
+    ) -> VersionOrder:
         me = self._identity.server
         lead = None
         if request.primary == me:
@@ -375,6 +402,7 @@ class ChunkService:
                 version=request.version,
                 me=me,
                 members=[replica.server for replica in request.replicas],
+                length_bytes=length_bytes,
                 now=now,
                 lease_seconds=request.lease_seconds,
             )

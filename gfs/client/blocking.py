@@ -171,6 +171,9 @@ class Client:
     def write(self, path: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._thread.run(self._client.write(path, offset, data))
 
+    def record_append(self, path: str, data: bytes | bytearray | memoryview) -> int:
+        return self._thread.run(self._client.record_append(path, data))
+
     def write_bytes(
         self, path: str, data: bytes | bytearray | memoryview, *, atomic: bool = False, replace: bool = True
     ) -> None:

@@ -12,6 +12,7 @@ from gfs.client.connections import Connections
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.mutator import Mutator
 from gfs.client.reader import Reader
+from gfs.client.record_appender import RecordAppenders
 from gfs.client.transfer import Progress
 from gfs.errors import (
     GfsError,
@@ -45,7 +46,7 @@ from gfs.messages.control import (
     Request,
     Stat,
 )
-from gfs.settings import FIND_CHUNKS_MAX
+from gfs.settings import APPEND_BYTES_MAX, FIND_CHUNKS_MAX
 from gfs.vocabulary import (
     NAME_BYTES_MAX,
     PATH_DEPTH_MAX,
@@ -76,6 +77,7 @@ class AsyncClient:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._masters = connections.masters
+        self._appenders = RecordAppenders(connections)
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,6 +87,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Hang up. Open files fail; flush or close them before."""
+        await self._appenders.close()
         await self._connections.close()
 
     # --- looking --------------------------------------------------------------------------------
@@ -291,6 +294,28 @@ class AsyncClient:
             await publishing.tell_reached(self._connections, entry, end)
         finally:
             await mutator.abort()
+            self._connections.places.forget(checked)
+
+    async def record_append(self, path: str, data: bytes | bytearray | memoryview) -> int:
+        """Append one record to an existing file, whoever else appends to it; returns its offset in the file.
+
+        At least once: a try that failed may have left the record, a part of it or zeros before the offset
+        returned, on some replicas; chunks may end in padding (§2.7.1, §3.3). On error it may be in the file.
+        A writer under way in the same file may write over records: its offsets are its own.
+        Args:
+            data: 1 to APPEND_BYTES_MAX bytes; they stay together, in one chunk.
+        Raises: InvalidArgument for another length; NotFound; IsADirectory.
+        """
+        checked = _checked(path)
+        record = bytes(data)
+        if not 0 < len(record) <= APPEND_BYTES_MAX:
+            raise InvalidArgument(f"a record of {len(record)} bytes: 1 to {APPEND_BYTES_MAX} can be appended")
+        entry = (await self._masters.ask_leader(Stat(path=checked), EntryReply, f"append to {path}")).entry
+        if entry.kind == "directory":
+            raise IsADirectory(f"{path} is a directory")
+        try:
+            return await self._appenders.append(entry, record)
+        finally:
             self._connections.places.forget(checked)
 
     async def write_bytes(

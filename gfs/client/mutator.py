@@ -1,45 +1,27 @@
 """The streaming writer: pieces are pushed side by side and ordered one after another (GFS §3.1-3.2).
 
-What a failure means is decided in core/write_failure; which leases there are, chunk_leases knows.
+One try at a piece, and what follows a failed one, is in chunk_calls; leases are chunk_leases'.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from gfs.checksums import piece_checksums
+from gfs.client.chunk_calls import ChunkCalls, FailedTries
 from gfs.client.chunk_leases import ChunkLeases
-from gfs.client.connections import Connections, answered_within
-from gfs.client.core.retry_plan import GiveUp, RetryPlan
+from gfs.client.connections import Connections
 from gfs.client.core.striping import locate, part_end
-from gfs.client.core.write_failure import (
-    AskForLease,
-    Final,
-    NewVersion,
-    SameLease,
-    diagnose,
-    primary_of,
-    push_failure,
-    suspects_after_look,
-)
 from gfs.client.core.write_order import WriteOrder
-from gfs.errors import GfsError, ReplicaFailed, StaleVersion, Unavailable
+from gfs.errors import GfsError, StaleVersion, Unavailable
 from gfs.messages.control import ChunkLease, WriteChunk, WriteReply
 from gfs.messages.data import PushAnswer
-from gfs.vocabulary import CHUNK_BYTES, KIB, ChunkIndex, InodeId, PushId, ServerId
-
-# A push or write that takes longer makes us look whether a replica has fallen silent. With the ping's
-# limit this bounds what a stopped or cut off chunk server can hold a writer up.
-PATIENCE_SECONDS = 0.3
-LEASE_ASKED_MAX = 2  # LeaseExpired under one version so often: the master must grant a new one
+from gfs.vocabulary import CHUNK_BYTES, KIB, ChunkIndex, InodeId, PushId
 
 # The first buffer starts small: most files are, and fresh memory costs more than what is put there.
 FIRST_BUFFER_BYTES = 64 * KIB
 BUFFER_GROWTH = 8
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +55,7 @@ class Mutator:
         self._path = path
         self._offset = first_offset  # where the next accepted byte goes
         self._leases = ChunkLeases(connections.masters, inode=inode, path=path)
+        self._calls = ChunkCalls(connections, self._leases)
         self._piece_bytes = settings.piece_bytes
         self._slots = asyncio.Semaphore(settings.pieces_in_flight)
         self._first_bytes = min(self._piece_bytes, FIRST_BUFFER_BYTES)
@@ -199,8 +182,7 @@ class Mutator:
     async def _write_piece(self, piece: _Piece) -> None:
         """Push and order one piece until all replicas of some version have acknowledged it."""
         chunk = self._chunks[piece.chunk]
-        plan: RetryPlan | None = None
-        lease_asked = 0
+        tries: FailedTries | None = None
         while True:
             lease = await self._leases.current(piece.chunk)
             asked = lease.replicas[0].server
@@ -211,9 +193,8 @@ class Mutator:
                 await self._order(piece, chunk, lease, push)
             except GfsError as error:
                 chunk.order.failed(piece.first)
-                plan = plan or self._new_plan(piece, lease)
-                lease_asked += isinstance(diagnose(error, lease, asked), AskForLease)
-                await self._recover(piece, lease, asked, error, plan, lease_asked)
+                tries = tries or self._first_failure(piece, lease)
+                await self._calls.recover(piece.chunk, lease, asked, error, tries)
                 await _notify(chunk)
                 continue
             chunk.order.acknowledged(piece.first)
@@ -222,36 +203,16 @@ class Mutator:
             return
 
     async def _push(self, piece: _Piece, lease: ChunkLease) -> PushId:
-        """Send the bytes down the chain of replicas, nearest first as the master gave them (GFS §3.2)."""
-        first, *others = lease.replicas
-        chain = [replica.data for replica in others]
-        push = self._connections.new_push_id()
-        deadline_seconds = self._connections.settings.data_seconds
-
-        def blocking() -> PushAnswer:
+        def sums() -> list[int]:
             if piece.checksums is None:
                 piece.checksums = piece_checksums(piece.first, piece.data)
-            return self._connections.bulk.push(
-                first.data,
-                push,
-                piece.data,
-                offset=piece.first,
-                chain=chain,
-                checksums=piece.checksums,
-                deadline_seconds=deadline_seconds,
-            )
+            return piece.checksums
 
-        pushing = self._connections.in_worker(blocking)
-        piece.threads += 1
-        pushing.add_done_callback(lambda ended: _thread_ended(piece, ended))
-        answer = await self._watch(pushing, lease)
-        if answer.failed:
-            raise push_failure(answer.failed, lease)
-        if answer.received_bytes != len(piece.data) or answer.checksums != piece.checksums:
-            raise ReplicaFailed(
-                f"{first.data} received other bytes than were sent", details={"servers": first.server}
-            )
-        return push
+        def begun(pushing: asyncio.Future[PushAnswer]) -> None:
+            piece.threads += 1
+            pushing.add_done_callback(lambda _: _thread_ended(piece))
+
+        return await self._calls.push(lease, piece.data, offset=piece.first, sums=sums, on_begun=begun)
 
     async def _wait_for_turn(self, piece: _Piece, chunk: _Chunk, lease: ChunkLease) -> None:
         """Return when all earlier pieces of the chunk are acknowledged or on their way under `lease`."""
@@ -269,8 +230,6 @@ class Mutator:
 
     async def _order(self, piece: _Piece, chunk: _Chunk, lease: ChunkLease, push: PushId) -> None:
         """Have the primary put the pushed bytes in their place on every replica (GFS §3.1 steps 4-7)."""
-        primary = primary_of(lease)
-        assert primary is not None  # ChunkLeases has checked it
         request = WriteChunk(
             handle=lease.handle,
             version=lease.version,
@@ -278,73 +237,21 @@ class Mutator:
             length_bytes=len(piece.data),
             push=push,
         )
-        call = asyncio.ensure_future(
-            self._connections.caller.call(
-                primary.control,
-                request,
-                WriteReply,
-                deadline_seconds=self._connections.settings.call_seconds,
+
+        async def sent() -> None:
+            chunk.order.sent(piece.first, lease.version)
+            await _notify(chunk)
+
+        await self._calls.ask_primary(lease, request, WriteReply, on_sent=sent)
+
+    def _first_failure(self, piece: _Piece, lease: ChunkLease) -> FailedTries:
+        end = piece.first + len(piece.data)
+        return FailedTries(
+            self._connections.new_plan(
+                f"write {self._path}, bytes {piece.first}-{end} of chunk {piece.chunk} "
+                f"(handle {lease.handle:x})"
             )
         )
-        # Tasks start in the order they were made, so marking it as sent here keeps the order on the wire.
-        chunk.order.sent(piece.first, lease.version)
-        await _notify(chunk)
-        try:
-            await self._watch(call, lease)
-        finally:
-            call.cancel()
-
-    async def _watch(self, answer: asyncio.Future[T], lease: ChunkLease) -> T:
-        """Wait for an answer that depends on all replicas, but not for one of them that has fallen silent.
-
-        Raises: ReplicaFailed naming the silent ones; what the answer raises.
-        """
-        while not await answered_within(self._connections.clock, answer, PATIENCE_SECONDS):
-            silent = await self._connections.silent(lease.replicas)
-            if silent and not answer.done():
-                named = ",".join(silent)
-                raise ReplicaFailed(f"{named} fell silent during a write", details={"servers": named})
-        return await answer
-
-    # --- failures -------------------------------------------------------------------------------
-
-    def _new_plan(self, piece: _Piece, lease: ChunkLease) -> RetryPlan:
-        end = piece.first + len(piece.data)
-        return self._connections.new_plan(
-            f"write {self._path}, bytes {piece.first}-{end} of chunk {piece.chunk} (handle {lease.handle:x})"
-        )
-
-    async def _recover(
-        self,
-        piece: _Piece,
-        lease: ChunkLease,
-        asked: ServerId,
-        error: GfsError,
-        plan: RetryPlan,
-        lease_asked: int,
-    ) -> None:
-        """Do what makes the next try worth it. Raises: when nothing does, or the budget is spent."""
-        diagnosis = diagnose(error, lease, asked)
-        if isinstance(diagnosis, Final):
-            raise error
-        servers = ",".join(replica.server for replica in lease.replicas)
-        now = self._connections.clock.monotonic()
-        # Any failure a new lease can cure is worth repeating, so the plan only sees when to stop.
-        passing = ReplicaFailed(f"{error.code}: {error.message}", details=error.details)
-        verdict = plan.after(passing, target=f"version {lease.version} on {servers}", now=now)
-        if isinstance(verdict, GiveUp):
-            raise verdict.error from error
-        match diagnosis:
-            case AskForLease():
-                await self._leases.renew(piece.chunk, lease, failed=lease_asked > LEASE_ASKED_MAX)
-            case NewVersion(suspects, certain) if not self._is_superseded(piece, lease):
-                if not certain:
-                    silent = await self._connections.silent(lease.replicas)
-                    suspects = suspects_after_look(suspects, silent, lease)
-                await self._leases.renew(piece.chunk, lease, failed=True, suspects=suspects)
-            case NewVersion() | SameLease():
-                pass
-        await self._connections.clock.sleep(verdict.wait_seconds)
 
     def _release(self, piece: _Piece, chunk: _Chunk) -> None:
         if not chunk.order and locate(self._offset)[0] > piece.chunk:
@@ -362,7 +269,5 @@ async def _notify(chunk: _Chunk) -> None:
         chunk.moved.notify_all()
 
 
-def _thread_ended(piece: _Piece, ended: asyncio.Future[PushAnswer]) -> None:
+def _thread_ended(piece: _Piece) -> None:
     piece.threads -= 1
-    if not ended.cancelled():
-        ended.exception()  # nobody may be waiting for it any more

@@ -481,8 +481,37 @@ class WriteChunk(Request, tag="write", frozen=True, kw_only=True):
     push: PushId
 
 
+class AppendReply(Reply, tag="appended", frozen=True, kw_only=True):
+    """The record is at `offset_bytes` of the chunk, on every replica.
+
+    `padded`: it is not, because it would have crossed the chunk's end; what was left of the chunk is zeros,
+    from `offset_bytes` on, and the record goes to the next chunk. `serial` 0: there was nothing left.
+    """
+
+    serial: SerialNumber
+    offset_bytes: int
+    padded: bool = False
+
+
+class AppendRecord(Request, tag="append", frozen=True, kw_only=True):
+    """Client to primary: apply the bytes pushed as `push`, at an offset of the primary's choice (§3.3)."""
+
+    reply: ClassVar[type[Reply]] = AppendReply
+    handle: ChunkHandle
+    version: ChunkVersion
+    length_bytes: int
+    push: PushId
+
+
+MutationKind = Literal["write", "record", "pad"]
+
+
 class ApplyMutation(Request, tag="apply", frozen=True, kw_only=True):
-    """Primary to secondary: mutation number `serial` of this version; applied in serial order (I4)."""
+    """Primary to secondary: mutation number `serial` of this version; applied in serial order (I4).
+
+    `kind`: "write", bytes pushed for this offset; "record", bytes pushed before their offset was known;
+    "pad", zeros up to the chunk's end, of `push` (the record that had no room) no byte is needed.
+    """
 
     reply: ClassVar[type[Reply]] = Ack
     handle: ChunkHandle
@@ -492,6 +521,7 @@ class ApplyMutation(Request, tag="apply", frozen=True, kw_only=True):
     offset_bytes: int
     length_bytes: int
     push: PushId
+    kind: MutationKind = "write"
 
 
 class DiskStatusReply(Reply, tag="disk_status_reply", frozen=True, kw_only=True):
@@ -534,6 +564,7 @@ CHUNKSERVER_REQUESTS: tuple[type[Request], ...] = (
     ChunkStatus,
     SealReplica,
     WriteChunk,
+    AppendRecord,
     ApplyMutation,
     DiskStatus,
 )

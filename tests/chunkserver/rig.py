@@ -22,7 +22,17 @@ from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.tallies import Tallies
 from gfs.disk import SystemDisk
 from gfs.errors import Unavailable
-from gfs.messages.control import BumpReply, BumpVersion, Replica, Reply, Request, WriteChunk, WriteReply
+from gfs.messages.control import (
+    AppendRecord,
+    AppendReply,
+    BumpReply,
+    BumpVersion,
+    Replica,
+    Reply,
+    Request,
+    WriteChunk,
+    WriteReply,
+)
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.vocabulary import (
     CHECKSUM_BLOCK_BYTES,
@@ -93,6 +103,11 @@ class FaultyReplicas:
         if self.write_failure is not None:
             raise self.write_failure
         return self._inner.write(*args, **kwargs)
+
+    def pad(self, *args: Any, **kwargs: Any) -> int:
+        if self.write_failure is not None:
+            raise self.write_failure
+        return self._inner.pad(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -263,6 +278,18 @@ class Rig:
     async def put(self, data: bytes, offset: int = 0, *, version: int = 1, to: str = "abc") -> WriteReply:
         """Push and write; the first of `to` is the primary."""
         return await self.write(self.push(data, offset, to), len(data), offset, version=version, to=to[0])
+
+    async def append(
+        self, data: bytes, *, version: int = 1, to: str = "abc", push: PushId | None = None
+    ) -> AppendReply:
+        """Push and append; the first of `to` is the primary."""
+        request = AppendRecord(
+            handle=HANDLE,
+            version=ChunkVersion(version),
+            length_bytes=len(data),
+            push=push or self.push(data, 0, to),
+        )
+        return await self.ask(to[0], request, AppendReply)
 
     async def ask(self, name: str, request: Request, expected: type[Any], *, seconds: float = 5.0) -> Any:
         reply: Reply = await self.client.call(

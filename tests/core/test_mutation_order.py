@@ -31,9 +31,15 @@ V1, V2 = ChunkVersion(1), ChunkVersion(2)
 A, B, C = ServerId("a"), ServerId("b"), ServerId("c")
 
 
-def primary_order(*members: ServerId, lease_seconds: float = 60.0) -> PrimaryOrder:
+def primary_order(*members: ServerId, lease_seconds: float = 60.0, length_bytes: int = 0) -> PrimaryOrder:
     return PrimaryOrder(
-        handle=HANDLE, version=V1, me=A, members=members or (A, B, C), now=100.0, lease_seconds=lease_seconds
+        handle=HANDLE,
+        version=V1,
+        me=A,
+        members=members or (A, B, C),
+        length_bytes=length_bytes,
+        now=100.0,
+        lease_seconds=lease_seconds,
     )
 
 

@@ -3,7 +3,8 @@
 The bytes are modelled by the list of mutations each replica has on its disk. Checked after every step:
 all members apply the same mutations in the same order under one version (I4); what was acknowledged is on
 every member of its set and of all later sets (I2); a replica applies nothing of a version older than its
-own (I1, I3).
+own (I1, I3); an acknowledged record stands at the acknowledged offset on every member of its set and of all
+later sets, and overlaps no other (§3.3), except where a write was sent over it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gfs.chunkserver.core.mutations import (
     Acknowledged,
+    ChunkFull,
     Mutation,
     PrimaryOrder,
     Receipt,
@@ -24,10 +26,12 @@ from gfs.chunkserver.core.mutations import (
     UnderWay,
 )
 from gfs.errors import GfsError, LeaseExpired, NotPrimary, StaleVersion, Unavailable
-from gfs.vocabulary import ChunkHandle, ChunkVersion, PushId, SerialNumber, ServerId
+from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion, PushId, SerialNumber, ServerId
 
 HANDLE = ChunkHandle(7)
 SERVERS = [ServerId(name) for name in "abc"]
+UNIT_BYTES = 4 * MIB  # content is modelled in such units; a record has one or two
+CHUNK_UNITS = CHUNK_BYTES // UNIT_BYTES
 
 
 @dataclass
@@ -53,6 +57,9 @@ class Answer:
 class Server:
     version: ChunkVersion  # on the disk
     disk: list[tuple[ChunkVersion, PushId]] = field(default_factory=list)
+    content: list[PushId | None] = field(
+        default_factory=list
+    )  # whose byte is where; None in a gap, or padding
     order: SecondaryOrder | None = None  # in memory
     lead: PrimaryOrder | None = None
     run: tuple[Mutation, ...] = ()
@@ -67,6 +74,9 @@ class MutationOrderMachine(RuleBasedStateMachine):
         self.primary: dict[ChunkVersion, ServerId] = {}
         self.network: list[Apply | Answer] = []
         self.acknowledged: list[tuple[ChunkVersion, PushId]] = []
+        self.record_bytes: dict[PushId, int] = {}
+        self.write_offsets: dict[PushId, int] = {}
+        self.records: list[tuple[ChunkVersion, Mutation]] = []  # acknowledged ones
         self.pushes = 0
         self.version = ChunkVersion(0)
         self.told = False  # clients know the version: all of its set has it
@@ -97,9 +107,27 @@ class MutationOrderMachine(RuleBasedStateMachine):
         server.lead = None
         if name == primary:
             server.lead = PrimaryOrder(
-                handle=HANDLE, version=self.version, me=name, members=members, now=0.0, lease_seconds=1e9
+                handle=HANDLE,
+                version=self.version,
+                me=name,
+                members=members,
+                length_bytes=len(server.content) * UNIT_BYTES,
+                now=0.0,
+                lease_seconds=1e9,
             )
-        self.told = all(self.servers[member].version == self.version for member in members)
+        if all(self.servers[member].version == self.version for member in members):
+            self._align(members)
+            self.told = True
+
+    def _align(self, members: list[ServerId]) -> None:
+        """As the master does once every member holds the version: cut all to the shortest."""
+        shortest = min(len(self.servers[member].content) for member in members)
+        for member in members:
+            server = self.servers[member]
+            if len(server.content) > shortest:
+                del server.content[shortest:]
+                if server.lead is not None:
+                    server.lead.align(shortest * UNIT_BYTES)
 
     @rule(data=st.data())
     def grant_a_newer_version(self, data: st.DataObject) -> None:
@@ -117,11 +145,22 @@ class MutationOrderMachine(RuleBasedStateMachine):
     # --- clients ------------------------------------------------------------------------------
 
     @precondition(lambda self: self.told)
-    @rule(count=st.integers(1, 4))
-    def write(self, count: int) -> None:
-        for _ in range(count):
+    @rule(units=st.lists(st.sampled_from([0, 3]), min_size=1, max_size=4))
+    def write(self, units: list[int]) -> None:
+        for unit in units:
             self.pushes += 1
-            self._write_to(self.primary[self.version], self.version, PushId(f"p{self.pushes}"))
+            push = PushId(f"p{self.pushes}")
+            self.write_offsets[push] = unit * UNIT_BYTES
+            self._write_to(self.primary[self.version], self.version, push)
+
+    @precondition(lambda self: self.told)
+    @rule(sizes=st.lists(st.integers(1, 2), min_size=1, max_size=4))
+    def append(self, sizes: list[int]) -> None:
+        for size in sizes:
+            self.pushes += 1
+            push = PushId(f"p{self.pushes}")
+            self.record_bytes[push] = size * UNIT_BYTES
+            self._write_to(self.primary[self.version], self.version, push)
 
     @precondition(lambda self: self.pushes)
     @rule(data=st.data())
@@ -136,17 +175,40 @@ class MutationOrderMachine(RuleBasedStateMachine):
         lead, order = server.lead, server.order
         if lead is None or order is None or lead.version != version:
             return
-        known = lead.recall(push, offset_bytes=0, length_bytes=1)
+        if push in self.record_bytes:
+            self._append_to(lead, order, version, push)
+            return
+        offset = self.write_offsets[push]
+        known = lead.recall(push, offset_bytes=offset, length_bytes=UNIT_BYTES)
         if isinstance(known, Acknowledged):
             assert (version, push) in self.acknowledged
         if isinstance(known, Acknowledged | UnderWay):
             return
         try:
-            mutation = lead.admit(push, version=version, offset_bytes=0, length_bytes=1, now=1.0)
+            mutation = lead.admit(
+                push, version=version, offset_bytes=offset, length_bytes=UNIT_BYTES, now=1.0
+            )
         except GfsError:
             return
-        self.network += [Apply(lead, member, mutation) for member in sorted(lead.members - {name})]
-        assert order.receive(mutation, version=version, primary=name) is Receipt.ACCEPTED
+        self._send(lead, order, mutation)
+
+    def _append_to(
+        self, lead: PrimaryOrder, order: SecondaryOrder, version: ChunkVersion, push: PushId
+    ) -> None:
+        record_bytes = self.record_bytes[push]
+        known = lead.recall_record(push, record_bytes=record_bytes)
+        if known is not None:
+            return
+        try:
+            placed = lead.place_record(record_bytes, push=push, version=version, now=1.0)
+        except GfsError:
+            return
+        if not isinstance(placed, ChunkFull):
+            self._send(lead, order, lead.ordered(placed.serial))
+
+    def _send(self, lead: PrimaryOrder, order: SecondaryOrder, mutation: Mutation) -> None:
+        self.network += [Apply(lead, member, mutation) for member in sorted(lead.members - {lead.me})]
+        assert order.receive(mutation, version=lead.version, primary=lead.me) is Receipt.ACCEPTED
 
     # --- the network --------------------------------------------------------------------------
 
@@ -204,8 +266,12 @@ class MutationOrderMachine(RuleBasedStateMachine):
     def _note(self, lead: PrimaryOrder, done: Acknowledged | None) -> None:
         if done is None:
             return
-        push = next(p for p, (m, _) in lead._answered.items() if m.serial == done.serial)
-        self.acknowledged.append((lead.version, push))
+        mutation = next(m for m, _ in lead._answered.values() if m.serial == done.serial)
+        self.acknowledged.append((lead.version, mutation.push))
+        if mutation.kind == "record":
+            for _, other in self.records:
+                assert mutation.end_bytes <= other.offset_bytes or other.end_bytes <= mutation.offset_bytes
+            self.records.append((lead.version, mutation))
 
     # --- replicas -----------------------------------------------------------------------------
 
@@ -247,8 +313,22 @@ class MutationOrderMachine(RuleBasedStateMachine):
         if order.withdraw(serial):
             self._answer_owed(name, serial, Unavailable("waited too long"))
 
+    @precondition(lambda self: self.told)
+    @rule()
+    def grant_anew_with_a_primary_that_is_ahead(self) -> None:
+        name, members = self.primary[self.version], self.sets[self.version]
+        server = self.servers[name]
+        if server.order is not None:
+            server.run = server.run or server.order.next_run()
+            self._finish(name, len(server.run), failed=False)
+        self._grant(members, name)
+        self._complete_grant()
+
     @rule()
     def complete_the_grant(self) -> None:
+        self._complete_grant()
+
+    def _complete_grant(self) -> None:
         for name in self.sets[self.version]:
             if self.servers[name].run:
                 self._finish(name, len(self.servers[name].run), failed=False)
@@ -265,6 +345,10 @@ class MutationOrderMachine(RuleBasedStateMachine):
         for mutation in mutations:
             assert server.order is not None and server.order.version == server.version  # I1, I3
             server.disk.append((server.version, mutation.push))
+            start, end = mutation.offset_bytes // UNIT_BYTES, mutation.end_bytes // UNIT_BYTES
+            assert mutation.kind == "write" or start == len(server.content)  # right behind what is committed
+            server.content += [None] * (end - len(server.content))
+            server.content[start:end] = [None if mutation.kind == "pad" else mutation.push] * (end - start)
 
     @rule(choices=st.lists(st.integers(0, 2**16), min_size=5, max_size=40))
     def let_things_run(self, choices: list[int]) -> None:
@@ -304,6 +388,17 @@ class MutationOrderMachine(RuleBasedStateMachine):
             for later, members in self.sets.items():
                 if later >= version:
                     assert all((version, push) in self.servers[name].disk for name in members)
+
+    @invariant()
+    def an_acknowledged_record_is_where_it_was_acknowledged(self) -> None:
+        overwritten = {offset // UNIT_BYTES for offset in self.write_offsets.values()}
+        for version, record in self.records:
+            units = set(range(record.offset_bytes // UNIT_BYTES, record.end_bytes // UNIT_BYTES))
+            for later, members in self.sets.items():
+                for name in members if later >= version else ():
+                    content = self.servers[name].content
+                    assert len(content) * UNIT_BYTES >= record.end_bytes, (name, record)
+                    assert all(content[unit] == record.push for unit in units - overwritten), (name, record)
 
 
 MutationOrderMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

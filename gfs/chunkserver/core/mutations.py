@@ -22,8 +22,10 @@ from gfs.errors import (
     ReplicaFailed,
     StaleVersion,
 )
+from gfs.messages.control import MutationKind
 from gfs.settings import (
     ANSWERED_WRITES_KEPT,
+    APPEND_BYTES_MAX,
     APPLIED_MUTATIONS_KEPT,
     MUTATION_RUN_MAX,
     MUTATIONS_IN_FLIGHT_MAX,
@@ -32,12 +34,20 @@ from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkVersion, PushId, Seria
 
 
 class Mutation(NamedTuple):
-    """One write in its place in the order. Two with one serial number are the same only if all is equal."""
+    """One mutation in its place in the order. Two with one serial number are the same only if all is equal.
+
+    `push` of a pad is the record that had no room: it names the pad, none of its bytes are used.
+    """
 
     serial: SerialNumber
     offset_bytes: int
     length_bytes: int
     push: PushId
+    kind: MutationKind = "write"
+
+    @property
+    def end_bytes(self) -> int:
+        return self.offset_bytes + self.length_bytes
 
 
 class UnderWay(NamedTuple):
@@ -51,6 +61,24 @@ class Acknowledged(NamedTuple):
 
     serial: SerialNumber
     length_bytes: int
+
+
+class AppendAt(NamedTuple):
+    """A record goes to this offset, on every replica."""
+
+    serial: SerialNumber
+    offset_bytes: int
+
+
+class PadChunk(NamedTuple):
+    """A record would cross the chunk's end: every replica gets zeros from this offset to the end."""
+
+    serial: SerialNumber
+    offset_bytes: int
+
+
+class ChunkFull(NamedTuple):
+    """The chunk is ordered up to its end already: nothing to be done but to try the next one."""
 
 
 class _Outstanding:
@@ -69,7 +97,9 @@ class PrimaryOrder:
         serial numbers are given from 1 without holes; an outstanding one is below the next;
         an outstanding mutation is missing at least one member, an acknowledged one none (I2);
         once a member has failed, or a newer version has fenced this one, nothing is outstanding,
-        and nothing is admitted or acknowledged any more: the failed member has a gap (I4).
+        and nothing is admitted or acknowledged any more: the failed member has a gap (I4);
+        every mutation ordered under this version ends at or before `end_bytes`, and a record begins where
+        `end_bytes` was: so no two records overlap, acknowledged or not (§3.3).
     """
 
     def __init__(
@@ -79,14 +109,18 @@ class PrimaryOrder:
         version: ChunkVersion,
         me: ServerId,
         members: Iterable[ServerId],
+        length_bytes: int,
         now: float,
         lease_seconds: float,
     ) -> None:
+        """`length_bytes`: what this replica has committed of the chunk as the version begins."""
         self.handle = handle
         self.version = version
         self.me = me
         self.members = frozenset(members)
         assert me in self.members, (me, self.members)
+        assert 0 <= length_bytes <= CHUNK_BYTES, length_bytes
+        self._end_bytes = length_bytes
         self.lease_until = now + lease_seconds
         self.admitted_at = -1.0  # when the last mutation was admitted; -1 before the first
         self._next_serial = 1
@@ -125,7 +159,70 @@ class PrimaryOrder:
         Source: GFS §3.1 step 4.
         """
         assert 0 <= offset_bytes < offset_bytes + length_bytes <= CHUNK_BYTES  # the service refuses others
-        assert push not in self._serial_of_push and push not in self._answered  # recall() was asked first
+        self._check_open(version, now)
+        return self._order(offset_bytes, length_bytes, push, "write", now)
+
+    # --- records from clients -------------------------------------------------------------------
+
+    def recall_record(self, push: PushId, *, record_bytes: int) -> AppendAt | PadChunk | None:
+        """Recognise a record that came before, decided or not; only its place is told, see is_outstanding().
+
+        Raises: InvalidArgument when the same push was ordered as something else.
+        """
+        serial = self._serial_of_push.get(push)
+        if serial is not None:
+            first = self._outstanding[serial].mutation
+        elif push in self._answered:
+            first = self._answered[push][0]
+        else:
+            return None
+        if first.kind == "pad":
+            return PadChunk(first.serial, first.offset_bytes)
+        if first.kind == "write" or first.length_bytes != record_bytes:
+            raise InvalidArgument(
+                f"push {push} was already ordered as a {first.kind} of {first.length_bytes} bytes"
+            )
+        return AppendAt(first.serial, first.offset_bytes)
+
+    def place_record(
+        self, record_bytes: int, *, push: PushId, version: ChunkVersion, now: float
+    ) -> AppendAt | PadChunk | ChunkFull:
+        """Choose where one record goes, on this and every secondary: behind all that is ordered so far.
+
+        Args:
+            record_bytes: 1..APPEND_BYTES_MAX.
+            now: monotonic seconds.
+        Returns:
+            AppendAt; or PadChunk when the record would cross the chunk's end: pad every replica from
+            there, the client then tries the next chunk; or ChunkFull when nothing is left to pad.
+        Raises: as admit().
+        Source: GFS §3.3.
+        """
+        assert 0 < record_bytes <= APPEND_BYTES_MAX, record_bytes  # the service refuses others
+        self._check_open(version, now)
+        offset_bytes = self._end_bytes
+        if offset_bytes == CHUNK_BYTES:
+            return ChunkFull()
+        if offset_bytes + record_bytes > CHUNK_BYTES:
+            pad = self._order(offset_bytes, CHUNK_BYTES - offset_bytes, push, "pad", now)
+            return PadChunk(pad.serial, pad.offset_bytes)
+        record = self._order(offset_bytes, record_bytes, push, "record", now)
+        return AppendAt(record.serial, record.offset_bytes)
+
+    def ordered(self, serial: SerialNumber) -> Mutation:
+        """The outstanding mutation of this number."""
+        return self._outstanding[serial].mutation
+
+    def align(self, length_bytes: int) -> None:
+        """This replica was cut to the length that all members have, before any client knew the version."""
+        assert not self.has_ordered and 0 <= length_bytes <= CHUNK_BYTES, (self._next_serial, length_bytes)
+        self._end_bytes = length_bytes
+
+    @property
+    def has_ordered(self) -> bool:
+        return self._next_serial > 1
+
+    def _check_open(self, version: ChunkVersion, now: float) -> None:
         if version != self.version:
             raise StaleVersion(
                 f"chunk {self.handle:x} has version {self.version} here, not {version}",
@@ -137,8 +234,14 @@ class PrimaryOrder:
             raise LeaseExpired(f"the lease of chunk {self.handle:x} version {version} has run out")
         if len(self._outstanding) >= MUTATIONS_IN_FLIGHT_MAX:
             raise Overloaded(f"{MUTATIONS_IN_FLIGHT_MAX} mutations of chunk {self.handle:x} are under way")
-        mutation = Mutation(SerialNumber(self._next_serial), offset_bytes, length_bytes, push)
+
+    def _order(
+        self, offset_bytes: int, length_bytes: int, push: PushId, kind: MutationKind, now: float
+    ) -> Mutation:
+        assert push not in self._serial_of_push and push not in self._answered  # recall() was asked first
+        mutation = Mutation(SerialNumber(self._next_serial), offset_bytes, length_bytes, push, kind)
         self._next_serial += 1
+        self._end_bytes = max(self._end_bytes, mutation.end_bytes)
         self._outstanding[mutation.serial] = _Outstanding(mutation, self.members)
         self._serial_of_push[push] = mutation.serial
         self.admitted_at = now
@@ -246,8 +349,15 @@ class PrimaryOrder:
 
     def check_invariants(self) -> None:
         assert self._next_serial >= 1
+        assert 0 <= self._end_bytes <= CHUNK_BYTES
+        reached = 0  # by the outstanding mutations so far, which are in serial order
         for serial, outstanding in self._outstanding.items():
             assert 0 < serial < self._next_serial
+            mutation = outstanding.mutation
+            assert mutation.kind == "write" or mutation.offset_bytes >= reached, (mutation, reached)
+            assert mutation.kind != "pad" or mutation.end_bytes == CHUNK_BYTES
+            reached = max(reached, mutation.end_bytes)
+            assert reached <= self._end_bytes
             assert outstanding.mutation.serial == serial
             assert outstanding.missing and outstanding.missing <= self.members
             assert self._serial_of_push[outstanding.mutation.push] == serial
@@ -269,7 +379,7 @@ class PrimaryOrder:
         return cut_short
 
     def _check_repeat(self, first: Mutation, offset_bytes: int, length_bytes: int) -> None:
-        if (first.offset_bytes, first.length_bytes) != (offset_bytes, length_bytes):
+        if (first.kind, first.offset_bytes, first.length_bytes) != ("write", offset_bytes, length_bytes):
             raise InvalidArgument(
                 f"push {first.push} was already ordered at offset {first.offset_bytes}; "
                 "bytes are pushed anew for another place"
