@@ -617,3 +617,29 @@ def test_many_writers_and_a_flusher_lose_nothing(tmp_path: Path) -> None:
     for number in range(1, 6):
         assert content(after, ChunkHandle(number)) == expected
     after.abandon()
+
+
+def test_padding_fills_the_chunk_with_zeros_and_survives_a_power_cut(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, durability="sync")
+    store = machine.open()
+    create(store)
+    begins = CHUNK_BYTES - BLOCK - 1
+    store.write(ONE, V1, begins - 1, b"|")
+    assert store.pad(ONE, V1, begins) == CHUNK_BYTES
+    store = machine.open_after_power_cut(store)
+    tail = bytearray(BLOCK + 3)
+    assert store.read_into(ONE, V1, begins - 1, memoryview(tail)) == BLOCK + 2
+    assert tail[: BLOCK + 2] == b"|" + bytes(BLOCK + 1)
+    store.check_invariants()
+    store.close()
+
+
+def test_padding_never_covers_committed_bytes(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    store = machine.open()
+    create(store)
+    store.write(ONE, V1, 0, b"0123456789")
+    with pytest.raises(InvalidArgument):
+        store.pad(ONE, V1, 9)
+    assert content(store) == b"0123456789"
+    store.close()
