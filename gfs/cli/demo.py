@@ -175,8 +175,8 @@ class _Demo:
         )
 
     async def _write_on_without_a_chunkserver(self, client: AsyncClient, supervisor: Supervisor) -> None:
-        place = (await client.chunks(BIG))[-1]
-        victim = place.replicas[0]
+        # A chunk made ahead of the writer may still be without replicas: take one that is read later on.
+        victim = next(place.replicas[0] for place in await client.chunks(BIG) if place.replicas)
         layout_names = {
             node.control: name for name, node in supervisor.settings.chunkservers.items()
         }  # servers name themselves by their disk, not by the configuration
