@@ -37,6 +37,19 @@ def test_bytes_written_are_read_back_and_a_hole_reads_as_zeros(place: tuple[Disk
     file.close()
 
 
+def test_a_closed_file_can_be_neither_written_nor_synced(place: tuple[Disk, str]) -> None:
+    disk, root = place
+    file = disk.open(f"{root}/a", create=True)
+    file.pwrite(b"x", 0)
+    file.close()
+    with pytest.raises(OSError) as raised:
+        file.pwrite(b"y", 1)
+    assert raised.value.errno == errno.EBADF
+    with pytest.raises(OSError) as raised:
+        file.sync()
+    assert raised.value.errno == errno.EBADF
+
+
 def test_open_refuses_what_is_missing_and_exclusive_refuses_what_is_there(place: tuple[Disk, str]) -> None:
     disk, root = place
     with pytest.raises(FileNotFoundError):

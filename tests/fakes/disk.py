@@ -48,8 +48,11 @@ def _truncate(content: bytearray, length: int) -> None:
 class ForgetfulFile:
     def __init__(self, disk: ForgetfulDisk, inode: _Inode) -> None:
         self._disk, self._inode, self._boot = disk, inode, disk.boots
+        self._is_closed = False
 
     def _alive(self) -> None:
+        if self._is_closed:
+            raise OSError(errno.EBADF, "the file has been closed")
         if self._boot != self._disk.boots or self._disk.powered_off:
             raise PoweredOff
 
@@ -117,7 +120,7 @@ class ForgetfulFile:
         return
 
     def close(self) -> None:
-        return
+        self._is_closed = True
 
 
 class ForgetfulDisk:
