@@ -305,7 +305,7 @@ class ChunkIndex:
                 self._flushing = {}
                 done, self._older = self._older, []
             for segment in done:
-                segment.close()
+                segment.retire()
             self._remove_segments(following.sequence)
 
     def _set_aside(self) -> _SetAside:

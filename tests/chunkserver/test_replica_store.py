@@ -11,6 +11,7 @@ import pytest
 
 from gfs import failpoints
 from gfs.checksums import piece_checksums
+from gfs.chunkserver.index_journal import JournalSegment
 from gfs.chunkserver.replica_store import Bumped, ReplicaStore
 from gfs.errors import (
     ChecksumMismatch,
@@ -481,6 +482,29 @@ def test_a_chunk_whose_bytes_vanish_costs_nobody_else(tmp_path: Path, durability
     store.delete(ONE)
     assert store.corrupt() == []
     store.close()
+
+
+def test_a_journal_that_a_flush_moved_to_the_index_meanwhile_is_no_failed_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, durability="sync")
+    store = machine.open()
+    sync = JournalSegment.sync
+
+    def sync_after_a_flush(segment: JournalSegment) -> None:
+        monkeypatch.setattr(JournalSegment, "sync", sync)
+        flushing = threading.Thread(target=store.flush)
+        flushing.start()
+        flushing.join(20)
+        assert not flushing.is_alive()
+        sync(segment)
+
+    monkeypatch.setattr(JournalSegment, "sync", sync_after_a_flush)
+    create(store)
+    store.write(ONE, V1, 0, b"abc")
+    assert machine.fatal == []
+    store = machine.open_after_power_cut(store)
+    assert content(store) == b"abc"
 
 
 @pytest.mark.parametrize("durability", ["flush", "sync"])
