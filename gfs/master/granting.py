@@ -331,8 +331,11 @@ class Granting:
         if len(members) < needed:
             verdicts = explain(candidates, excluded=excluded)
             why = "; ".join(f"{server}: {verdict}" for server, verdict in verdicts.items() if verdict)
-            full = [c for c in candidates if c.alive and c.id not in excluded and lacks_room(c)]
-            kind = NoSpace if len(members) + len(full) >= needed else NotEnoughChunkServers
+            others = [c for c in candidates if c.id not in excluded]
+            full = sum(c.alive and lacks_room(c) for c in others)
+            away = sum(not c.alive and not lacks_room(c) for c in others)  # may be back, and have room
+            is_full = len(members) + full >= needed > len(members) + away
+            kind = NoSpace if is_full else NotEnoughChunkServers
             raise kind(
                 f"a new chunk needs {needed} chunk server{'s' if needed > 1 else ''}, "
                 f"and {len(members)} can take it now ({why or 'none has been heard of'})",

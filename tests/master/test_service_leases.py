@@ -128,6 +128,18 @@ class TestNewChunks:
         with pytest.raises(NotEnoughChunkServers):
             await here.acquire()
 
+    async def test_full_disks_are_no_final_answer_while_enough_servers_with_room_are_only_away(self) -> None:
+        here = await world(servers=4)
+        for full in ("s1", "s2"):
+            here.servers[ServerId(full)].disk_free_bytes = CHUNK_BYTES
+        await here.heartbeats()
+        for dead in ("s3", "s4"):
+            await here.servers[ServerId(dead)].kill()
+        await here.clock.advance(DEAD_SECONDS + 1.0)
+        await here.heartbeats()
+        with pytest.raises(NotEnoughChunkServers):
+            await here.acquire()
+
     async def test_empty_chunk_left_by_a_failed_attempt_gets_its_full_goal_later(self) -> None:
         here = await world(servers=4)
         for dead in ("s2", "s3", "s4"):
