@@ -143,6 +143,39 @@ async def test_a_master_killed_while_it_writes_a_checkpoint_loses_nothing_acknow
     await crash_at(cluster, cluster.masters[1], failpoint, **CHECKPOINT_OFTEN)
 
 
+async def test_a_master_killed_as_it_begins_a_log_segment_loses_nothing_acknowledged(
+    cluster: ProcessCluster,
+) -> None:
+    await crash_at(
+        cluster, cluster.masters[2], "oplog.segment_created=kill@2", GFS__RAFT__SEGMENT_BYTES="3000"
+    )
+
+
+@pytest.mark.parametrize("failpoint", ["chunk.redo_logged=kill@2", "chunk.overwritten=kill@2"])
+async def test_a_chunkserver_killed_within_an_overwrite_loses_nothing_acknowledged(
+    cluster: ProcessCluster, failpoint: str
+) -> None:
+    client = await cluster.connect()
+    node = cluster.chunkservers[1]
+    try:
+        await cluster.ready(client)
+        cluster.kill([node])
+        cluster.start([node], failpoint=failpoint)
+        await cluster.ready(client)
+        workload = Workload(client, f"/crash/{failpoint}", seed=3)
+        await workload.set_up()
+        for _ in range(STEPS_MAX):
+            await workload.overwrite_step()
+            if cluster.processes[node].poll() is not None:
+                break
+        assert cluster.processes[node].returncode == -9
+        cluster.start([node])
+        await cluster.ready(client)
+        await workload.verify()
+    finally:
+        await client.close()
+
+
 async def test_a_master_killed_before_its_vote_leaves_loses_nothing_acknowledged(
     cluster: ProcessCluster,
 ) -> None:

@@ -22,6 +22,18 @@ class Workload:
         self.gone: set[str] = set()
         self.steps_done = 0
 
+    async def overwrite_step(self) -> None:
+        """One file of two blocks and more, part of it written over in place; both are acknowledged."""
+        self._number += 1
+        path = f"{self.root}/o{self._number:05d}"
+        content = bytearray(self._rng.randbytes(200 * KIB))
+        await self.client.write_bytes(path, bytes(content))
+        patch = self._rng.randbytes(70 * KIB)
+        await self.client.write(path, 1000, patch)
+        content[1000 : 1000 + len(patch)] = patch
+        self.acknowledged[path] = hashlib.sha256(content).hexdigest()
+        self.steps_done += 1
+
     async def set_up(self) -> None:
         await self.client.mkdir(self.root, parents=True)
 
