@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gfs.bench.fixture import local_cluster
-from gfs.messages.control import Ack, Ping
+from gfs.messages.base import Ack, Ping
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.vocabulary import Address
 

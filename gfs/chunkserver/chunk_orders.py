@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 
 from gfs.chunkserver.core.mutations import Mutation, PrimaryOrder, SecondaryOrder
 from gfs.chunkserver.push_buffer import Pushed
-from gfs.messages.control import HeldLease, Replica, WriteReply
+from gfs.messages.chunks import Replica
+from gfs.messages.heartbeat import HeldLease
+from gfs.messages.replicas import WriteReply
 from gfs.settings import CHUNK_ORDERS_KEPT
 from gfs.vocabulary import ChunkHandle, ChunkVersion, SerialNumber, ServerId
 

@@ -18,7 +18,7 @@ from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.clock import Clock
 from gfs.errors import GfsError, WrongCluster
-from gfs.messages.control import Heartbeat, HeartbeatReply, HeldChunk, HeldLease
+from gfs.messages.heartbeat import Heartbeat, HeartbeatReply, HeldChunk, HeldLease
 from gfs.settings import CORRUPT_NAMED_MAX, DELETIONS_WAITING_MAX, LEASES_NAMED_MAX, REPORT_PAGE_CHUNKS
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller

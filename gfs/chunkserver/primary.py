@@ -32,15 +32,9 @@ from gfs.errors import (
     StaleVersion,
     Superseded,
 )
-from gfs.messages.control import (
-    Ack,
-    AppendRecord,
-    AppendReply,
-    ApplyMutation,
-    Replica,
-    WriteChunk,
-    WriteReply,
-)
+from gfs.messages.base import Ack
+from gfs.messages.chunks import Replica
+from gfs.messages.replicas import AppendRecord, AppendReply, ApplyMutation, WriteChunk, WriteReply
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
 from gfs.vocabulary import CHUNK_BYTES, Address, ChunkHandle, SerialNumber, ServerId

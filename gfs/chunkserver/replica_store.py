@@ -41,7 +41,7 @@ from gfs.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from gfs.messages.control import HeldChunk
+from gfs.messages.heartbeat import HeldChunk
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion, Term
 
 Durability = Literal["flush", "sync"]

@@ -32,8 +32,9 @@ from gfs.errors import (
     Superseded,
     Unavailable,
 )
-from gfs.messages.control import (
-    Ack,
+from gfs.messages.base import Ack, Ping, Reply, Request
+from gfs.messages.cluster import DiskStatus, DiskStatusReply
+from gfs.messages.replicas import (
     AlignReplica,
     AppendRecord,
     ApplyMutation,
@@ -41,11 +42,6 @@ from gfs.messages.control import (
     BumpVersion,
     ChunkStatus,
     ChunkStatusReply,
-    DiskStatus,
-    DiskStatusReply,
-    Ping,
-    Reply,
-    Request,
     SealReplica,
     WriteChunk,
 )

@@ -10,7 +10,7 @@ from gfs.cli.cluster_address import remote_path, run_with_client
 from gfs.cli.render import emit_many, emit_one, human_bytes, human_time, note, text_table
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError, PartlyDone
-from gfs.messages.control import Entry
+from gfs.messages.namespace import Entry
 from gfs.vocabulary import split_path
 
 

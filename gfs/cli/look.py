@@ -7,7 +7,8 @@ import click
 from gfs.cli.cluster_address import remote_path, run_with_client
 from gfs.cli.render import emit_many, emit_one, human_bytes, text_table
 from gfs.client.client import AsyncClient
-from gfs.messages.control import ChunkPlace, ClusterStatusReply
+from gfs.messages.chunks import ChunkPlace
+from gfs.messages.cluster import ClusterStatusReply
 
 EXIT_NOT_HEALTHY = 6
 

@@ -14,7 +14,9 @@ from gfs.client.client import AsyncClient, Names, Places, WriteMode
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.transfer import Progress
 from gfs.errors import Unavailable
-from gfs.messages.control import ClusterStatusReply, Consistency, Entry
+from gfs.messages.base import Consistency
+from gfs.messages.cluster import ClusterStatusReply
+from gfs.messages.namespace import Entry
 from gfs.settings import ClientSettings
 from gfs.vocabulary import KIB, MIB
 

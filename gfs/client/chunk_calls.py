@@ -24,7 +24,8 @@ from gfs.client.core.write_failure import (
     suspects_after_look,
 )
 from gfs.errors import GfsError, ReplicaFailed
-from gfs.messages.control import ChunkLease, Reply, Request
+from gfs.messages.base import Reply, Request
+from gfs.messages.chunks import ChunkLease
 from gfs.messages.data import PushAnswer
 from gfs.vocabulary import ChunkIndex, PushId, ServerId
 

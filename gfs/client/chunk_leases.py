@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gfs.client.core.write_failure import primary_of
 from gfs.client.master_session import MasterSession
 from gfs.errors import GfsError, ProtocolFault
-from gfs.messages.control import AcquireLease, ChunkLease
+from gfs.messages.chunks import AcquireLease, ChunkLease
 from gfs.vocabulary import ChunkIndex, ChunkVersion, InodeId, ServerId
 
 

@@ -25,25 +25,18 @@ from gfs.errors import (
     Unavailable,
     WrongCluster,
 )
-from gfs.messages.control import (
-    Ack,
-    ChunkPlace,
-    ClusterStatus,
-    ClusterStatusReply,
-    Consistency,
+from gfs.messages.base import Ack, Consistency, Reply, Request
+from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks
+from gfs.messages.cluster import ClusterStatus, ClusterStatusReply, ReadmitMaster
+from gfs.messages.namespace import (
     DeletePath,
     EntriesReply,
     Entry,
     EntryReply,
-    FileChunks,
-    FindChunks,
     Glob,
     ListDirectory,
     MakeDirectory,
-    ReadmitMaster,
     RenamePath,
-    Reply,
-    Request,
     Stat,
 )
 from gfs.settings import APPEND_BYTES_MAX, FIND_CHUNKS_MAX

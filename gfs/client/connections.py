@@ -15,7 +15,8 @@ from gfs.client.core.retry_plan import RetryPlan
 from gfs.client.master_session import MasterSession
 from gfs.clock import Clock
 from gfs.errors import GfsError
-from gfs.messages.control import Ack, Ping, Replica
+from gfs.messages.base import Ack, Ping
+from gfs.messages.chunks import Replica
 from gfs.messages.data import PushAnswer
 from gfs.settings import CACHED_PLACES_MAX, CLIENT_WORKERS_MAX, ClientSettings
 from gfs.transport.interface import RpcCaller

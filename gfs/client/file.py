@@ -9,7 +9,7 @@ from gfs.client.mutator import Mutator
 from gfs.client.read_ahead import ReadAhead
 from gfs.client.reader import Reader
 from gfs.errors import InvalidArgument
-from gfs.messages.control import Entry
+from gfs.messages.namespace import Entry
 from gfs.settings import READ_RANGE_BYTES
 
 DIRECT_READ_BYTES = 2 * READ_RANGE_BYTES  # as long a read is split and goes straight to its caller's memory

@@ -15,7 +15,8 @@ from gfs.client.core.request_window import RequestWindow
 from gfs.client.core.retry_plan import GiveUp, RetryPlan, may_pass, speaks_of_the_master, wait_seconds
 from gfs.clock import Clock
 from gfs.errors import ConnectionLost, GfsError, NotLeader, Unavailable
-from gfs.messages.control import EntryReply, MutationReply, Reply, Request, Stat
+from gfs.messages.base import Reply, Request
+from gfs.messages.namespace import EntryReply, MutationReply, Stat
 from gfs.messages.operations import RequestId
 from gfs.settings import CLIENT_CALLS_IN_FLIGHT_MAX, RETRY_SECONDS_MAX, SESSION_WINDOW, ClientSettings
 from gfs.transport.interface import RpcCaller

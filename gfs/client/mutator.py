@@ -15,8 +15,9 @@ from gfs.client.connections import Connections
 from gfs.client.core.striping import locate, part_end
 from gfs.client.core.write_order import WriteOrder
 from gfs.errors import GfsError, StaleVersion, Unavailable
-from gfs.messages.control import ChunkLease, WriteChunk, WriteReply
+from gfs.messages.chunks import ChunkLease
 from gfs.messages.data import PushAnswer
+from gfs.messages.replicas import WriteChunk, WriteReply
 from gfs.vocabulary import CHUNK_BYTES, KIB, ChunkIndex, InodeId, PushId
 
 # The first buffer starts small: most files are, and fresh memory costs more than what is put there.

@@ -9,7 +9,7 @@ from gfs.client.connections import Connections
 from gfs.client.file import AsyncWriter
 from gfs.client.mutator import Mutator
 from gfs.errors import AlreadyExists, GfsError, IsADirectory, NotFound
-from gfs.messages.control import CreateFile, DeletePath, Entry, EntryReply, RenamePath, SetLengthHint, Stat
+from gfs.messages.namespace import CreateFile, DeletePath, Entry, EntryReply, RenamePath, SetLengthHint, Stat
 from gfs.vocabulary import NAME_BYTES_MAX, InodeId, join_path, split_path
 
 TEMPORARY_MARK = ".gfs-tmp-"

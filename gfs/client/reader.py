@@ -20,15 +20,9 @@ from gfs.errors import (
     StaleVersion,
     Superseded,
 )
-from gfs.messages.control import (
-    ChunkPlace,
-    ChunkStatus,
-    ChunkStatusReply,
-    Entry,
-    FileChunks,
-    FindChunks,
-    Replica,
-)
+from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks, Replica
+from gfs.messages.namespace import Entry
+from gfs.messages.replicas import ChunkStatus, ChunkStatusReply
 from gfs.settings import LOOKUP_CHUNKS, READ_LONG_RANGE_BYTES, READ_RANGE_BYTES, READ_RANGES_IN_FLIGHT
 from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, ServerId
 

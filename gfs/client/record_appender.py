@@ -16,7 +16,8 @@ from gfs.client.chunk_leases import ChunkLeases
 from gfs.client.connections import Connections
 from gfs.client.core.striping import chunk_start
 from gfs.errors import ChunkSealed, GfsError
-from gfs.messages.control import AppendRecord, AppendReply, Entry
+from gfs.messages.namespace import Entry
+from gfs.messages.replicas import AppendRecord, AppendReply
 from gfs.vocabulary import ChunkIndex, InodeId
 
 # A record's offset is not known when it is pushed: it is summed as if it went to the start of the chunk, and

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from gfs.errors import GfsError, Unavailable, WrongCluster
 from gfs.local.layout import Layout
-from gfs.messages.control import ClusterStatusReply
+from gfs.messages.cluster import ClusterStatusReply
 from gfs.settings import Settings
 
 READY_SECONDS_MAX = 30.0

@@ -8,7 +8,8 @@ from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import find_chunks
 from gfs.master.core.records import ChunkRecord
 from gfs.master.reads import Reads
-from gfs.messages.control import ChunkPlace, FileChunks, FindChunks, Reply, Request
+from gfs.messages.base import Reply, Request
+from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import ChunkIndex, ChunkVersion
 

@@ -17,22 +17,18 @@ from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.reads import Reads
 from gfs.master.replication.replicator import Replicator
 from gfs.master.standing import Standing
-from gfs.messages.control import (
-    Ack,
+from gfs.messages.base import Ack, Reply, Request
+from gfs.messages.cluster import (
     ChunkServerStatus,
     ClusterStatus,
     ClusterStatusReply,
-    Heartbeat,
-    HeartbeatReply,
-    HeldLease,
     MasterStatus,
     ReadmitMaster,
-    Reply,
-    Request,
     StateDigest,
     StateDigestReply,
     TakeCheckpoint,
 )
+from gfs.messages.heartbeat import Heartbeat, HeartbeatReply, HeldLease
 from gfs.transport.interface import CallContext, RpcCaller
 from gfs.vocabulary import Address, ClusterId, MasterId, Term
 

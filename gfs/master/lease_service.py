@@ -24,7 +24,9 @@ from gfs.master.granting import ChunkKey, Granting
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import Grant, ReplicaCalls
 from gfs.messages import operations
-from gfs.messages.control import AcquireLease, ChunkLease, MutationReply, Reply, Request, SealChunk
+from gfs.messages.base import Reply, Request
+from gfs.messages.chunks import AcquireLease, ChunkLease, SealChunk
+from gfs.messages.namespace import MutationReply
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import ServerId
 

@@ -13,7 +13,8 @@ from gfs.master.core.glob import glob_page
 from gfs.master.core.lookup import list_page, names_of, stat
 from gfs.master.reads import Reads
 from gfs.messages import operations
-from gfs.messages.control import (
+from gfs.messages.base import Reply, Request
+from gfs.messages.namespace import (
     CreateFile,
     DeletePath,
     EntriesReply,
@@ -23,8 +24,6 @@ from gfs.messages.control import (
     MakeDirectory,
     MutationReply,
     RenamePath,
-    Reply,
-    Request,
     SetLengthHint,
     Stat,
 )

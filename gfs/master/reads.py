@@ -16,7 +16,7 @@ from gfs.master.core.records import TRASH_INODE, decode_inode, dentry_key, id_ke
 from gfs.master.core.tables import ReadTables, Table
 from gfs.master.replication.replicator import Replicator
 from gfs.master.standing import Standing
-from gfs.messages.control import Consistency
+from gfs.messages.base import Consistency
 from gfs.vocabulary import ROOT_INODE, InodeId, LogIndex
 
 SESSION_WAIT_SECONDS = 0.5  # how long a read waits for what its client has already seen

@@ -18,15 +18,14 @@ from gfs.errors import (
 )
 from gfs.master.core.grants import BumpAnswer
 from gfs.master.core.locations import Locations
-from gfs.messages.control import (
-    Ack,
+from gfs.messages.base import Ack, Ping
+from gfs.messages.chunks import Replica
+from gfs.messages.replicas import (
     AlignReplica,
     BumpReply,
     BumpVersion,
     ChunkStatus,
     ChunkStatusReply,
-    Ping,
-    Replica,
     SealReplica,
 )
 from gfs.telemetry import logger

@@ -9,26 +9,20 @@ from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
-from gfs.messages.control import (
-    MASTER_REQUESTS,
-    AcquireLease,
-    ClusterStatus,
+from gfs.messages.base import Ping, Request
+from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
+from gfs.messages.cluster import ClusterStatus, ReadmitMaster, StateDigest, TakeCheckpoint
+from gfs.messages.heartbeat import Heartbeat
+from gfs.messages.methods import MASTER_REQUESTS
+from gfs.messages.namespace import (
     CreateFile,
     DeletePath,
-    FindChunks,
     Glob,
-    Heartbeat,
     ListDirectory,
     MakeDirectory,
-    Ping,
-    ReadmitMaster,
     RenamePath,
-    Request,
-    SealChunk,
     SetLengthHint,
     Stat,
-    StateDigest,
-    TakeCheckpoint,
 )
 from gfs.transport.dispatch import answer_ping
 from gfs.transport.interface import Handler

@@ -13,7 +13,7 @@ GET /v1/chunks/<handle>                body = verified bytes
     Gfs-Trace: id                      as above
   206; Gfs-Length: committed length of the chunk; Content-Range as in RFC 9110
   416 when first is at or past the committed length (Gfs-Length tells it)
-Any refusal: 4xx/5xx with a JSON body ErrorReply (gfs.messages.control) and the connection closed
+Any refusal: 4xx/5xx with a JSON body ErrorReply (gfs.messages.base) and the connection closed
 when the request's body was not read.
 """
 

@@ -21,7 +21,7 @@ from gfs.errors import (
     Unavailable,
     from_code,
 )
-from gfs.messages.control import ErrorReply, Reply, Request
+from gfs.messages.base import ErrorReply, Reply, Request
 from gfs.settings import (
     CALLS_IN_FLIGHT_MAX,
     PING_BUSY_SECONDS,

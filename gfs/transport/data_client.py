@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gfs.errors import ConnectionLost, DeadlineExceeded, GfsError, ProtocolFault, Unavailable, from_code
-from gfs.messages.control import ErrorReply
+from gfs.messages.base import ErrorReply
 from gfs.messages.data import PushAnswer
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.telemetry import trace_id

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from gfs.errors import GfsError, InternalFault, InvalidArgument, NoSpace, ProtocolFault
-from gfs.messages.control import ErrorReply
+from gfs.messages.base import ErrorReply
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.telemetry import logger, trace_id
 from gfs.transport.data_handler import ChunkReader, DataHandler, PushSink

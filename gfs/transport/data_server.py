@@ -15,7 +15,7 @@ from queue import SimpleQueue
 import msgspec
 
 from gfs.errors import ConfigInvalid, Overloaded, Unavailable
-from gfs.messages.control import ErrorReply
+from gfs.messages.base import ErrorReply
 from gfs.telemetry import logger
 from gfs.transport.data_conversation import Conversation
 from gfs.transport.data_handler import ChunkReader, DataHandler, PushSink

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from gfs.errors import GfsError, InternalFault, InvalidArgument, ProtocolFault, from_code
-from gfs.messages.control import Ack, ErrorReply, Ping, Reply, Request, method_name
+from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request, method_name
 from gfs.telemetry import logger, trace_id
 from gfs.transport.call_tally import CallTally
 from gfs.transport.frames import DECODE_FAULTS, error_reply, request_decoder

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar, Union
 import msgspec
 
 from gfs.errors import FrameTooLarge, GfsError, UnsupportedVersion, WrongCluster
-from gfs.messages.control import PROTO_VERSION, PROTO_VERSION_MIN, ErrorReply, Reply, Request
+from gfs.messages.base import PROTO_VERSION, PROTO_VERSION_MIN, ErrorReply, Reply, Request
 from gfs.settings import FRAME_BYTES_MAX
 
 M = TypeVar("M")

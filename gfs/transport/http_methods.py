@@ -28,7 +28,7 @@ from gfs.errors import (
     ProtocolFault,
     Unavailable,
 )
-from gfs.messages.control import ErrorReply, Reply, Request
+from gfs.messages.base import ErrorReply, Reply, Request
 from gfs.settings import FRAME_BYTES_MAX, HTTP_CALL_SECONDS, HTTP_CALL_SECONDS_MAX
 from gfs.telemetry import Metrics, logger, new_trace_id
 from gfs.transport.dispatch import Dispatcher

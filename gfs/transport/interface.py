@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
-from gfs.messages.control import Reply, Request
+from gfs.messages.base import Reply, Request
 from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)

@@ -19,7 +19,7 @@ from gfs.errors import (
     Overloaded,
     ProtocolFault,
 )
-from gfs.messages.control import Reply, Request
+from gfs.messages.base import Reply, Request
 from gfs.settings import CALLS_IN_FLIGHT_MAX, SEND_QUEUE_BYTES_MAX
 from gfs.telemetry import logger
 from gfs.transport.dispatch import Dispatcher

@@ -9,7 +9,7 @@ from typing import TypeVar
 import aiohttp
 
 from gfs.errors import ProtocolFault, Unavailable
-from gfs.messages.control import Reply, Request
+from gfs.messages.base import Reply, Request
 from gfs.settings import CONNECT_SECONDS_MAX
 from gfs.telemetry import trace_id
 from gfs.transport.client_connection import CLOSE_SECONDS, ClientConnection

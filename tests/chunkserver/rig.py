@@ -22,17 +22,9 @@ from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.tallies import Tallies
 from gfs.disk import SystemDisk
 from gfs.errors import Unavailable
-from gfs.messages.control import (
-    AppendRecord,
-    AppendReply,
-    BumpReply,
-    BumpVersion,
-    Replica,
-    Reply,
-    Request,
-    WriteChunk,
-    WriteReply,
-)
+from gfs.messages.base import Reply, Request
+from gfs.messages.chunks import Replica
+from gfs.messages.replicas import AppendRecord, AppendReply, BumpReply, BumpVersion, WriteChunk, WriteReply
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.vocabulary import (
     CHECKSUM_BLOCK_BYTES,

@@ -11,7 +11,8 @@ import gfs.chunkserver.heartbeat as heartbeat_room
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
 from gfs.errors import ChecksumMismatch, GfsError, WrongCluster
 from gfs.master.core.locations import Locations
-from gfs.messages.control import Heartbeat, HeartbeatReply, Reply, Request
+from gfs.messages.base import Reply, Request
+from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, Term
 from tests.chunkserver.rig import CLUSTER, HANDLE, LEASE_SECONDS, Node, Rig

@@ -25,7 +25,7 @@ from gfs.errors import (
     Superseded,
     Unavailable,
 )
-from gfs.messages.control import HeldChunk
+from gfs.messages.heartbeat import HeldChunk
 from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkVersion
 from tests.chunkserver.replicas import (
     BLOCK,

@@ -19,14 +19,8 @@ from gfs.errors import (
     StaleVersion,
     Superseded,
 )
-from gfs.messages.control import (
-    Ack,
-    AlignReplica,
-    AppendRecord,
-    AppendReply,
-    ApplyMutation,
-    SealReplica,
-)
+from gfs.messages.base import Ack
+from gfs.messages.replicas import AlignReplica, AppendRecord, AppendReply, ApplyMutation, SealReplica
 from gfs.settings import APPEND_BYTES_MAX
 from gfs.vocabulary import (
     CHECKSUM_BLOCK_BYTES,

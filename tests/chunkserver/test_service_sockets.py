@@ -31,18 +31,11 @@ from gfs.errors import (
     WrongCluster,
 )
 from gfs.master.core.locations import Locations
-from gfs.messages.control import (
-    BumpReply,
-    BumpVersion,
-    Heartbeat,
-    HeartbeatReply,
-    Replica,
-    Reply,
-    Request,
-    WriteChunk,
-    WriteReply,
-)
+from gfs.messages.base import Reply, Request
+from gfs.messages.chunks import Replica
 from gfs.messages.data import PushAnswer
+from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
+from gfs.messages.replicas import BumpReply, BumpVersion, WriteChunk, WriteReply
 from gfs.settings import ChunkServerNode, ChunkServerSettings, ClusterSettings, MasterNode, Settings
 from gfs.telemetry import Metrics
 from gfs.transport.data_client import DataClient

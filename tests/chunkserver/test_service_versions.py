@@ -18,17 +18,9 @@ from gfs.errors import (
     Superseded,
     WrongCluster,
 )
-from gfs.messages.control import (
-    Ack,
-    AlignReplica,
-    ApplyMutation,
-    ChunkStatus,
-    ChunkStatusReply,
-    DiskStatus,
-    DiskStatusReply,
-    Ping,
-    SealReplica,
-)
+from gfs.messages.base import Ack, Ping
+from gfs.messages.cluster import DiskStatus, DiskStatusReply
+from gfs.messages.replicas import AlignReplica, ApplyMutation, ChunkStatus, ChunkStatusReply, SealReplica
 from gfs.vocabulary import ChunkVersion, ClusterId, SerialNumber, ServerId, Term
 from tests.chunkserver.rig import CLUSTER, FORWARD_SECONDS, HANDLE, Rig, block_checksums
 from tests.fakes.clock import settle

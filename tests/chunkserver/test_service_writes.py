@@ -18,7 +18,8 @@ from gfs.errors import (
     StaleVersion,
     Unavailable,
 )
-from gfs.messages.control import Ack, ApplyMutation, WriteChunk, WriteReply
+from gfs.messages.base import Ack
+from gfs.messages.replicas import ApplyMutation, WriteChunk, WriteReply
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkVersion, PushId, SerialNumber, ServerId
 from tests.chunkserver.rig import FORWARD_SECONDS, HANDLE, LEASE_SECONDS, Rig

@@ -30,35 +30,24 @@ from gfs.errors import (
     StaleVersion,
     Unavailable,
 )
-from gfs.messages.control import (
-    Ack,
-    AcquireLease,
-    ChunkLease,
-    ChunkPlace,
-    ChunkStatus,
-    ChunkStatusReply,
+from gfs.messages.base import Ack, Ping, Reply, Request
+from gfs.messages.chunks import AcquireLease, ChunkLease, ChunkPlace, FileChunks, FindChunks, Replica
+from gfs.messages.data import PushAnswer
+from gfs.messages.namespace import (
     CreateFile,
     DeletePath,
     EntriesReply,
     Entry,
     EntryReply,
-    FileChunks,
-    FindChunks,
     ListDirectory,
     MakeDirectory,
     MutationReply,
-    Ping,
     RenamePath,
-    Replica,
-    Reply,
-    Request,
     SetLengthHint,
     Stat,
-    WriteChunk,
-    WriteReply,
 )
-from gfs.messages.data import PushAnswer
 from gfs.messages.operations import RequestId
+from gfs.messages.replicas import ChunkStatus, ChunkStatusReply, WriteChunk, WriteReply
 from gfs.settings import ClientSettings
 from gfs.transport.interface import CallContext, Handlers
 from gfs.vocabulary import (

@@ -12,7 +12,7 @@ from gfs.chunkserver.process import ChunkServer
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError
 from gfs.master.process import Master
-from gfs.messages.control import Replica
+from gfs.messages.chunks import Replica
 from gfs.settings import (
     ChunkServerNode,
     ChunkServerSettings,

@@ -14,7 +14,8 @@ from gfs.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from gfs.messages.control import CreateFile, Request, Stat
+from gfs.messages.base import Request
+from gfs.messages.namespace import CreateFile, Stat
 from gfs.settings import SESSION_WINDOW, ClientSettings
 from tests.client.mini_cluster import MiniCluster
 from tests.fakes.clock import VirtualClock, settle

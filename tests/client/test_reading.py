@@ -10,7 +10,9 @@ import pytest
 
 from gfs.client.client import AsyncClient
 from gfs.errors import ChecksumMismatch, DataUnavailable, InvalidArgument, IsADirectory, NotFound, Superseded
-from gfs.messages.control import AcquireLease, ChunkLease, ChunkStatus, EntryReply, FindChunks, Stat
+from gfs.messages.chunks import AcquireLease, ChunkLease, FindChunks
+from gfs.messages.namespace import EntryReply, Stat
+from gfs.messages.replicas import ChunkStatus
 from gfs.settings import LOOKUP_CHUNKS, READ_LONG_RANGE_BYTES, READ_RANGE_BYTES, ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkIndex, ChunkVersion, ServerId
 from tests.client.mini_cluster import Grant, MiniCluster, eventually, lost

@@ -20,7 +20,8 @@ from gfs.errors import (
     PushMissing,
     ReplicaFailed,
 )
-from gfs.messages.control import SetLengthHint, WriteChunk
+from gfs.messages.namespace import SetLengthHint
+from gfs.messages.replicas import WriteChunk
 from gfs.settings import ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, MIB, ServerId
 from tests.client.mini_cluster import PIECE_BYTES, MiniCluster, eventually, lost

@@ -18,17 +18,8 @@ from gfs.errors import (
     NotLeader,
     Unavailable,
 )
-from gfs.messages.control import (
-    Ack,
-    Entry,
-    EntryReply,
-    MakeDirectory,
-    MutationReply,
-    Ping,
-    Reply,
-    Request,
-    Stat,
-)
+from gfs.messages.base import Ack, Ping, Reply, Request
+from gfs.messages.namespace import Entry, EntryReply, MakeDirectory, MutationReply, Stat
 from gfs.settings import CALLS_IN_FLIGHT_MAX, FRAME_BYTES_MAX
 from gfs.telemetry import Metrics, trace_id
 from gfs.transport.dispatch import answer_ping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gfs.master.core.health import ClusterView, judge_health
 from gfs.master.core.replication_scan import ReplicationCount
-from gfs.messages.control import ChunkServerStatus, MasterStatus
+from gfs.messages.cluster import ChunkServerStatus, MasterStatus
 from gfs.vocabulary import Address, MasterId, ServerId
 
 GIB = 2**30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gfs.master.core.leases import LeaseTable
-from gfs.messages.control import HeldLease
+from gfs.messages.heartbeat import HeldLease
 from gfs.vocabulary import ChunkHandle, ChunkVersion, ServerId
 
 H = ChunkHandle(7)

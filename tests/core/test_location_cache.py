@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gfs.client.core.location_cache import LocationCache
-from gfs.messages.control import ChunkPlace, Entry
+from gfs.messages.chunks import ChunkPlace
+from gfs.messages.namespace import Entry
 from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, InodeId
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gfs.errors import AlreadyExists
 from gfs.master.core.locations import SEGMENT_ENTRIES_MAX, Locations, VersionMap
-from gfs.messages.control import Heartbeat, HeldChunk
+from gfs.messages.heartbeat import Heartbeat, HeldChunk
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, ServerId
 
 S1, S2 = ServerId("s1"), ServerId("s2")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfs.client.core.striping import SPREAD_BYTES, locate, part_end, replica_order, split_range
-from gfs.messages.control import Replica
+from gfs.messages.chunks import Replica
 from gfs.settings import READ_LONG_RANGE_BYTES, READ_RANGE_BYTES
 from gfs.vocabulary import CHUNK_BYTES, KIB, MIB, Address, ChunkHandle, ClientId, ServerId
 

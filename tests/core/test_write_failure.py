@@ -31,7 +31,7 @@ from gfs.errors import (
     StaleVersion,
     Unavailable,
 )
-from gfs.messages.control import ChunkLease, Replica
+from gfs.messages.chunks import ChunkLease, Replica
 from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, ChunkVersion, ServerId
 
 

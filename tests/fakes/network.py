@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from gfs.clock import Clock, SystemClock
 from gfs.errors import ConnectionLost, DeadlineExceeded, GfsError, Unavailable
-from gfs.messages.control import ErrorReply, Reply, Request
+from gfs.messages.base import ErrorReply, Reply, Request
 from gfs.telemetry import new_trace_id, trace_id
 from gfs.transport.dispatch import Dispatcher, take_reply
 from gfs.transport.frames import (

@@ -8,21 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gfs.errors import GfsError, LeaseExpired, NotFound, ReplicaFailed, StaleVersion, Superseded
-from gfs.messages.control import (
-    Ack,
+from gfs.messages.base import Ack, Ping, Reply, Request
+from gfs.messages.chunks import Replica
+from gfs.messages.heartbeat import Heartbeat, HeartbeatReply, HeldChunk, HeldLease
+from gfs.messages.replicas import (
     AlignReplica,
     BumpReply,
     BumpVersion,
     ChunkStatus,
     ChunkStatusReply,
-    Heartbeat,
-    HeartbeatReply,
-    HeldChunk,
-    HeldLease,
-    Ping,
-    Replica,
-    Reply,
-    Request,
     SealReplica,
 )
 from gfs.transport.interface import CallContext, Handler

@@ -23,16 +23,10 @@ from gfs.master.reads import Reads
 from gfs.master.replica_calls import ReplicaCalls
 from gfs.master.service import MasterService
 from gfs.master.standing import Standing
-from gfs.messages.control import (
-    AcquireLease,
-    ChunkLease,
-    CreateFile,
-    Heartbeat,
-    HeartbeatReply,
-    MutationReply,
-    Reply,
-    Request,
-)
+from gfs.messages.base import Reply, Request
+from gfs.messages.chunks import AcquireLease, ChunkLease
+from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
+from gfs.messages.namespace import CreateFile, MutationReply
 from gfs.telemetry import Metrics
 from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, MasterId, ServerId
 from tests.fakes.clock import VirtualClock, settle

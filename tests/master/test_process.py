@@ -15,15 +15,8 @@ from gfs.disk import SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, NotLeader, Unavailable, WrongCluster
 from gfs.master.directory import IDENTITY_FILE, MasterDirectory
 from gfs.master.process import Master
-from gfs.messages.control import (
-    CreateFile,
-    EntryReply,
-    MakeDirectory,
-    MutationReply,
-    Stat,
-    StateDigest,
-    StateDigestReply,
-)
+from gfs.messages.cluster import StateDigest, StateDigestReply
+from gfs.messages.namespace import CreateFile, EntryReply, MakeDirectory, MutationReply, Stat
 from gfs.messages.operations import CheckDigest, LogRecord, Refused
 from gfs.settings import ClusterSettings, MasterNode, Settings
 from gfs.transport.websocket_client import WebSocketCaller

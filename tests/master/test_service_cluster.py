@@ -10,19 +10,16 @@ from gfs.errors import AlreadyExists, InvalidArgument, WrongCluster
 from gfs.master.core.idle_sessions import GRACE_SECONDS
 from gfs.master.core.replication_scan import ReplicationCount, ReplicationScan
 from gfs.master.duties import DIGEST_ENTRIES, FORGET_SECONDS, TICK_SECONDS, Duties
-from gfs.messages.control import (
+from gfs.messages.chunks import FileChunks, FindChunks
+from gfs.messages.cluster import (
     ClusterStatus,
     ClusterStatusReply,
-    CreateFile,
-    FileChunks,
-    FindChunks,
-    Heartbeat,
-    HeartbeatReply,
-    MutationReply,
     StateDigest,
     StateDigestReply,
     TakeCheckpoint,
 )
+from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
+from gfs.messages.namespace import CreateFile, MutationReply
 from gfs.messages.operations import CheckDigest, ForgetSessions, RequestId
 from gfs.settings import RETRY_SECONDS_MAX
 from gfs.vocabulary import Address, ClientId, ClusterId, ServerId

@@ -8,12 +8,7 @@ from gfs.errors import (
     NotLeader,
     OutcomeUnknown,
 )
-from gfs.messages.control import (
-    AcquireLease,
-    ChunkLease,
-    FileChunks,
-    FindChunks,
-)
+from gfs.messages.chunks import AcquireLease, ChunkLease, FileChunks, FindChunks
 from gfs.messages.operations import AddChunk, GrantLease
 from gfs.vocabulary import InodeId
 from tests.fakes.clock import settle

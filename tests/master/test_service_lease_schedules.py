@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from gfs.errors import GfsError
-from gfs.messages.control import ChunkLease
+from gfs.messages.chunks import ChunkLease
 from gfs.vocabulary import ChunkVersion, ServerId
 from tests.fakes.clock import settle
 from tests.master.chunkservers import write

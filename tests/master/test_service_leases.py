@@ -14,20 +14,11 @@ from gfs.errors import (
     NotFound,
     ReplicaFailed,
 )
-from gfs.messages.control import (
-    AcquireLease,
-    BumpVersion,
-    ChunkLease,
-    ClusterStatus,
-    ClusterStatusReply,
-    DeletePath,
-    FileChunks,
-    FindChunks,
-    MutationReply,
-    SealChunk,
-    SetLengthHint,
-)
+from gfs.messages.chunks import AcquireLease, ChunkLease, FileChunks, FindChunks, SealChunk
+from gfs.messages.cluster import ClusterStatus, ClusterStatusReply
+from gfs.messages.namespace import DeletePath, MutationReply, SetLengthHint
 from gfs.messages.operations import AddChunk, GrantLease
+from gfs.messages.replicas import BumpVersion
 from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, ServerId
 from tests.fakes.clock import settle
 from tests.master.chunkservers import replica_ids, write

@@ -18,20 +18,18 @@ from gfs.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from gfs.messages.control import (
+from gfs.messages.base import Reply, Request
+from gfs.messages.chunks import FileChunks, FindChunks
+from gfs.messages.namespace import (
     CreateFile,
     DeletePath,
     EntriesReply,
     EntryReply,
-    FileChunks,
-    FindChunks,
     Glob,
     ListDirectory,
     MakeDirectory,
     MutationReply,
     RenamePath,
-    Reply,
-    Request,
     SetLengthHint,
     Stat,
 )

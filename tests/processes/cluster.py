@@ -17,7 +17,7 @@ from gfs.client.client import AsyncClient
 from gfs.errors import GfsError
 from gfs.local import layout as local_layout
 from gfs.local.supervisor import wait_until_ready
-from gfs.messages.control import ClusterStatusReply, StateDigest, StateDigestReply
+from gfs.messages.cluster import ClusterStatusReply, StateDigest, StateDigestReply
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.vocabulary import Address
 

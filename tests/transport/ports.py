@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from gfs.messages.control import PROTO_VERSION, PROTO_VERSION_MIN, Ping
+from gfs.messages.base import PROTO_VERSION, PROTO_VERSION_MIN, Ping
 from gfs.telemetry import Metrics
 from gfs.transport.dispatch import answer_ping
 from gfs.transport.frames import Frame, Hello, encode_frame, join_frames, raw_reply_decoder

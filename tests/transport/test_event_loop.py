@@ -8,7 +8,8 @@ import importlib.util
 import pytest
 
 from gfs.errors import ConfigInvalid
-from gfs.messages.control import Ack, MakeDirectory, MutationReply, Ping, Reply, Request
+from gfs.messages.base import Ack, Ping, Reply, Request
+from gfs.messages.namespace import MakeDirectory, MutationReply
 from gfs.transport import event_loop
 from gfs.transport.dispatch import answer_ping
 from gfs.transport.interface import CallContext

@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfs.errors import FrameTooLarge, GfsError, UnsupportedVersion, WrongCluster
-from gfs.messages.control import (
-    CHUNKSERVER_REQUESTS,
-    MASTER_REQUESTS,
-    Ack,
-    ErrorReply,
-    Ping,
-    Reply,
-    Request,
-    Stat,
-)
+from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request
+from gfs.messages.methods import CHUNKSERVER_REQUESTS, MASTER_REQUESTS
+from gfs.messages.namespace import Stat
 from gfs.settings import FRAME_BYTES_MAX
 from gfs.transport.dispatch import Dispatcher, answer_ping
 from gfs.transport.frames import (

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 
 from gfs.errors import BY_CODE, NotFound, NotLeader
-from gfs.messages.control import Entry, EntryReply, Ping, Reply, Request, Stat
+from gfs.messages.base import Ping, Reply, Request
+from gfs.messages.namespace import Entry, EntryReply, Stat
 from gfs.settings import FRAME_BYTES_MAX
 from gfs.telemetry import Metrics, trace_id
 from gfs.transport.dispatch import answer_ping

@@ -22,7 +22,8 @@ from gfs.errors import (
     UnsupportedVersion,
     WrongCluster,
 )
-from gfs.messages.control import Ack, EntryReply, MakeDirectory, MutationReply, Ping, Reply, Request, Stat
+from gfs.messages.base import Ack, Ping, Reply, Request
+from gfs.messages.namespace import EntryReply, MakeDirectory, MutationReply, Stat
 from gfs.settings import SEND_QUEUE_BYTES_MAX
 from gfs.transport import client_connection, frames
 from gfs.transport.dispatch import answer_ping

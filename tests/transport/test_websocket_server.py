@@ -16,7 +16,8 @@ import structlog
 from structlog.typing import EventDict
 
 from gfs.errors import ConfigInvalid, Unavailable
-from gfs.messages.control import Ack, Entry, EntryReply, ErrorReply, MakeDirectory, Ping, Reply, Request, Stat
+from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request
+from gfs.messages.namespace import Entry, EntryReply, MakeDirectory, Stat
 from gfs.settings import CALLS_IN_FLIGHT_MAX, FRAME_BYTES_MAX, SEND_QUEUE_BYTES_MAX
 from gfs.transport.dispatch import answer_ping
 from gfs.transport.frames import Call, Cancel, Hello, Refusal, decode_reply

@@ -22,7 +22,7 @@ from gfs.errors import (
     ReplicaFailed,
     StaleVersion,
 )
-from gfs.messages.control import MutationKind
+from gfs.messages.replicas import MutationKind
 from gfs.settings import (
     ANSWERED_WRITES_KEPT,
     APPEND_BYTES_MAX,

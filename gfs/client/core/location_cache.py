@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from gfs.messages.control import ChunkPlace, Entry
+from gfs.messages.chunks import ChunkPlace
+from gfs.messages.namespace import Entry
 from gfs.vocabulary import ChunkIndex
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from gfs.messages.control import Replica
+from gfs.messages.chunks import Replica
 from gfs.settings import READ_LONG_RANGE_BYTES, READ_RANGE_BYTES
 from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkIndex, ClientId, ServerId, split_address
 

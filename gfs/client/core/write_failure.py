@@ -24,7 +24,7 @@ from gfs.errors import (
     Superseded,
     Unavailable,
 )
-from gfs.messages.control import ChunkLease, Replica
+from gfs.messages.chunks import ChunkLease, Replica
 from gfs.vocabulary import ServerId
 
 

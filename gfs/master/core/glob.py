@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from gfs.master.core.lookup import NamePath, entry_of, names_of, spell
 from gfs.master.core.records import dentry_key, id_key, read_dentry
 from gfs.master.core.tables import ReadTables, Table
-from gfs.messages.control import Entry
+from gfs.messages.namespace import Entry
 from gfs.settings import GLOB_SCAN_MAX, LIST_PAGE_MAX
 from gfs.vocabulary import NAME_BYTES_MAX, ROOT_INODE, InodeId
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gfs.master.core.replication_scan import ReplicationCount
-from gfs.messages.control import ChunkServerStatus, MasterStatus
+from gfs.messages.cluster import ChunkServerStatus, MasterStatus
 from gfs.vocabulary import MasterId
 
 DISK_FREE_FRACTION_LOW = 0.05

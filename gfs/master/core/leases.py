@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gfs.messages.control import HeldLease
+from gfs.messages.heartbeat import HeldLease
 from gfs.vocabulary import ChunkHandle, ChunkVersion, ServerId
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gfs.errors import AlreadyExists
-from gfs.messages.control import Heartbeat, HeldChunk, Replica
+from gfs.messages.chunks import Replica
+from gfs.messages.heartbeat import Heartbeat, HeldChunk
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ServerId
 
 SEGMENT_ENTRIES_MAX = 4096  # a segment is split in two beyond this; bounds the cost of one insertion

@@ -27,7 +27,7 @@ from gfs.master.core.records import (
     server_number_key,
 )
 from gfs.master.core.tables import ReadTables, Table
-from gfs.messages.control import Entry
+from gfs.messages.namespace import Entry
 from gfs.settings import FIND_CHUNKS_MAX, LIST_PAGE_MAX
 from gfs.vocabulary import (
     NAME_BYTES_MAX,

@@ -1,0 +1,93 @@
+"""Anyone to a master or a chunk server: how the cluster is doing, and what operators may ask of it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from gfs.messages.base import Ack, Reply, Request
+from gfs.vocabulary import Address, ClusterId, MasterId, ServerId, Term
+
+
+class MasterStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    id: MasterId
+    control: Address
+    role: str  # leader, follower, candidate, unreachable, disk full, out of service
+    term: Term = Term(0)
+    applied_index: int = 0
+    commit_index: int = 0
+    lag_entries: int = 0
+
+
+class ChunkServerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    id: ServerId
+    control: Address
+    data: Address
+    rack: str = ""
+    alive: bool = True
+    disk_total_bytes: int = 0
+    disk_free_bytes: int = 0
+    chunk_count: int = 0
+    last_heartbeat_seconds: float = 0.0
+    version: str = ""
+
+
+class ClusterStatusReply(Reply, tag="cluster_status_reply", frozen=True, kw_only=True):
+    """`health`: ok, degraded or down; `reasons`: one sentence each, for a person."""
+
+    cluster: ClusterId
+    answered_by: MasterId
+    leader: MasterId
+    term: Term
+    masters: list[MasterStatus]
+    chunkservers: list[ChunkServerStatus]
+    health: str
+    reasons: list[str]
+    files: int = 0
+    directories: int = 0
+    chunks: int = 0
+
+
+class ClusterStatus(Request, tag="cluster_status", frozen=True, kw_only=True):
+    """`alone`: the master asked answers for itself only (so that masters can ask each other)."""
+
+    reply: ClassVar[type[Reply]] = ClusterStatusReply
+    alone: bool = False
+
+
+class StateDigestReply(Reply, tag="state_digest_reply", frozen=True, kw_only=True):
+    applied_index: int
+    digest: str
+
+
+class StateDigest(Request, tag="state_digest", frozen=True, kw_only=True):
+    """Digest of all tables at the applied index; equal on all masters at equal index (I7)."""
+
+    reply: ClassVar[type[Reply]] = StateDigestReply
+
+
+class TakeCheckpoint(Request, tag="take_checkpoint", frozen=True, kw_only=True):
+    """Write a checkpoint of this master's state now."""
+
+    reply: ClassVar[type[Reply]] = StateDigestReply
+
+
+class ReadmitMaster(Request, tag="readmit_master", frozen=True, kw_only=True):
+    """Let a master vote again that was refused because it came back with another, empty disk."""
+
+    reply: ClassVar[type[Reply]] = Ack
+    member: MasterId
+
+
+class DiskStatusReply(Reply, tag="disk_status_reply", frozen=True, kw_only=True):
+    server: ServerId
+    cluster: ClusterId
+    disk_total_bytes: int
+    disk_free_bytes: int
+    chunk_count: int
+    push_buffer_bytes: int
+
+
+class DiskStatus(Request, tag="disk_status", frozen=True, kw_only=True):
+    reply: ClassVar[type[Reply]] = DiskStatusReply

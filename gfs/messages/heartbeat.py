@@ -1,0 +1,69 @@
+"""Chunk server to every master: state up, instructions down (GFS §2.3, §4.5)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from gfs.messages.base import Reply, Request
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, ServerId, Term
+
+
+class HeldLease(msgspec.Struct, frozen=True, array_like=True):
+    """A lease this server holds as primary; `active`: mutated since the last heartbeat."""
+
+    handle: ChunkHandle
+    version: ChunkVersion
+    seconds_left: float
+    active: bool
+
+
+class HeldChunk(msgspec.Struct, frozen=True, array_like=True):
+    handle: ChunkHandle
+    version: ChunkVersion
+    length_bytes: int
+
+
+class HeartbeatReply(Reply, tag="heartbeat_reply", frozen=True, kw_only=True):
+    """`extended`: leases prolonged to `lease_seconds` from now; only a leader extends.
+
+    `report_wanted`: this master lacks the server's full chunk list; send it from the start.
+    `delete`: chunks the server must delete (I6: only what is named here).
+    """
+
+    cluster: ClusterId
+    term: Term
+    is_leader: bool
+    report_wanted: bool
+    extended: list[ChunkHandle] = []
+    lease_seconds: float = 0.0
+    delete: list[ChunkHandle] = []
+
+
+class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):
+    """State up, instructions down. Sent to all masters, so that a new leader knows all locations.
+
+    A full report is split in pages: `report_page` counts from 0, `report_last` ends it. Afterwards
+    `changed` and `removed` carry only what differs from what this master has acknowledged.
+    `incarnation` is drawn at each start of the process: a master that sees a new one asks for a report.
+    """
+
+    reply: ClassVar[type[Reply]] = HeartbeatReply
+    server: ServerId
+    cluster: ClusterId  # empty on a fresh disk: it joins the cluster that answers
+    incarnation: str
+    control: Address
+    data: Address
+    rack: str = ""
+    version: str = ""
+    disk_total_bytes: int = 0
+    disk_free_bytes: int = 0
+    chunk_count: int = 0
+    leases: list[HeldLease] = []
+    report_page: int = -1  # -1: no report in this heartbeat
+    report_last: bool = False
+    report: list[HeldChunk] = []
+    changed: list[HeldChunk] = []
+    removed: list[ChunkHandle] = []
+    corrupt: list[ChunkHandle] = []

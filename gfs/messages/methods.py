@@ -1,0 +1,59 @@
+"""Which requests each program answers: the one list that servers and the JSON door are built from."""
+
+from __future__ import annotations
+
+from gfs.messages.base import Ping, Request
+from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
+from gfs.messages.cluster import ClusterStatus, DiskStatus, ReadmitMaster, StateDigest, TakeCheckpoint
+from gfs.messages.heartbeat import Heartbeat
+from gfs.messages.namespace import (
+    CreateFile,
+    DeletePath,
+    Glob,
+    ListDirectory,
+    MakeDirectory,
+    RenamePath,
+    SetLengthHint,
+    Stat,
+)
+from gfs.messages.replicas import (
+    AlignReplica,
+    AppendRecord,
+    ApplyMutation,
+    BumpVersion,
+    ChunkStatus,
+    SealReplica,
+    WriteChunk,
+)
+
+MASTER_REQUESTS: tuple[type[Request], ...] = (
+    Ping,
+    Stat,
+    ListDirectory,
+    Glob,
+    MakeDirectory,
+    CreateFile,
+    DeletePath,
+    RenamePath,
+    SetLengthHint,
+    FindChunks,
+    AcquireLease,
+    SealChunk,
+    ClusterStatus,
+    StateDigest,
+    TakeCheckpoint,
+    ReadmitMaster,
+    Heartbeat,
+)
+
+CHUNKSERVER_REQUESTS: tuple[type[Request], ...] = (
+    Ping,
+    BumpVersion,
+    AlignReplica,
+    ChunkStatus,
+    SealReplica,
+    WriteChunk,
+    AppendRecord,
+    ApplyMutation,
+    DiskStatus,
+)

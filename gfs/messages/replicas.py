@@ -1,0 +1,139 @@
+"""What chunk servers are told: by the master (versions, seals), by clients and primaries (mutations, §3.1)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from gfs.messages.base import Ack, Reply, Request
+from gfs.messages.chunks import Replica
+from gfs.vocabulary import ChunkHandle, ChunkVersion, ClusterId, PushId, SerialNumber, ServerId, Term
+
+
+class BumpReply(Reply, tag="bumped", frozen=True, kw_only=True):
+    """`replaced_version` is what this replica held before (0: it held none); `length_bytes` is committed.
+
+    `may_be_short`: its machine lost power since, so it may lack acknowledged bytes that were not on its
+    disk yet; no other replica is cut back to its length.
+    """
+
+    replaced_version: ChunkVersion
+    length_bytes: int
+    may_be_short: bool = False
+
+
+class BumpVersion(Request, tag="bump", frozen=True, kw_only=True):
+    """Persist a new version of a chunk, fencing all older ones (I1, I3), and learn the replica set.
+
+    Accepted when the replica holds `version` - 1 or more … `version`, or holds no replica and `create`.
+    Refused as Superseded when the replica has seen a higher `master_term`, and as StaleVersion when it
+    holds a higher version or one older than `oldest_version` (it missed mutations: I5).
+    """
+
+    reply: ClassVar[type[Reply]] = BumpReply
+    cluster: ClusterId
+    master_term: Term
+    handle: ChunkHandle
+    version: ChunkVersion
+    oldest_version: ChunkVersion
+    create: bool
+    primary: ServerId
+    replicas: list[Replica]
+    lease_seconds: float
+
+
+class AlignReplica(Request, tag="align", frozen=True, kw_only=True):
+    """Cut a replica back to the length every member of the new set holds, before any client knows it."""
+
+    reply: ClassVar[type[Reply]] = Ack
+    cluster: ClusterId
+    master_term: Term
+    handle: ChunkHandle
+    version: ChunkVersion
+    length_bytes: int
+
+
+class ChunkStatusReply(Reply, tag="chunk_status_reply", frozen=True, kw_only=True):
+    """`may_be_short`: as in BumpReply; only when all members say so, the longest has the chunk's end."""
+
+    version: ChunkVersion
+    length_bytes: int
+    sealed: bool = False
+    block_checksums: list[int] = []
+    may_be_short: bool = False
+
+
+class ChunkStatus(Request, tag="chunk_status", frozen=True, kw_only=True):
+    """Committed length (and checksums when asked) of one replica; StaleVersion unless it holds `version`."""
+
+    reply: ClassVar[type[Reply]] = ChunkStatusReply
+    handle: ChunkHandle
+    version: ChunkVersion
+    with_checksums: bool = False
+
+
+class SealReplica(Request, tag="seal_replica", frozen=True, kw_only=True):
+    reply: ClassVar[type[Reply]] = Ack
+    cluster: ClusterId
+    master_term: Term
+    handle: ChunkHandle
+    version: ChunkVersion
+    length_bytes: int
+
+
+class WriteReply(Reply, tag="written", frozen=True, kw_only=True):
+    serial: SerialNumber
+    length_bytes: int  # of the chunk, after this mutation
+
+
+class WriteChunk(Request, tag="write", frozen=True, kw_only=True):
+    """Client to primary: apply the bytes pushed as `push` at `offset_bytes`, on every replica."""
+
+    reply: ClassVar[type[Reply]] = WriteReply
+    handle: ChunkHandle
+    version: ChunkVersion
+    offset_bytes: int
+    length_bytes: int
+    push: PushId
+
+
+class AppendReply(Reply, tag="appended", frozen=True, kw_only=True):
+    """The record is at `offset_bytes` of the chunk, on every replica.
+
+    `padded`: it is not, because it would have crossed the chunk's end; what was left of the chunk is zeros,
+    from `offset_bytes` on, and the record goes to the next chunk. `serial` 0: there was nothing left.
+    """
+
+    serial: SerialNumber
+    offset_bytes: int
+    padded: bool = False
+
+
+class AppendRecord(Request, tag="append", frozen=True, kw_only=True):
+    """Client to primary: apply the bytes pushed as `push`, at an offset of the primary's choice (§3.3)."""
+
+    reply: ClassVar[type[Reply]] = AppendReply
+    handle: ChunkHandle
+    version: ChunkVersion
+    length_bytes: int
+    push: PushId
+
+
+MutationKind = Literal["write", "record", "pad"]
+
+
+class ApplyMutation(Request, tag="apply", frozen=True, kw_only=True):
+    """Primary to secondary: mutation number `serial` of this version; applied in serial order (I4).
+
+    `kind`: "write", bytes pushed for this offset; "record", bytes pushed before their offset was known;
+    "pad", zeros up to the chunk's end, of `push` (the record that had no room) no byte is needed.
+    """
+
+    reply: ClassVar[type[Reply]] = Ack
+    handle: ChunkHandle
+    version: ChunkVersion
+    serial: SerialNumber
+    primary: ServerId
+    offset_bytes: int
+    length_bytes: int
+    push: PushId
+    kind: MutationKind = "write"
