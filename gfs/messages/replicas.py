@@ -1,4 +1,4 @@
-"""What chunk servers are told: by the master (versions, seals), by clients and primaries (mutations, §3.1)."""
+"""What chunk servers are told: by the master (versions, seals), by clients and primaries (mutations)."""
 
 from __future__ import annotations
 
