@@ -143,6 +143,33 @@ async def test_a_master_killed_while_it_writes_a_checkpoint_loses_nothing_acknow
     await crash_at(cluster, cluster.masters[1], failpoint, **CHECKPOINT_OFTEN)
 
 
+async def test_a_master_killed_as_it_installs_a_leaders_checkpoint_loses_nothing_acknowledged(
+    cluster: ProcessCluster,
+) -> None:
+    client = await cluster.connect()
+    try:
+        victim = cluster.masters[0]
+        await cluster.masters_agree()
+        cluster.kill([victim])
+        for other in cluster.masters[1:]:  # their log no longer reaches back to the victim's
+            cluster.kill([other])
+            cluster.start([other], **CHECKPOINT_OFTEN)
+            await cluster.ready(client)
+        workload = Workload(client, "/crash/install", seed=5)
+        await workload.set_up()
+        for _ in range(100):
+            await workload.step()
+        cluster.start([victim], failpoint="checkpoint.before_install=kill")
+        assert await cluster.died(victim) == -9
+        for _ in range(5):
+            await workload.step()
+        cluster.start([victim])
+        await cluster.masters_agree()
+        await workload.verify()
+    finally:
+        await client.close()
+
+
 async def test_a_master_killed_as_it_begins_a_log_segment_loses_nothing_acknowledged(
     cluster: ProcessCluster,
 ) -> None:
