@@ -1,0 +1,1 @@
+"""What the GFS paper promises, and the tests that keep it. `python -m tests.paper` prints the table."""
