@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from gfs.bench import limit
 from gfs.bench.fixture import local_cluster
@@ -14,7 +18,13 @@ from gfs.vocabulary import MIB
 FILE_BYTES = 512 * MIB
 CALL_BYTES = 4 * MIB
 READ_CALL_BYTES = 32 * MIB
-ROUNDS = 5
+ROUNDS = 9
+COLD_ROUNDS = 3
+REPLICAS = 3
+WARM_BYTES = (REPLICAS + 1) * FILE_BYTES
+
+Given = ParamSpec("Given")
+T = TypeVar("T")
 
 
 async def write_rate(client: AsyncClient, path: str) -> float:
@@ -51,23 +61,43 @@ async def read_copies_rate(client: AsyncClient, path: str) -> float:
 
 
 async def report() -> None:
-    shares: dict[str, list[float]] = {"write": [], "read": [], "read in copies": []}
-    async with local_cluster(chunkservers=3) as (_, client):
+    shares: dict[str, list[float]] = {
+        "write": [],
+        "write to memory never touched before": [],
+        "read": [],
+        "read in copies": [],
+    }
+    async with local_cluster(chunkservers=REPLICAS) as (_, client):
         await client.mkdir("/io")
+        with tempfile.TemporaryDirectory(prefix="gfs-limit-") as files:
+            for number in range(COLD_ROUNDS):
+                write_limit = await _beside(limit.write_limit, FILE_BYTES, files=files)
+                wrote = await write_rate(client, f"/io/cold-{number}")
+                shares["write to memory never touched before"].append(wrote / write_limit)
+                print(f"  cold round {number + 1}: write {wrote:.0f} of {write_limit:.0f} MiB/s")
         for number in range(ROUNDS):
-            write_limit = limit.write_limit(FILE_BYTES)
+            await _beside(limit.warm_free_memory, WARM_BYTES)
+            write_limit = await _beside(limit.write_limit, FILE_BYTES)
+            await _beside(limit.warm_free_memory, WARM_BYTES)
             wrote = await write_rate(client, f"/io/{number}")
-            read_limit = limit.read_limit(FILE_BYTES)
+            read_limit = await _beside(limit.read_limit, FILE_BYTES)
             read = await read_rate(client, f"/io/{number}")
             copies = await read_copies_rate(client, f"/io/{number}")
             await client.delete(f"/io/{number}")
-            for name, share in zip(
-                shares, (wrote / write_limit, read / read_limit, copies / read_limit), strict=True
-            ):
-                shares[name].append(share)
+            shares["write"].append(wrote / write_limit)
+            shares["read"].append(read / read_limit)
+            shares["read in copies"].append(copies / read_limit)
             print(
                 f"  round {number + 1}: write {wrote:.0f} of {write_limit:.0f} MiB/s, "
                 f"read {read:.0f} (copies {copies:.0f}) of {read_limit:.0f} MiB/s"
             )
     for name, values in shares.items():
-        print(f"{name}: median {100 * statistics.median(values):.0f} % of the limit, 3 replicas, one client")
+        print(
+            f"{name}: median {100 * statistics.median(values):.0f} % of the limit "
+            f"({100 * min(values):.0f} … {100 * max(values):.0f}), {REPLICAS} replicas, one client"
+        )
+
+
+async def _beside(measure: Callable[Given, T], *args: Given.args, **kwargs: Given.kwargs) -> T:
+    """Run a blocking tool while the client's connections stay alive."""
+    return await asyncio.to_thread(measure, *args, **kwargs)
