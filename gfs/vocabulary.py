@@ -36,6 +36,9 @@ ROOT_INODE = InodeId(1)
 REPLICATION_GOAL_DEFAULT = 3
 REPLICATION_GOAL_MAX = 16
 
+FILE_MODE_DEFAULT = 0o644  # rw-r--r--
+DIRECTORY_MODE_DEFAULT = 0o755  # rwxr-xr-x
+
 BAD_PATH_HINT = "Paths are absolute, UTF-8 and '/'-separated, like /data/part-0."
 
 

@@ -15,7 +15,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file or directory as the master knows it.
 
     `length_bytes` is exact when `length_exact`; otherwise the end of the last chunk must be asked of
-    its replicas. `path` is absolute.
+    its replicas. `path` is absolute. An empty `owner` is the superuser's; `mode` is nine bits rwxrwxrwx.
     """
 
     path: str
@@ -27,6 +27,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     length_exact: bool = False
     chunk_count: int = 0
     replication_goal: int = 0
+    owner: str = ""
+    group: str = ""
+    mode: int = 0
 
 
 class EntryReply(Reply, tag="entry", frozen=True, kw_only=True):

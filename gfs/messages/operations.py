@@ -27,22 +27,32 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class MakeDirectory(Operation, tag="mkdir", frozen=True, kw_only=True):
-    """`parents`: make missing ancestors, and accept an existing directory (mkdir -p)."""
+    """`parents`: make missing ancestors, and accept an existing directory (mkdir -p).
+
+    What is made belongs to `owner` and `group` (empty: the superuser's) and has `mode` (-1: the default).
+    """
 
     path: str
     parents: bool = False
+    owner: str = ""
+    group: str = ""
+    mode: int = -1
 
 
 class CreateFile(Operation, tag="create", frozen=True, kw_only=True):
     """`path` comes into being, empty. `replace`: an existing file moves to the trash first (§6.3.4).
 
-    `expires_at_ms`: until when the trash keeps a replaced file; 0 is three days.
+    `expires_at_ms`: until when the trash keeps a replaced file; 0 is three days. Owner, group and mode as for
+    MakeDirectory.
     """
 
     path: str
     replication_goal: int
     replace: bool = False
     expires_at_ms: int = 0
+    owner: str = ""
+    group: str = ""
+    mode: int = -1
 
 
 class DeletePath(Operation, tag="delete", frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from gfs.errors import CorruptState, UnsupportedVersion
 from gfs.master.core.digest import DigestedTables, digest_rows
 from gfs.master.core.invariants import check_invariants
 from gfs.master.core.lookup import state_digest
-from gfs.master.core.records import COUNTERS_KEY, FORMAT_KEY
+from gfs.master.core.records import COUNTERS_KEY, FORMAT_KEY, STATE_FORMAT
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables, Table
 from gfs.messages import operations as op
@@ -94,7 +94,7 @@ def test_a_state_goes_on_from_its_tables() -> None:
 def test_tables_of_another_format_are_not_touched() -> None:
     tables = MemoryTables()
     MasterState(tables)
-    tables.put(Table.META, FORMAT_KEY, (2).to_bytes(2, "big"))
+    tables.put(Table.META, FORMAT_KEY, (STATE_FORMAT + 1).to_bytes(2, "big"))
     with pytest.raises(UnsupportedVersion):
         MasterState(tables)
 

@@ -21,6 +21,8 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     "mkdir": op.MakeDirectory(path="/d"),
     "mkdir -p": op.MakeDirectory(path="/d/é", parents=True),
     "create": op.CreateFile(path="/f", replication_goal=3),
+    "mkdir, owned": op.MakeDirectory(path="/d", owner="ann", group="crawl", mode=0o750),
+    "create, owned": op.CreateFile(path="/f", replication_goal=3, owner="ann", group="crawl", mode=0o640),
     "create, replacing": op.CreateFile(path="/f", replication_goal=3, replace=True, expires_at_ms=2**41),
     "delete": op.DeletePath(path="/f", expires_at_ms=2**41),
     "delete -r": op.DeletePath(path="/d", recursive=True, expires_at_ms=2**41),

@@ -82,6 +82,8 @@ class ChunkTable:
             chunk_count=file.chunk_count + 1,
             replication_goal=file.replication_goal,
             first_chunk=file.first_chunk or handle,
+            mode=file.mode,
+            ownership=file.ownership,
         )
         self._rewrite_file(operation.inode, row, grown)
         return ChunkGranted(

@@ -14,6 +14,7 @@ from gfs.master.core.records import (
     decode_chunk,
     decode_inode,
     decode_session,
+    ownership_key,
     read_dentry,
     read_file_chunk_key,
     read_handle,
@@ -37,6 +38,7 @@ def check_invariants(tables: ReadTables) -> None:
     _check_tree(tables, inodes, counters)
     _check_chunks(tables, inodes, counters)
     _check_servers(tables, counters)
+    _check_owners(tables, inodes, counters)
     _check_sessions(tables, counters)
     _demand(_digest_of(tables) == digest_rows(tables), "the digest is not that of the rows")
 
@@ -144,6 +146,16 @@ def _check_servers(tables: ReadTables, counters: Counters) -> None:
     _demand(set(names) == set(range(1, counters.next_server)), "chunk server numbers have gaps")
     back = {server_id_key(row.decode("utf-8")): number for number, row in names.items()}
     _demand(back == numbers, "numbers and ids of chunk servers do not match")
+
+
+def _check_owners(tables: ReadTables, inodes: dict[int, InodeRecord], counters: Counters) -> None:
+    names = {read_id(key[1:]): row for key, row in tables.scan(Table.OWNERS, b"#", b"$")}
+    numbers = {key: read_id(row) for key, row in tables.scan(Table.OWNERS, b"=", b">")}
+    _demand(set(names) == set(range(1, counters.ownerships + 1)), "numbers of owners have gaps")
+    back = {ownership_key(row): number for number, row in names.items()}
+    _demand(back == numbers, "numbers and names of owners do not match")
+    for inode, record in inodes.items():
+        _demand(record.ownership <= counters.ownerships, f"inode {inode} belongs to nobody known")
 
 
 def _check_sessions(tables: ReadTables, counters: Counters) -> None:

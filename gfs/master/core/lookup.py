@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gfs.errors import CorruptState, InvalidPath, IsADirectory, NotADirectory, NotFound
 from gfs.master.core.digest import digest_text
+from gfs.master.core.owners import owner_and_group
 from gfs.master.core.records import (
     COUNTERS_KEY,
     DIGEST_KEY,
@@ -104,10 +105,11 @@ def stat(tables: ReadTables, path: str) -> Entry:
 
 def entry_of(tables: ReadTables, path: str, inode: InodeId) -> Entry:
     """The entry at `path`, whose inode the caller has just found."""
-    return _entry(path, inode, _inode(tables, inode))
+    return _entry(tables, path, inode, _inode(tables, inode))
 
 
-def _entry(path: str, inode: InodeId, record: InodeRecord) -> Entry:
+def _entry(tables: ReadTables, path: str, inode: InodeId, record: InodeRecord) -> Entry:
+    owner, group = owner_and_group(tables, record.ownership)
     if record.is_directory:
         return Entry(
             path=path,
@@ -115,6 +117,9 @@ def _entry(path: str, inode: InodeId, record: InodeRecord) -> Entry:
             kind="directory",
             created_ms=record.created_ms,
             modified_ms=record.modified_ms,
+            owner=owner,
+            group=group,
+            mode=record.mode,
         )
     return Entry(
         path=path,
@@ -126,6 +131,9 @@ def _entry(path: str, inode: InodeId, record: InodeRecord) -> Entry:
         length_exact=record.length_exact,
         chunk_count=record.chunk_count,
         replication_goal=record.replication_goal,
+        owner=owner,
+        group=group,
+        mode=record.mode,
     )
 
 
@@ -178,7 +186,7 @@ def find_chunks(tables: ReadTables, path: str, first: int, count: int) -> tuple[
     if is_directory:
         raise IsADirectory(f"{spell(names)} is a directory")
     record = _inode(tables, inode)
-    entry = _entry(spell(names, whole=True), inode, record)
+    entry = _entry(tables, spell(names, whole=True), inode, record)
     first = max(0, first)
     stop = min(first + min(count, FIND_CHUNKS_MAX), entry.chunk_count)
     handles: list[ChunkHandle] = []

@@ -23,8 +23,10 @@ from gfs.errors import (
 )
 from gfs.master.core.digest import DigestedTables
 from gfs.master.core.lookup import NamePath, find_directory, names_of, spell
+from gfs.master.core.owners import Owners, check_owner_names
 from gfs.master.core.records import (
     ID_MAX,
+    MODE_MAX,
     TIME_MS_MAX,
     TRASH_INODE,
     Counters,
@@ -39,25 +41,36 @@ from gfs.master.core.records import (
 )
 from gfs.master.core.tables import Table
 from gfs.messages.operations import CreateFile, DeletePath, MakeDirectory, RenamePath
-from gfs.vocabulary import REPLICATION_GOAL_MAX, ROOT_INODE, InodeId
+from gfs.vocabulary import (
+    DIRECTORY_MODE_DEFAULT,
+    FILE_MODE_DEFAULT,
+    REPLICATION_GOAL_MAX,
+    ROOT_INODE,
+    InodeId,
+)
 
 TRASH_MS_DEFAULT = 3 * 86400 * 1000  # for a record that does not say when its trash expires (§4.4)
 
 
 def root_record() -> InodeRecord:
-    return InodeRecord(is_directory=True, parent=ROOT_INODE, created_ms=0, modified_ms=0)
+    return InodeRecord(
+        is_directory=True, parent=ROOT_INODE, created_ms=0, modified_ms=0, mode=DIRECTORY_MODE_DEFAULT
+    )
 
 
 class Namespace:
     """Every method checks first and writes after: when it raises, nothing was written."""
 
-    def __init__(self, tables: DigestedTables, counters: Counters) -> None:
+    def __init__(self, tables: DigestedTables, counters: Counters, owners: Owners) -> None:
         self._tables = tables
         self._counters = counters
+        self._owners = owners
 
     def make_directory(self, operation: MakeDirectory, *, at_ms: int) -> InodeId:
         """Raises: InvalidPath, NotFound, NotADirectory, AlreadyExists."""
         names = names_of(operation.path)
+        mode = _mode(operation.mode, DIRECTORY_MODE_DEFAULT)
+        check_owner_names(operation.owner, operation.group)
         inode = ROOT_INODE
         for depth, name in enumerate(names):
             row = self._tables.get(Table.DENTRIES, dentry_key(inode, name))
@@ -65,8 +78,9 @@ class Namespace:
                 missing = names[depth:]
                 if len(missing) > 1 and not operation.parents:
                     raise NotFound(f"the directory {spell(names[: depth + 1])} does not exist")
+                ownership = self._owners.number_of(operation.owner, operation.group)
                 for new_name in missing:
-                    inode = self._add_directory(inode, new_name, at_ms=at_ms)
+                    inode = self._add_directory(inode, new_name, at_ms=at_ms, mode=mode, ownership=ownership)
                 return inode
             inode, is_directory = read_dentry(row)
             if not is_directory:
@@ -84,6 +98,8 @@ class Namespace:
             raise InvalidArgument(
                 f"the replication goal {operation.replication_goal} is not within 1..{REPLICATION_GOAL_MAX}"
             )
+        mode = _mode(operation.mode, FILE_MODE_DEFAULT)
+        check_owner_names(operation.owner, operation.group)
         if not names:
             raise IsADirectory("/ is a directory")
         tables = self._tables
@@ -91,13 +107,14 @@ class Namespace:
         key = dentry_key(parent, names[-1])
         present = tables.get(Table.DENTRIES, key)
         if present is not None:
-            replaced, is_directory = read_dentry(present)
-            if is_directory:
+            if read_dentry(present)[1]:
                 raise IsADirectory(f"{spell(names)} is a directory")
             if not operation.replace:
                 raise AlreadyExists(f"{spell(names)} exists")
+        ownership = self._owners.number_of(operation.owner, operation.group)
+        if present is not None:
             expires_at_ms = operation.expires_at_ms or at_ms + TRASH_MS_DEFAULT
-            self._move_to_trash(replaced, names, expires_at_ms=expires_at_ms)
+            self._move_to_trash(read_dentry(present)[0], names, expires_at_ms=expires_at_ms)
         inode = self._next_inode()
         record = InodeRecord(
             is_directory=False,
@@ -105,6 +122,8 @@ class Namespace:
             created_ms=at_ms,
             modified_ms=at_ms,
             replication_goal=operation.replication_goal,
+            mode=mode,
+            ownership=ownership,
         )
         tables.insert(Table.INODES, id_key(inode), encode_inode(record))
         entry = dentry_value(inode, is_directory=False)
@@ -171,14 +190,20 @@ class Namespace:
         return inode
 
     def _rewrite(self, inode: int, old: bytes, record: InodeRecord) -> None:
-
         new = encode_inode(record)
         if new != old:
             self._tables.replace(Table.INODES, id_key(inode), old=old, new=new)
 
-    def _add_directory(self, parent: int, name: bytes, *, at_ms: int) -> InodeId:
+    def _add_directory(self, parent: int, name: bytes, *, at_ms: int, mode: int, ownership: int) -> InodeId:
         inode = self._next_inode()
-        record = InodeRecord(is_directory=True, parent=parent, created_ms=at_ms, modified_ms=at_ms)
+        record = InodeRecord(
+            is_directory=True,
+            parent=parent,
+            created_ms=at_ms,
+            modified_ms=at_ms,
+            mode=mode,
+            ownership=ownership,
+        )
         self._tables.insert(Table.INODES, id_key(inode), encode_inode(record))
         self._tables.insert(Table.DENTRIES, dentry_key(parent, name), dentry_value(inode, is_directory=True))
         self._counters.directories += 1
@@ -209,3 +234,11 @@ class Namespace:
         row = self._tables.get(Table.INODES, id_key(inode))
         assert row is not None, inode
         self._rewrite(inode, row, msgspec.structs.replace(decode_inode(row), parent=parent))
+
+
+def _mode(asked: int, default: int) -> int:
+    if asked < 0:
+        return default
+    if asked > MODE_MAX:
+        raise InvalidArgument(f"the mode {asked:o} is not within 0..{MODE_MAX:o}")
+    return asked

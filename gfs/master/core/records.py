@@ -13,9 +13,18 @@ from dataclasses import dataclass
 import msgspec
 
 from gfs.errors import CorruptState
-from gfs.vocabulary import CHUNK_BYTES, ROOT_INODE, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId
+from gfs.vocabulary import (
+    CHUNK_BYTES,
+    FILE_MODE_DEFAULT,
+    ROOT_INODE,
+    ChunkHandle,
+    ChunkIndex,
+    ChunkVersion,
+    InodeId,
+    ServerId,
+)
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 TRASH_INODE = InodeId(0)  # parent of what was deleted: an inode under it cannot be reached from the root
 assert TRASH_INODE != ROOT_INODE
@@ -24,6 +33,8 @@ assert TRASH_INODE != ROOT_INODE
 ID_MAX = 2**47 - 1
 FILE_CHUNKS_MAX = 2**22 - 1  # a file just under 256 TiB, whose length still fits in six bytes
 SEQUENCE_MAX = 2**63 - 1
+OWNERSHIP_MAX = 2**15 - 1  # pairs of owner and group; with nine bits of mode they fill three bytes
+MODE_MAX = 0o777
 TIME_MS_MAX = 2**48 - 1
 assert FILE_CHUNKS_MAX * CHUNK_BYTES < 2**48
 
@@ -31,8 +42,9 @@ _ID_BYTES = 6
 _U64 = struct.Struct(">Q")
 _U64_U32 = struct.Struct(">QI")
 _U64_U64 = struct.Struct(">QQ")
-# Flags, replication goal, chunk count; then six bytes each: parent, created, modified, length, first chunk.
-_INODE = struct.Struct(">BBIHIHIHIHIHI")
+# Flags, replication goal, chunk count, access (three bytes); then six bytes each: parent, created, modified,
+# length, first chunk.
+_INODE = struct.Struct(">BBIHBHIHIHIHIHI")
 _LOW = 2**32 - 1
 
 COUNTERS_KEY = b"counters"
@@ -48,7 +60,8 @@ class InodeRecord(msgspec.Struct, frozen=True, gc=False):
     """A file or a directory. Directories leave the fields about content at zero.
 
     `parent` is the directory that holds its entry, TRASH_INODE once deleted. `first_chunk` is the handle of
-    chunk 0 (0: none): most files have one chunk, and need no row in `file_chunks` then.
+    chunk 0 (0: none): most files have one chunk, and need no row in `file_chunks` then. `ownership` is the
+    number of its owner and group (see `Owners`), `mode` nine bits rwxrwxrwx.
     """
 
     is_directory: bool
@@ -60,6 +73,8 @@ class InodeRecord(msgspec.Struct, frozen=True, gc=False):
     chunk_count: int = 0
     replication_goal: int = 0
     first_chunk: int = 0
+    mode: int = FILE_MODE_DEFAULT
+    ownership: int = 0
 
 
 class StoredChunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -108,7 +123,8 @@ class SessionHeader(msgspec.Struct, array_like=True, forbid_unknown_fields=True,
 class Counters(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Next ids and totals. Inodes and chunks count until their space is reclaimed, so also in the trash.
 
-    `forget_after`: the client at which the search for idle sessions goes on.
+    `forget_after`: the client at which the search for idle sessions goes on. `ownerships`: pairs of owner and
+    group that have a number.
     """
 
     next_inode: int = ROOT_INODE + 1
@@ -120,6 +136,7 @@ class Counters(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     trash: int = 0
     sessions: int = 0
     forget_after: int = 0
+    ownerships: int = 0
 
 
 class DigestMark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -138,10 +155,13 @@ _decode_mark = msgspec.msgpack.Decoder(DigestMark).decode
 
 
 def encode_inode(record: InodeRecord) -> bytes:
+    access = record.ownership << 9 | record.mode
     return _INODE.pack(
         record.is_directory | record.length_exact << 1,
         record.replication_goal,
         record.chunk_count,
+        access >> 8,
+        access & 0xFF,
         record.parent >> 32,
         record.parent & _LOW,
         record.created_ms >> 32,
@@ -157,7 +177,7 @@ def encode_inode(record: InodeRecord) -> bytes:
 
 def decode_inode(row: bytes) -> InodeRecord:
     try:
-        flags, goal, count, p1, p0, c1, c0, m1, m0, l1, l0, f1, f0 = _INODE.unpack(row)
+        flags, goal, count, a1, a0, p1, p0, c1, c0, m1, m0, l1, l0, f1, f0 = _INODE.unpack(row)
     except struct.error as error:
         raise CorruptState(f"an inode row cannot be read: {error}") from error
     return InodeRecord(
@@ -170,6 +190,8 @@ def decode_inode(row: bytes) -> InodeRecord:
         chunk_count=count,
         replication_goal=goal,
         first_chunk=f1 << 32 | f0,
+        mode=(a1 << 8 | a0) & MODE_MAX,
+        ownership=a1 >> 1,
     )
 
 
@@ -263,3 +285,20 @@ def server_number_key(number: int) -> bytes:
 
 def server_id_key(server: str) -> bytes:
     return b"=" + server.encode("utf-8")
+
+
+ownership_number_key = server_number_key
+
+
+def ownership_names(owner: str, group: str) -> bytes:
+    """Owner and group as one row; neither holds a colon."""
+    return f"{owner}:{group}".encode()
+
+
+def read_ownership_names(row: bytes) -> tuple[str, str]:
+    owner, _, group = row.decode("utf-8").partition(":")
+    return owner, group
+
+
+def ownership_key(names: bytes) -> bytes:
+    return b"=" + names

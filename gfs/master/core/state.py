@@ -9,6 +9,7 @@ from gfs.errors import CorruptState, GfsError, InvalidArgument, UnsupportedVersi
 from gfs.master.core.chunk_table import ChunkTable
 from gfs.master.core.digest import DIGEST_BYTES, DigestedTables, digest_text
 from gfs.master.core.namespace import Namespace, root_record
+from gfs.master.core.owners import Owners
 from gfs.master.core.records import (
     COUNTERS_KEY,
     DIGEST_KEY,
@@ -67,7 +68,8 @@ class MasterState:
         self.counters = Counters() if counters is None else decode_counters(counters)
         self._mark = DigestMark(index=0, digest="") if mark is None else decode_mark(mark)
         self._tables = DigestedTables(tables, int.from_bytes(digest or bytes(DIGEST_BYTES), "big"))
-        self._namespace = Namespace(self._tables, self.counters)
+        self._owners = Owners(self._tables, self.counters)
+        self._namespace = Namespace(self._tables, self.counters, self._owners)
         self._chunks = ChunkTable(self._tables, self.counters)
         self._sessions = Sessions(self._tables, self.counters)
         if fresh:

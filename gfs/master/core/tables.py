@@ -22,7 +22,9 @@ class Table(Enum):
     TRASH = b"trash"  # (deadline, inode) -> original path
     SESSIONS = b"sessions"  # client id -> last use; (client id, sequence) -> outcome
     SERVERS = b"servers"  # chunk server id -> its number in chunk records, and number -> id
-    POLICIES = b"policies"  # directory inode -> replicas, rack rule, reclamation delay, quota
+    POLICIES = b"policies"  # directory inode -> replicas, rack rule, reclamation delay, durability, quota
+    OWNERS = b"owners"  # owner and group -> their number in inode records, and number -> owner and group
+    USAGE = b"usage"  # directory inode -> files, directories and bytes below it
     META = b"meta"  # format version, applied (index, term), next ids and counters, digest
 
     # The default hashes the member's name in Python at every lookup; members are singletons.
