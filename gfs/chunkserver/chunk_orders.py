@@ -1,7 +1,7 @@
 """The orders of mutations this server has in memory, one per chunk, and the turn-taking on each chunk.
 
 Volatile on purpose: a server that starts anew knows no order and no lease, and says so (GFS §3.1).
-Deciding is in core/mutations, carrying out in secondary and primary.
+Deciding is in core/primary_order and core/secondary_order, carrying out in secondary and primary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from gfs.chunkserver.core.mutations import Mutation, PrimaryOrder, SecondaryOrder
+from gfs.chunkserver.core.mutations import Mutation
+from gfs.chunkserver.core.primary_order import PrimaryOrder
+from gfs.chunkserver.core.secondary_order import SecondaryOrder
 from gfs.chunkserver.push_buffer import Pushed
 from gfs.messages.chunks import Replica
 from gfs.messages.heartbeat import HeldLease

@@ -1,6 +1,6 @@
 """The primary's part of a mutation (GFS §3.1 steps 4-7, §3.3): order it, have every replica apply it, answer.
 
-What may be acknowledged, core/mutations decides; applying to the primary's own copy is secondary's.
+What may be acknowledged, core/primary_order decides; applying to the primary's own copy is secondary's.
 """
 
 from __future__ import annotations

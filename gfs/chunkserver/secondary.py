@@ -1,6 +1,6 @@
 """Applies mutations to this server's replicas in serial order, off the event loop's thread (GFS §3.1 step 5).
 
-A primary applies to its own copy through the same door. What the order is, core/mutations decides.
+A primary applies to its own copy through the same door. What the order is, core/secondary_order decides.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Protocol, TypeVar
 
 from gfs.checksums import piece_checksums
 from gfs.chunkserver.chunk_orders import ChunkOrders, ChunkTurn, VersionOrder, WaitingMutation
-from gfs.chunkserver.core.mutations import Mutation, Receipt
+from gfs.chunkserver.core.mutations import Mutation
+from gfs.chunkserver.core.secondary_order import Receipt
 from gfs.chunkserver.disk_health import disk_error
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.clock import Clock

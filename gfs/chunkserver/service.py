@@ -1,6 +1,6 @@
 """The chunk server's answers to CHUNKSERVER_REQUESTS: checks at the door, then the room that does it.
 
-Bytes and index are replica_store's, order is core/mutations', heartbeats are elsewhere.
+Bytes and index are replica_store's, order is told in core/mutations, heartbeats are elsewhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
-from gfs.chunkserver.core.mutations import Mutation, PrimaryOrder, SecondaryOrder
+from gfs.chunkserver.core.mutations import Mutation
+from gfs.chunkserver.core.primary_order import PrimaryOrder
+from gfs.chunkserver.core.secondary_order import SecondaryOrder
 from gfs.chunkserver.disk_health import undone_on_error
 from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.primary import PrimaryWrites, PushCopy

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gfs.chunkserver.core.mutations import (
-    Acknowledged,
-    Mutation,
-    PrimaryOrder,
-    Receipt,
-    SecondaryOrder,
-    UnderWay,
-)
+from gfs.chunkserver.core.mutations import Acknowledged, Mutation, UnderWay
+from gfs.chunkserver.core.primary_order import PrimaryOrder
+from gfs.chunkserver.core.secondary_order import Receipt, SecondaryOrder
 from gfs.errors import (
     ChunkSealed,
     InvalidArgument,

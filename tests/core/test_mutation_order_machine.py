@@ -16,15 +16,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gfs.chunkserver.core.mutations import (
-    Acknowledged,
-    ChunkFull,
-    Mutation,
-    PrimaryOrder,
-    Receipt,
-    SecondaryOrder,
-    UnderWay,
-)
+from gfs.chunkserver.core.mutations import Acknowledged, ChunkFull, Mutation, UnderWay
+from gfs.chunkserver.core.primary_order import PrimaryOrder
+from gfs.chunkserver.core.secondary_order import Receipt, SecondaryOrder
 from gfs.errors import GfsError, LeaseExpired, NotPrimary, StaleVersion, Unavailable
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion, PushId, SerialNumber, ServerId
 

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gfs.chunkserver.core.mutations import (
-    Acknowledged,
-    AppendAt,
-    ChunkFull,
-    Mutation,
-    PadChunk,
-    PrimaryOrder,
-)
+from gfs.chunkserver.core.mutations import Acknowledged, AppendAt, ChunkFull, Mutation, PadChunk
+from gfs.chunkserver.core.primary_order import PrimaryOrder
 from gfs.errors import (
     ChunkSealed,
     InvalidArgument,
