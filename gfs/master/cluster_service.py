@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Mapping
 
 from gfs.clock import Clock
-from gfs.errors import GfsError, InvalidArgument, WrongCluster
+from gfs.errors import GfsError, InvalidArgument, PermissionDenied, WrongCluster
 from gfs.master.commit import Commits
-from gfs.master.core.chunk_table import SERVER_ID_BYTES_MAX
 from gfs.master.core.health import ClusterView, judge_health
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.lookup import chunk_by_handle, read_counters, state_digest
 from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.core.tenure import check_server_id, tenure_of
 from gfs.master.reads import Reads
 from gfs.master.replication.replicator import Replicator
 from gfs.master.standing import Standing
@@ -75,7 +75,8 @@ class ClusterService:
         """Take in what a chunk server says of itself, and extend its leases if this master leads.
 
         Nothing is named for deletion yet: without garbage collection no replica is known to be needless.
-        Raises: WrongCluster; AlreadyExists for a second living server with this id.
+        Raises: WrongCluster; AlreadyExists for a second living server with this id; PermissionDenied for
+            one that was removed.
         Source: GFS §2.3, §3.1, §4.5.
         """
         assert isinstance(request, Heartbeat)
@@ -84,8 +85,13 @@ class ClusterService:
                 f"chunk server {request.server} belongs to cluster {request.cluster}, not to {self._cluster}",
                 details={"cluster": self._cluster},
             )
-        if not 0 < len(request.server.encode("utf-8", "replace")) <= SERVER_ID_BYTES_MAX:
-            raise InvalidArgument(f"a chunk server's id has 1 to {SERVER_ID_BYTES_MAX} bytes")
+        check_server_id(request.server)
+        if tenure_of(self._reads.now(), request.server) == "removed":
+            raise PermissionDenied(
+                f"chunk server {request.server} was removed from the cluster",
+                hint=f"'gfs admin chunkservers undrain {request.server}' takes it back with its replicas; "
+                "with an empty directory it joins as a new one.",
+            )
         now = self._clock.monotonic()
         report_wanted = self._locations.hear(request, now=now)
         extended = []

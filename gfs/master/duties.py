@@ -14,6 +14,7 @@ from gfs.master.core.idle_sessions import IdleSessions
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.core.tenure import tenures
 from gfs.master.reads import Reads
 from gfs.messages.operations import CheckDigest, ForgetSessions
 from gfs.telemetry import logger
@@ -89,6 +90,10 @@ class Duties:
     def _watch_servers(self, now: float) -> None:
         if not self._locations.is_settled(now=now):
             return
+        for server_id, tenure in tenures(self._reads.now()).items():
+            if tenure == "removed":
+                self._locations.forget(server_id)
+                self._alive.pop(server_id, None)
         for server in self._locations.servers():
             alive = self._locations.is_alive(server.id, now=now)
             before = self._alive.get(server.id)

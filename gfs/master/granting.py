@@ -30,9 +30,7 @@ from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of, live_file
 from gfs.master.core.placement import (
-    Candidate,
     Chance,
-    RecentCreations,
     choose_primary,
     choose_servers,
     explain,
@@ -40,6 +38,7 @@ from gfs.master.core.placement import (
     order_replicas,
 )
 from gfs.master.core.records import ChunkRecord, InodeRecord
+from gfs.master.core.server_pool import ServerPool
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import Grant, ReplicaCalls
 from gfs.messages import operations
@@ -70,6 +69,7 @@ class Granting:
         commits: Commits,
         reads: Reads,
         locations: Locations,
+        pool: ServerPool,
         leases: LeaseTable,
         calls: ReplicaCalls,
         clock: Clock,
@@ -79,12 +79,12 @@ class Granting:
         self._commits = commits
         self._reads = reads
         self._locations = locations
+        self._pool = pool
         self._leases = leases
         self._calls = calls
         self._clock = clock
         self._chance = chance
         self._configured_servers = configured_servers
-        self._recent = RecentCreations()
         self._spared: OrderedDict[ChunkKey, frozenset[ServerId]] = OrderedDict()
 
     async def look_up(
@@ -311,21 +311,17 @@ class Granting:
         """
         now = self._clock.monotonic()
         known = self._locations.servers()
-        candidates = [
-            Candidate(
-                id=server.id,
-                rack=server.rack,
-                disk_total_bytes=server.disk_total_bytes,
-                disk_free_bytes=server.disk_free_bytes,
-                alive=self._locations.is_alive(server.id, now=now) and not server.doubted,
-                recent=self._recent.count(server.id, now=now),
-            )
-            for server in known
-        ]
+        candidates = self._pool.candidates(self._reads.now(), now=now)
         excluded = {*members, *left_out}
         if len(members) < goal:
-            chosen = choose_servers(candidates, goal - len(members), excluded=excluded, chance=self._chance)
-            self._recent.add(chosen, now=now)
+            chosen = choose_servers(
+                candidates,
+                goal - len(members),
+                excluded=excluded,
+                chance=self._chance,
+                beside=[server.rack for server in known if server.id in members],
+            )
+            self._pool.note_placed(chosen, now=now)
             members = [*members, *chosen]
         needed = replicas_needed(goal=goal, known_servers=max(len(known), self._configured_servers))
         if len(members) < needed:

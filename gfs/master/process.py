@@ -25,6 +25,7 @@ from gfs.master.commit import Commits
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.core.server_pool import ServerPool
 from gfs.master.directory import MasterDirectory
 from gfs.master.duties import Duties
 from gfs.master.gauges import MasterGauges
@@ -87,6 +88,7 @@ class Master:
         self._disk = disk or SystemDisk()
         self._chance = chance or random.Random()
         self._fatal = fatal
+        self._pool = ServerPool(self.locations)
         self._leases = LeaseTable()
         self._scan = ReplicationScan()
         self._to_stop = AsyncExitStack()
@@ -240,6 +242,7 @@ class Master:
             commits=self._commits,
             reads=self._reads,
             locations=self.locations,
+            pool=self._pool,
             leases=self._leases,
             calls=calls,
             clock=self._clock,

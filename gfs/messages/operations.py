@@ -140,6 +140,13 @@ class CheckDigest(Operation, tag="check_digest", frozen=True, kw_only=True):
     digest: str
 
 
+class SetTenure(Operation, tag="tenure", frozen=True, kw_only=True):
+    """An operator's word on a chunk server: serving, draining or removed (see master/core/tenure)."""
+
+    server: ServerId
+    tenure: str
+
+
 AnyOperation = (
     MakeDirectory
     | CreateFile
@@ -151,6 +158,7 @@ AnyOperation = (
     | SetLengthHint
     | ForgetSessions
     | CheckDigest
+    | SetTenure
 )
 
 

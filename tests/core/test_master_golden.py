@@ -51,6 +51,7 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     "length_hint": op.SetLengthHint(inode=InodeId(5), length_bytes=100, closed=True),
     "forget_sessions": op.ForgetSessions(idle_since_ms=2**40, limit=100),
     "check_digest": op.CheckDigest(index=12, digest="00ff"),
+    "tenure": op.SetTenure(server=A, tenure="draining"),
 }
 OUTCOMES: dict[str, op.AnyOutcome] = {
     "done": op.Done(),

@@ -16,6 +16,7 @@ from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of
 from gfs.master.core.records import ChunkRecord
 from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.core.server_pool import ServerPool
 from gfs.master.granting import Granting
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
@@ -76,6 +77,7 @@ class FakeMaster:
             commits=self.commits,
             reads=self.reads,
             locations=self.locations,
+            pool=ServerPool(self.locations),
             leases=self.leases,
             calls=calls,
             clock=clock,

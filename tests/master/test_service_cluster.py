@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gfs.errors import AlreadyExists, InvalidArgument, WrongCluster
+from gfs.errors import AlreadyExists, InvalidArgument, PermissionDenied, WrongCluster
 from gfs.master.core.idle_sessions import GRACE_SECONDS
 from gfs.master.core.replication_scan import ReplicationCount, ReplicationScan
 from gfs.master.duties import DIGEST_ENTRIES, FORGET_SECONDS, TICK_SECONDS, Duties
@@ -20,7 +20,7 @@ from gfs.messages.cluster import (
 )
 from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
 from gfs.messages.namespace import CreateFile, MutationReply
-from gfs.messages.operations import CheckDigest, ForgetSessions, RequestId
+from gfs.messages.operations import CheckDigest, ForgetSessions, RequestId, SetTenure
 from gfs.settings import RETRY_SECONDS_MAX
 from gfs.vocabulary import Address, ClientId, ClusterId, ServerId
 from tests.master.chunkservers import replica_ids, write
@@ -60,6 +60,15 @@ class TestHeartbeats:
         )
         with pytest.raises(AlreadyExists, match="s1 is already alive"):
             await say(here, copy)
+
+    async def test_removed_server_is_refused_until_it_is_taken_back(self) -> None:
+        here = await world()
+        await here.masters["m1"].commits.commit(SetTenure(server=ServerId("s1"), tenure="removed"))
+        with pytest.raises(PermissionDenied, match="s1 was removed") as raised:
+            await say(here, here.servers[ServerId("s1")].heartbeat())
+        assert "undrain s1" in raised.value.hint
+        await here.masters["m1"].commits.commit(SetTenure(server=ServerId("s1"), tenure="serving"))
+        await say(here, here.servers[ServerId("s1")].heartbeat())
 
     async def test_nameless_server_is_refused(self) -> None:
         here = await world()

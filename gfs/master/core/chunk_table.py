@@ -32,10 +32,10 @@ from gfs.master.core.records import (
     server_number_key,
 )
 from gfs.master.core.tables import Table
+from gfs.master.core.tenure import check_server_id, refuse_leaving
 from gfs.messages.operations import AddChunk, ChunkGranted, GrantLease, SealChunk, SetLengthHint
 from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ServerId
 
-SERVER_ID_BYTES_MAX = 128
 VERSION_MAX = 2**62
 
 
@@ -56,6 +56,7 @@ class ChunkTable:
             raise InvalidArgument(
                 f"chunk {operation.index} cannot be added to the {file.chunk_count} of the file"
             )
+        refuse_leaving(self._tables, operation.replicas)
         handle = self._counters.next_handle
         assert handle <= ID_MAX
         self._counters.next_handle = handle + 1
@@ -112,13 +113,13 @@ class ChunkTable:
         assert chunk.version < VERSION_MAX
         if not 0 <= operation.held_version <= chunk.version:
             raise InvalidArgument(f"no replica can hold version {operation.held_version} yet")
-        if not operation.fresh:
-            # Only members of the set hold every acknowledged mutation, so only they may follow it (I2). A
-            # fresh chunk has none acknowledged: the leader has made sure of that, and vouches for it.
-            members = {self._server(number) for number in chunk.servers}
-            strangers = [server for server in operation.replicas if server not in members]
-            if strangers:
-                raise InvalidArgument(f"{', '.join(strangers)} held no replica of version {chunk.version}")
+        members = {self._server(number) for number in chunk.servers}
+        strangers = [server for server in operation.replicas if server not in members]
+        # Only members of the set hold every acknowledged mutation, so only they may follow it (I2). A
+        # fresh chunk has none acknowledged: the leader has made sure of that, and vouches for it.
+        if strangers and not operation.fresh:
+            raise InvalidArgument(f"{', '.join(strangers)} held no replica of version {chunk.version}")
+        refuse_leaving(self._tables, strangers)
         granted = StoredChunk(
             version=chunk.version + 1,
             references=chunk.references,
@@ -225,9 +226,4 @@ def _check_set(replicas: Sequence[ServerId], primary: ServerId) -> None:
     if primary not in replicas:
         raise InvalidArgument("the primary is not a member of its replica set")
     for server in replicas:
-        try:
-            length = len(server.encode("utf-8"))
-        except UnicodeEncodeError:
-            raise InvalidArgument("a chunk server's id is not valid UTF-8") from None
-        if not 0 < length <= SERVER_ID_BYTES_MAX:
-            raise InvalidArgument(f"a chunk server's id has {length} bytes, not 1..{SERVER_ID_BYTES_MAX}")
+        check_server_id(server)

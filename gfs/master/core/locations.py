@@ -198,6 +198,10 @@ class Locations:
         if server is not None:
             server.doubted = True
 
+    def forget(self, server_id: ServerId) -> None:
+        """This server has left the cluster: nothing it holds counts."""
+        self._servers.pop(server_id, None)
+
     def unsettle(self, *, until: float) -> None:
         """This master was away (just started, or was paused): until then silence says nothing of a server."""
         self._settled_at = max(self._settled_at, until)

@@ -32,6 +32,7 @@ class Candidate:
     disk_free_bytes: int
     alive: bool
     recent: float
+    leaving: bool = False  # an operator drains it
 
     @property
     def fullness(self) -> float:
@@ -56,10 +57,16 @@ class RecentCreations:
 
 
 def choose_servers(
-    candidates: Sequence[Candidate], count: int, *, excluded: Collection[ServerId], chance: Chance
+    candidates: Sequence[Candidate],
+    count: int,
+    *,
+    excluded: Collection[ServerId],
+    chance: Chance,
+    beside: Sequence[str] = (),
 ) -> tuple[ServerId, ...]:
-    """Choose up to `count` servers for the replicas of a new chunk; fewer when there are no more.
+    """Choose up to `count` servers for replicas of a chunk; fewer when there are no more.
 
+    `beside` names the rack of each replica that the chunk has already, for those in `excluded` that hold one.
     Spread over racks comes first, then the limit on recent creations, then below-average disk use;
     among equals the one with fewest recent creations, then chance. Preferences never leave a replica
     out: a server over a limit is taken when no other is left. The order of `candidates` must be fixed
@@ -72,7 +79,7 @@ def choose_servers(
     draws = {candidate.id: chance.random() for candidate in usable}
     chosen: list[Candidate] = []
     while usable and len(chosen) < count:
-        racks = [candidate.rack for candidate in chosen]
+        racks = [*beside, *(candidate.rack for candidate in chosen)]
         best = min(
             usable,
             key=lambda c: (
@@ -149,6 +156,8 @@ class _Averages:
 def _why_not(candidate: Candidate, excluded: Collection[ServerId]) -> str | None:
     if not candidate.alive:
         return "not alive: no heartbeat lately"
+    if candidate.leaving:
+        return "draining: an operator wants it empty"
     if candidate.id in excluded:
         return "excluded: it failed a mutation, or holds this chunk already"
     if lacks_room(candidate):

@@ -28,6 +28,7 @@ from gfs.master.core.records import (
 )
 from gfs.master.core.sessions import Sessions, request_fault
 from gfs.master.core.tables import ReadTables, Table, Tables
+from gfs.master.core.tenure import set_tenure
 from gfs.messages.operations import (
     AddChunk,
     AnyOutcome,
@@ -43,6 +44,7 @@ from gfs.messages.operations import (
     RenamePath,
     SealChunk,
     SetLengthHint,
+    SetTenure,
 )
 from gfs.vocabulary import ROOT_INODE, LogIndex
 
@@ -142,6 +144,9 @@ class MasterState:
                 return Done(inode=self._namespace.rename_path(operation))
             case ForgetSessions() as operation:
                 self._sessions.forget(idle_since_ms=operation.idle_since_ms, limit=operation.limit)
+                return Done()
+            case SetTenure() as operation:
+                set_tenure(self._tables, operation)
                 return Done()
             case CheckDigest() as operation:
                 return self._check_digest(operation, index)

@@ -21,7 +21,7 @@ class Table(Enum):
     CHUNKS = b"chunks"  # handle -> chunk record
     TRASH = b"trash"  # (deadline, inode) -> original path
     SESSIONS = b"sessions"  # client id -> last use; (client id, sequence) -> outcome
-    SERVERS = b"servers"  # chunk server id -> its number in chunk records, and number -> id
+    SERVERS = b"servers"  # chunk server id -> its number in chunk records, number -> id, tenure
     POLICIES = b"policies"  # directory inode -> replicas, rack rule, reclamation delay, durability, quota
     OWNERS = b"owners"  # owner and group -> their number in inode records, and number -> owner and group
     USAGE = b"usage"  # directory inode -> files, directories and bytes below it
