@@ -17,6 +17,7 @@ from gfs.transport.interface import CallContext
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, Term
 from tests.chunkserver.rig import CLUSTER, HANDLE, LEASE_SECONDS, Node, Rig
 from tests.fakes.network import FakeServer
+from tests.paper.boxes import keeps
 
 INTERVAL = 0.5
 V1, V2 = ChunkVersion(1), ChunkVersion(2)
@@ -108,6 +109,7 @@ def begin(rig: Rig) -> Callable[..., Beating]:
     return make
 
 
+@keeps("master-duties")
 async def test_all_masters_know_the_server_and_its_chunks_at_once(
     rig: Rig, begin: Callable[..., Beating]
 ) -> None:
@@ -322,6 +324,7 @@ async def test_a_deposed_leader_extends_nothing(rig: Rig, begin: Callable[..., B
 # --- deletion and corruption --------------------------------------------------------------------
 
 
+@keeps("master-duties")
 async def test_chunks_are_deleted_on_a_leaders_word_only(rig: Rig, begin: Callable[..., Beating]) -> None:
     a, *_ = await rig.three()
     await rig.clock.advance(0.1)

@@ -12,6 +12,7 @@ from gfs.errors import Overloaded, PushMissing
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.vocabulary import PushId
 from tests.fakes.clock import VirtualClock
+from tests.paper.boxes import keeps
 
 SLOT = SLOT_BYTES_MIN
 
@@ -81,6 +82,7 @@ def test_memory_that_was_recycled_cannot_be_read_through_an_old_view() -> None:
         bytes(piece.data)
 
 
+@keeps("push-buffer")
 def test_the_least_recently_used_piece_gives_way() -> None:
     buffer = new_buffer(slots=2)
     fill(buffer, "a", b"a")
@@ -117,6 +119,7 @@ def test_a_piece_larger_than_the_buffer_is_refused() -> None:
         new_buffer(slots=2).reserve(PushId("a"), 3 * SLOT, 0)
 
 
+@keeps("push-buffer")
 async def test_pieces_nobody_ordered_age_out() -> None:
     clock = VirtualClock()
     buffer = new_buffer(clock=clock)

@@ -37,6 +37,7 @@ from gfs.vocabulary import (
     split_address,
 )
 from tests.fakes.data_handler import MemoryDataHandler
+from tests.paper.boxes import keeps
 
 HANDLE, VERSION = ChunkHandle(7), ChunkVersion(2)
 PIECE = os.urandom(MIB + 12_345)
@@ -171,6 +172,7 @@ def test_pieces_of_any_length_are_summed_along_the_blocks_of_the_chunk(
     assert all(hop.holds("p1", content) for hop in hops[:2])
 
 
+@keeps("data-chain")
 def test_bytes_are_forwarded_while_they_are_still_being_received(hops: list[Hop]) -> None:
     seen = MemoryDataHandler()
     behind = DataServer(Address("127.0.0.1:0"), seen, connections_max=2, congestion_control="cubic")

@@ -41,6 +41,7 @@ from tests.chunkserver.replicas import (
     content,
     create,
 )
+from tests.paper.boxes import keeps
 
 
 @pytest.fixture
@@ -103,6 +104,7 @@ def test_nothing_is_known_of_a_chunk_never_created(store: ReplicaStore) -> None:
     assert store.chunk_count == 1
 
 
+@keeps("versions")
 def test_a_version_is_on_the_disk_before_the_bump_is_answered(machine: Machine, store: ReplicaStore) -> None:
     store.write(ONE, V1, 0, b"abc")
     store.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
@@ -179,6 +181,7 @@ def test_checksums_that_do_not_fit_write_nothing(store: ReplicaStore) -> None:
 
 
 @pytest.mark.parametrize("flipped", [10, BLOCK + 30_000])
+@keeps("checksums")
 def test_a_partial_overwrite_of_a_damaged_block_writes_nothing(
     machine: Machine, store: ReplicaStore, flipped: int
 ) -> None:
@@ -274,6 +277,7 @@ def test_a_read_at_or_past_the_end_gets_nothing(store: ReplicaStore) -> None:
 
 
 @pytest.mark.parametrize("flipped", [0, 77, BLOCK, 2 * BLOCK + 18_927])
+@keeps("checksums")
 def test_a_flipped_bit_is_never_returned_and_is_reported(
     machine: Machine, store: ReplicaStore, flipped: int
 ) -> None:

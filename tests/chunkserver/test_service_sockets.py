@@ -54,6 +54,7 @@ from gfs.vocabulary import (
     split_address,
 )
 from tests.chunkserver.rig import block_checksums
+from tests.paper.boxes import keeps
 
 CLUSTER = ClusterId("sockets")
 HANDLE = ChunkHandle(42)
@@ -241,6 +242,7 @@ def say(address: Address, said: bytes) -> bytes:
         return answer
 
 
+@keeps("write-steps")
 async def test_a_piece_goes_down_the_chain_and_comes_back_from_each_replica(cluster: Cluster) -> None:
     for name in "abc":
         await cluster.start(name)
@@ -258,6 +260,7 @@ async def test_a_piece_goes_down_the_chain_and_comes_back_from_each_replica(clus
         assert await cluster.read(name, 1, 6 * MIB) == piece * 3
 
 
+@keeps("write-steps")
 async def test_a_write_goes_on_without_a_lost_server_and_nothing_acknowledged_is_lost(
     cluster: Cluster,
 ) -> None:

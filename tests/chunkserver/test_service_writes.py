@@ -24,6 +24,7 @@ from gfs.settings import PUSH_BYTES_MAX
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkVersion, PushId, SerialNumber, ServerId
 from tests.chunkserver.rig import FORWARD_SECONDS, HANDLE, LEASE_SECONDS, Rig
 from tests.fakes.clock import settle
+from tests.paper.boxes import keeps
 
 V1, V2 = ChunkVersion(1), ChunkVersion(2)
 
@@ -58,6 +59,7 @@ async def test_a_set_of_one_replica_writes(rig: Rig) -> None:
     assert node.content(V1) == b"alone"
 
 
+@keeps("mutation-order")
 async def test_pipelined_overlapping_writes_end_the_same_everywhere(rig: Rig) -> None:
     nodes = await rig.three()
     rig.network.delay("a", "b", 0.01)

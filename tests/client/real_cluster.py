@@ -22,7 +22,7 @@ from gfs.settings import (
     MasterSettings,
     Settings,
 )
-from gfs.vocabulary import MIB, Address
+from gfs.vocabulary import MIB, Address, ChunkHandle
 
 
 class RealCluster:
@@ -66,6 +66,21 @@ class RealCluster:
     async def stop_master(self, name: str) -> None:
         await self.masters.pop(name).stop()
 
+    async def start_master(self, name: str) -> None:
+        self.masters[name] = Master(self.settings, name, str(self._made(name)))
+        await self.masters[name].start()
+
+    async def start_chunkserver(self, name: str) -> None:
+        self.chunkservers[name] = ChunkServer(self.settings, name, str(self._made(name)))
+        await self.chunkservers[name].start()
+
+    def replica_files(self, handle: ChunkHandle) -> list[Path]:
+        """The local file of each replica there is, of running and stopped chunk servers."""
+        name = f"{handle:016x}.*"
+        return sorted(
+            path for server in self.settings.chunkservers for path in (self._directory / server).rglob(name)
+        )
+
     async def leader(self) -> str:
         async with await self.client() as client:
             return (await client.cluster_status()).leader
@@ -74,11 +89,9 @@ class RealCluster:
         self._to_stop.push_async_callback(self._stop_all)
         try:
             for name in self.settings.masters:
-                self.masters[name] = Master(self.settings, name, str(self._made(name)))
-                await self.masters[name].start()
+                await self.start_master(name)
             for name in self.settings.chunkservers:
-                self.chunkservers[name] = ChunkServer(self.settings, name, str(self._made(name)))
-                await self.chunkservers[name].start()
+                await self.start_chunkserver(name)
             async with await self.client() as client:
                 await self._until_complete(client)
         except BaseException:

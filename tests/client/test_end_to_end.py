@@ -15,6 +15,7 @@ from gfs.settings import ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, KIB, MIB
 from tests.client.real_cluster import RealCluster
 from tests.client.test_writing import _bytes
+from tests.paper.boxes import keeps
 
 
 async def test_files_and_directories_live_through_all_verbs(tmp_path: Path) -> None:
@@ -108,6 +109,7 @@ async def test_a_chunk_server_lost_in_the_middle_of_a_write_costs_no_byte(tmp_pa
             assert _digest(await client.read_bytes("/a")) == _digest(data)
 
 
+@keeps("master-replication")
 async def test_a_write_goes_on_through_the_loss_of_the_leading_master(tmp_path: Path) -> None:
     async with RealCluster(tmp_path, masters=3) as cluster:
         async with await cluster.client(ClientSettings(piece_bytes=256 * KIB)) as client:

@@ -17,6 +17,7 @@ from gfs.settings import LOOKUP_CHUNKS, READ_LONG_RANGE_BYTES, READ_RANGE_BYTES,
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkIndex, ChunkVersion, ServerId
 from tests.client.mini_cluster import Grant, MiniCluster, eventually, lost
 from tests.client.test_writing import _bytes
+from tests.paper.boxes import keeps
 
 BIG_PIECES = ClientSettings(piece_bytes=4 * MIB, retry_seconds=5.0)
 IMPATIENT = ClientSettings(retry_seconds=0.2)
@@ -74,6 +75,7 @@ async def test_replicas_of_a_newer_version_are_found_by_asking_the_master_again(
             assert await file.pread(0, 1000) == data
 
 
+@keeps("unavailable-never-corrupt")
 async def test_without_a_good_replica_the_error_names_file_chunk_handle_and_every_server() -> None:
     cluster = MiniCluster(servers=3)
     async with cluster.client(IMPATIENT) as client:
@@ -93,6 +95,7 @@ async def test_without_a_good_replica_the_error_names_file_chunk_handle_and_ever
         assert sorted(details["servers"].split(",")) == ["cs1", "cs2", "cs3"]
 
 
+@keeps("unavailable-never-corrupt")
 async def test_when_all_replicas_are_damaged_the_error_comes_at_once_and_never_the_bytes() -> None:
     cluster = MiniCluster(servers=3)
     async with cluster.client(ClientSettings(retry_seconds=600.0)) as client:
@@ -143,6 +146,7 @@ async def test_a_hole_in_the_middle_of_a_file_reads_as_zeros_up_to_the_next_chun
         assert not any(whole[4:CHUNK_BYTES])
 
 
+@keeps("chunk-lookup")
 async def test_a_file_of_many_chunks_is_read_with_one_lookup_for_several_of_them() -> None:
     cluster = MiniCluster()
     chunks = 2 * LOOKUP_CHUNKS
@@ -244,6 +248,7 @@ async def test_a_reader_sees_what_a_writer_adds_to_the_last_chunk_after_it_had_r
                 assert await reader.read(100) == b"second"
 
 
+@keeps("no-data-through-master", "stale-read-window")
 async def test_places_are_cached_and_looked_up_anew_at_each_open() -> None:
     cluster = MiniCluster()
     async with cluster.client() as client:

@@ -26,6 +26,7 @@ from gfs.settings import ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, MIB, ServerId
 from tests.client.mini_cluster import PIECE_BYTES, MiniCluster, eventually, lost
 from tests.fakes.clock import settle
+from tests.paper.boxes import keeps
 
 
 def _bytes(length: int, seed: int = 1) -> bytes:
@@ -71,6 +72,7 @@ async def test_a_buffer_may_be_changed_as_soon_as_write_has_returned() -> None:
         assert cluster.contents("/a") == [wanted]
 
 
+@keeps("bandwidth-over-latency")
 async def test_pieces_are_pushed_side_by_side_but_ordered_one_after_another() -> None:
     cluster = MiniCluster()
     cluster.bulk.gates = {0: threading.Event()}

@@ -10,6 +10,7 @@ from gfs.client.core.location_cache import LocationCache
 from gfs.messages.chunks import ChunkPlace
 from gfs.messages.namespace import Entry
 from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, InodeId
+from tests.paper.boxes import keeps
 
 
 def _entry(path: str, inode: int = 5, chunk_count: int = 3) -> Entry:
@@ -27,6 +28,7 @@ def _place(index: int, version: int = 1) -> ChunkPlace:
     )
 
 
+@keeps("no-data-through-master", "stale-read-window")
 def test_a_place_is_given_out_until_its_time_limit_and_never_after() -> None:
     cache = LocationCache(seconds=5.0, places_max=100)
     cache.store("/a", _entry("/a"), [_place(0)], now=10.0)

@@ -16,6 +16,7 @@ from gfs.master.core.tables import MemoryTables, Table
 from gfs.messages import operations as op
 from gfs.vocabulary import ROOT_INODE
 from tests.core.master_records import NOW_MS, A, add_chunk, create, delete, grant, hint, mkdir, record, rename
+from tests.paper.boxes import keeps
 
 
 class Master:
@@ -156,6 +157,7 @@ def test_a_file_in_a_deleted_tree_is_not_changed_any_more(
     assert master.refused(mutate(inode)) == "not_found"
 
 
+@keeps("namespace-table")
 def test_renaming_a_tree_writes_as_many_rows_as_renaming_a_file(master: Master) -> None:
     master(mkdir("/a/b", parents=True))
     master(mkdir("/c"))

@@ -18,6 +18,7 @@ from gfs.master.core.placement import (
     order_replicas,
 )
 from gfs.vocabulary import ServerId
+from tests.paper.boxes import keeps
 
 GIB = 2**30
 
@@ -28,6 +29,7 @@ def server(
     return Candidate(ServerId(name), rack, 100 * GIB, int(free * 100 * GIB), alive, recent)
 
 
+@keeps("placement")
 def test_replicas_are_spread_over_racks_before_anything_else() -> None:
     candidates = [
         server("a1", "a", 0.9),
@@ -40,6 +42,7 @@ def test_replicas_are_spread_over_racks_before_anything_else() -> None:
         assert {name[0] for name in chosen} == {"a", "b", "c"}
 
 
+@keeps("placement")
 def test_servers_fuller_than_average_are_left_alone_while_others_can() -> None:
     candidates = [server("full", free=0.1), server("x"), server("y"), server("z")]
     for seed in range(20):
@@ -47,6 +50,7 @@ def test_servers_fuller_than_average_are_left_alone_while_others_can() -> None:
     assert "full" in choose_servers(candidates, 4, excluded=(), chance=Random(1))
 
 
+@keeps("placement")
 def test_new_empty_server_is_not_flooded_with_creations() -> None:
     candidates = [server("new", free=1.0, recent=40.0), server("x"), server("y"), server("z")]
     assert "new" not in choose_servers(candidates, 3, excluded=(), chance=Random(1))
@@ -119,6 +123,7 @@ def test_primary_is_the_replica_with_fewest_leases() -> None:
     assert {choose_primary([a, b], {}, chance=Random(seed)) for seed in range(20)} == {a, b}
 
 
+@keeps("data-chain")
 def test_replicas_are_ordered_so_that_a_chain_crosses_racks_least() -> None:
     names = [ServerId(n) for n in ("a", "b", "c", "d", "e")]
     racks = dict(zip(names, ("r1", "r2", "r1", "r3", "r2"), strict=True))

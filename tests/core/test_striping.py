@@ -10,6 +10,7 @@ from gfs.client.core.striping import SPREAD_BYTES, locate, part_end, replica_ord
 from gfs.messages.chunks import Replica
 from gfs.settings import READ_LONG_RANGE_BYTES, READ_RANGE_BYTES
 from gfs.vocabulary import CHUNK_BYTES, KIB, MIB, Address, ChunkHandle, ClientId, ServerId
+from tests.paper.boxes import keeps
 
 offsets = st.integers(0, 40 * CHUNK_BYTES)
 part_sizes = st.sampled_from([64 * KIB, 1 * MIB, 4 * MIB, 8 * MIB, 3 * MIB + 1])
@@ -61,6 +62,7 @@ def _order(replicas: list[Replica], *, handle: int = 7, first: int = 0, **given:
     return [replica.server for replica in found]
 
 
+@keeps("nearest-replica")
 def test_the_replica_on_the_readers_host_is_tried_first() -> None:
     replicas = _replicas("a", "b", "c")
     for handle in range(20):
@@ -72,6 +74,7 @@ def test_a_replica_that_lately_failed_is_tried_last_even_on_the_same_host() -> N
     assert _order(replicas, local_hosts=("b",), avoided=("cs1",))[-1] == "cs1"
 
 
+@keeps("hot-spots")
 def test_reads_of_different_chunks_and_regions_spread_over_all_replicas() -> None:
     replicas = _replicas("a", "b", "c")
     by_chunk = [_order(replicas, handle=handle)[0] for handle in range(300)]

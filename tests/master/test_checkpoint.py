@@ -22,6 +22,7 @@ from gfs.vocabulary import ClusterId, LogIndex, Term
 from tests.fakes.disk import ForgetfulDisk
 from tests.master import state_fixtures
 from tests.master.state_fixtures import CHECKPOINTS, Node
+from tests.paper.boxes import keeps
 
 PIECE_BYTES = 10_000
 
@@ -57,6 +58,7 @@ def test_a_checkpoint_is_the_state_it_names_on_the_disk(tmp_path: Path) -> None:
     assert again.digest() == digest
 
 
+@keeps("checkpoint-aside")
 def test_mutations_go_on_while_a_checkpoint_is_copied_and_are_not_in_it(tmp_path: Path) -> None:
     disk = ForgetfulDisk()
     node = Node(tmp_path, disk)
@@ -79,6 +81,7 @@ def test_what_was_applied_but_not_committed_is_in_the_checkpoint(tmp_path: Path)
     assert stat(again.state.committed(), "/f1").kind == "file"
 
 
+@keeps("checkpoints-kept")
 def test_the_newest_three_are_kept(tmp_path: Path) -> None:
     disk = ForgetfulDisk()
     node = Node(tmp_path, disk)
@@ -113,6 +116,7 @@ def path_of(manifest: CheckpointManifest, suffix: str) -> str:
 @pytest.mark.parametrize(
     "damage", ["flip", "flip manifest", "cut", "cut manifest", "no file", "no manifest", "longer"]
 )
+@keeps("checkpoints-kept")
 def test_a_damaged_or_incomplete_checkpoint_is_skipped_for_the_one_before(
     tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

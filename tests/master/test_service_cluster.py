@@ -25,6 +25,7 @@ from gfs.settings import RETRY_SECONDS_MAX
 from gfs.vocabulary import Address, ClientId, ClusterId, ServerId
 from tests.master.chunkservers import replica_ids, write
 from tests.master.lease_world import FakeMaster, LeaseWorld
+from tests.paper.boxes import keeps
 
 
 async def world(**kind: int) -> LeaseWorld:
@@ -82,6 +83,7 @@ class TestHeartbeats:
         with pytest.raises(InvalidArgument):
             await say(here, beat)
 
+    @keeps("locations-not-persisted")
     async def test_every_master_learns_locations_and_only_one_says_it_leads(self) -> None:
         here = await world()
         lease = await here.acquire()
@@ -101,6 +103,7 @@ class TestFindChunks:
         assert replica_ids(found.chunks[0].replicas) == replica_ids(lease.replicas)
         assert found.chunks[0].missing == []
 
+    @keeps("stale-replicas-out")
     async def test_dead_and_stale_replicas_are_missing(self) -> None:
         here = await world()
         lease = await here.acquire()
@@ -249,6 +252,7 @@ class TestDuties:
         await duties.tick()
         assert here.masters["m1"].scan.result == ReplicationCount(chunks=1, short=1, lonely=1, lost=0)
 
+    @keeps("background-scan")
     async def test_scan_in_small_pieces_counts_each_chunk_once(self) -> None:
         here = await world()
         await here.acquire()

@@ -14,6 +14,7 @@ from gfs.vocabulary import InodeId
 from tests.fakes.clock import settle
 from tests.master.chunkservers import replica_ids, write
 from tests.master.lease_world import FIRST, LeaseWorld
+from tests.paper.boxes import keeps
 
 
 async def world(**kind: int) -> LeaseWorld:
@@ -45,6 +46,7 @@ class TestLeaders:
         assert len(lease.replicas) == 3
         here.check(lease, set())
 
+    @keeps("versions")
     async def test_leader_dead_between_bumps_leaves_a_grant_the_next_one_resolves(self) -> None:
         here = await world()
         lease = await here.acquire()

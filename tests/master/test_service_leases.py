@@ -23,6 +23,7 @@ from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, ServerId
 from tests.fakes.clock import settle
 from tests.master.chunkservers import replica_ids, write
 from tests.master.lease_world import BUMP_SECONDS, DEAD_SECONDS, FIRST, LEASE_SECONDS, LeaseWorld
+from tests.paper.boxes import keeps
 
 
 async def world(**kind: int) -> LeaseWorld:
@@ -44,6 +45,7 @@ class TestNewChunks:
         for replica in lease.replicas:
             assert here.version(replica.server, lease.handle) == 1
 
+    @keeps("versions")
     async def test_version_is_in_the_log_before_any_replica_hears_of_it(self) -> None:
         here = await world()
         here.leader.replicator.hold = asyncio.Event()
@@ -171,6 +173,7 @@ class TestFailedReplicas:
         assert sorted(replica_ids(renewed.replicas)) == sorted(set(replica_ids(lease.replicas)) - {dead})
         here.check(renewed, {1})
 
+    @keeps("leases")
     async def test_unreachable_primary_is_fenced_at_once_not_waited_for(self) -> None:
         here = await world()
         lease = await here.acquire()
@@ -281,6 +284,7 @@ class TestFailedReplicas:
         assert replica_ids(renewed.replicas) == [whole]
         here.check(renewed, {1})
 
+    @keeps("versions")
     async def test_older_disk_of_a_server_is_recognised_by_its_version(self) -> None:
         here = await world()
         lease = await here.acquire()
@@ -334,6 +338,7 @@ class TestFailedReplicas:
 
 
 class TestExtension:
+    @keeps("leases")
     async def test_lease_in_use_is_extended_by_heartbeats_for_ever(self) -> None:
         here = await world()
         lease = await here.acquire()
@@ -343,6 +348,7 @@ class TestExtension:
             await here.heartbeats()
         assert (await here.acquire()).version == lease.version
 
+    @keeps("leases")
     async def test_idle_lease_runs_out_and_the_next_writer_gets_a_new_version(self) -> None:
         here = await world()
         lease = await here.acquire()

@@ -20,6 +20,7 @@ from tests.core.master_records import create, record
 from tests.fakes.disk import ForgetfulDisk
 from tests.master import state_fixtures
 from tests.master.state_fixtures import Node, entry, outcomes
+from tests.paper.boxes import keeps
 
 
 def test_a_fresh_state_is_at_the_beginning(tmp_path: Path) -> None:
@@ -28,6 +29,7 @@ def test_a_fresh_state_is_at_the_beginning(tmp_path: Path) -> None:
     node.digest()
 
 
+@keeps("operation-log")
 def test_every_proposal_of_an_entry_gets_its_outcome_in_order(tmp_path: Path) -> None:
     node = Node(tmp_path, ForgetfulDisk())
     proposals = [msgspec.msgpack.encode(record(create(path))) for path in ("/a", "/a", "/b")]

@@ -30,11 +30,20 @@ def lines() -> Iterator[str]:
 
 
 def _marks(module: ast.Module) -> Iterator[tuple[str, str]]:
-    for node in module.body:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
+    """Test and box; methods as Class::test."""
+    for node, name in _functions(module):
         for mark in node.decorator_list:
             if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "keeps":
                 for argument in mark.args:
                     assert isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-                    yield node.name, argument.value
+                    yield name, argument.value
+
+
+def _functions(
+    module: ast.Module | ast.ClassDef, prefix: str = ""
+) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            yield from _functions(node, f"{node.name}::")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node, prefix + node.name

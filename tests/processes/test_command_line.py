@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gfs.local import layout
+from tests.paper.boxes import keeps
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
@@ -294,6 +295,7 @@ def test_data_survives_down_and_up(gfs: Shell) -> None:
     assert gfs.ok("cat", "/survivor") == b"still here"
 
 
+@keeps("user-level-programs")
 def test_one_master_and_one_chunk_server_are_a_valid_cluster(tmp_path: Path) -> None:
     shell = Shell(tmp_path / "small")
     shell.ok("up", "--masters", "1", "--chunkservers", "1", "--port", "0", "--detach")

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from tests.paper.boxes import keeps
 from tests.processes.cluster import ProcessCluster
 from tests.processes.workload import Workload, run_until_dead
 
@@ -117,6 +118,7 @@ async def make_leader(cluster: ProcessCluster, node: str) -> None:
 
 
 @pytest.mark.parametrize("failpoint", LEADER_FAILPOINTS)
+@keeps("master-replication")
 async def test_a_leader_killed_at_any_point_loses_nothing_acknowledged(
     cluster: ProcessCluster, failpoint: str
 ) -> None:
@@ -137,6 +139,7 @@ async def test_a_follower_killed_at_any_point_loses_nothing_acknowledged(
 
 
 @pytest.mark.parametrize("failpoint", CHECKPOINT_FAILPOINTS)
+@keeps("checkpoint-by-log-size")
 async def test_a_master_killed_while_it_writes_a_checkpoint_loses_nothing_acknowledged(
     cluster: ProcessCluster, failpoint: str
 ) -> None:
@@ -235,6 +238,7 @@ async def test_a_chunkserver_killed_at_any_point_loses_nothing_acknowledged(
     await crash_at(cluster, cluster.chunkservers[0], failpoint)
 
 
+@keeps("fast-recovery")
 async def test_all_programs_killed_at_once_come_back_with_everything(cluster: ProcessCluster) -> None:
     client = await cluster.connect()
     try:

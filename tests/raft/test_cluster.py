@@ -24,6 +24,7 @@ from gfs.master.replication.options import PROPOSAL_BYTES_MAX, RAFT_FRAME_BYTES_
 from gfs.master.replication.raft_messages import frame
 from gfs.vocabulary import ClusterId, MasterId
 from tests.fakes.disk import ForgetfulDisk
+from tests.paper.boxes import keeps
 from tests.raft.cluster import CLUSTER, SECRET, Cluster, Machine
 from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
@@ -247,6 +248,7 @@ def test_commands_from_64_kib_to_8_mib_are_replicated_whole_or_refused(size: int
 # --- durability ---------------------------------------------------------------------------------------
 
 
+@keeps("flushed-before-visible")
 def test_f1_an_acknowledged_proposal_is_on_the_disks_of_a_majority_and_the_leader() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         cluster = Cluster(loop)
@@ -511,6 +513,7 @@ def test_dying_before_an_install_is_an_ordinary_stop(monkeypatch: pytest.MonkeyP
     run_virtual(scenario)
 
 
+@keeps("checkpoint-by-log-size")
 def test_a_restart_applies_nothing_twice_and_needs_no_log_behind_the_checkpoint() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         cluster = Cluster(loop, options=SMALL_CHECKPOINTS)

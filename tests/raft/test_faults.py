@@ -13,6 +13,7 @@ import pytest
 
 from gfs.errors import GfsError
 from gfs.master.replication.options import RaftOptions
+from tests.paper.boxes import keeps
 from tests.raft.cluster import Cluster, Machine
 from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
@@ -198,6 +199,7 @@ async def survive(loop: VirtualLoop, size: int, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(24))
+@keeps("namespace-atomic")
 def test_three_masters_lose_nothing_under_random_faults(seed: int) -> None:
     run_virtual(lambda loop: survive(loop, 3, 15), seed=seed)
 

@@ -9,6 +9,7 @@ from gfs.master.replication.group_commit import GroupCommit, decode_entry
 from gfs.master.replication.log import Position
 from gfs.master.replication.options import RaftOptions
 from gfs.vocabulary import LogIndex, Term
+from tests.paper.boxes import keeps
 from tests.raft.cluster import Cluster
 from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
@@ -49,6 +50,7 @@ async def test_single_proposals_do_not_wait_for_each_other() -> None:
     assert placing.group.may_place(NOTHING), "as many as are under way"
 
 
+@keeps("flushed-before-visible")
 async def test_proposals_gather_until_they_are_as_many_as_are_being_committed() -> None:
     placing = Placing()
     placing.submit(10)

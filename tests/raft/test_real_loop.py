@@ -21,6 +21,7 @@ from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode
 from gfs.vocabulary import ClusterId, MasterId
 from tests.fakes.replicated_state import FileCheckpoints, RecordedState
+from tests.paper.boxes import keeps
 from tests.raft.single import PlainMember, StoppedClock, stopped_clock
 
 __all__ = ["stopped_clock"]
@@ -131,6 +132,7 @@ class _SlowCheckpoints(FileCheckpoints):
         super().put(manifest, content)
 
 
+@keeps("checkpoint-aside")
 async def test_f5_mutations_go_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     members = Members(tmp_path, 1)
     name = MasterId("m1")

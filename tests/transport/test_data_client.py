@@ -29,6 +29,7 @@ from gfs.transport.data_server import DataServer
 from gfs.transport.data_socket import DATA_WINDOW_BYTES
 from gfs.vocabulary import MIB, Address, ChunkHandle, ChunkVersion, PushId
 from tests.fakes.data_handler import MemoryDataHandler
+from tests.paper.boxes import keeps
 
 HANDLE, VERSION = ChunkHandle(7), ChunkVersion(2)
 CHUNK = os.urandom(3 * DATA_WINDOW_BYTES + 12_345)
@@ -149,6 +150,7 @@ def test_a_read_past_the_end_is_short_and_tells_the_committed_length(
     assert read(client, server.address, len(CHUNK) + 10**9, 100) == (b"", len(CHUNK))
 
 
+@keeps("chunk-size")
 def test_connections_are_kept_and_used_again(client: DataClient, server: DataServer) -> None:
     for _ in range(5):
         read(client, server.address, 0, 10)
