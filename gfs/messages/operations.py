@@ -105,6 +105,26 @@ class GrantLease(Operation, tag="grant", frozen=True, kw_only=True):
     held_version: ChunkVersion = ChunkVersion(0)
 
 
+class ChangeReplicas(Operation, tag="change_replicas", frozen=True, kw_only=True):
+    """Raise the version by one and name the replica set anew, for the chunk's own sake and not a writer's
+    (§4.3): to fence it before a replica joins, to let `joined` in, or to let somebody go.
+
+    Not a GrantLease, because of what the log then proves. The version this makes is *quiet*: no client is
+    ever told of it, so nothing is ever acknowledged under it. A stranger (`joined`) may only follow upon a
+    quiet version: a copy made while it is in force lacks nothing, ever. That the stranger has such a copy on
+    its disk, and that every member of the present set holds the present version (`held_version`, which must
+    be that version then), is the leader's word; the rest is checked. Only the chunk is touched, no file: its
+    times, and whether its length is known, do not change, and sealed and deleted files' chunks can be moved.
+    """
+
+    handle: ChunkHandle
+    from_version: ChunkVersion
+    replicas: tuple[ServerId, ...]
+    primary: ServerId
+    joined: tuple[ServerId, ...] = ()
+    held_version: ChunkVersion = ChunkVersion(0)
+
+
 class SealChunk(Operation, tag="seal", frozen=True, kw_only=True):
     """No mutation of this chunk is accepted any more; it ends at `length_bytes`."""
 
@@ -154,6 +174,7 @@ AnyOperation = (
     | RenamePath
     | AddChunk
     | GrantLease
+    | ChangeReplicas
     | SealChunk
     | SetLengthHint
     | ForgetSessions

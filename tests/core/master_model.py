@@ -15,6 +15,7 @@ class ModelChunk:
     version: int
     replicas: tuple[str, ...]
     sealed_at: int | None = None
+    quiet: bool = False
 
 
 @dataclass
@@ -53,6 +54,8 @@ class Model:
                 return self._add_chunk(operation)
             case op.GrantLease():
                 return self._grant(operation)
+            case op.ChangeReplicas():
+                return self._change_replicas(operation)
             case op.SealChunk():
                 return self._seal(operation)
             case op.SetLengthHint():
@@ -164,7 +167,28 @@ class Model:
             return "invalid_argument"
         chunk.version += 1
         chunk.replicas = operation.replicas
+        chunk.quiet = False
         file.exact = False
+        return chunk.handle
+
+    def _change_replicas(self, operation: op.ChangeReplicas) -> str | int:
+        if not _sound_set(operation.replicas, operation.primary):
+            return "invalid_argument"
+        every = [chunk for file in self.files.values() for chunk in file.chunks]
+        chunk = next((chunk for chunk in every if chunk.handle == operation.handle), None)
+        if chunk is None:
+            return "not_found"
+        if chunk.version != operation.from_version:
+            return "stale_version"
+        stayed = [server for server in operation.replicas if server in chunk.replicas]
+        came = [server for server in operation.replicas if server not in chunk.replicas]
+        if not stayed or sorted(came) != sorted(operation.joined):
+            return "invalid_argument"
+        if came and not (chunk.quiet and operation.held_version == chunk.version):
+            return "invalid_argument"
+        chunk.version += 1
+        chunk.replicas = operation.replicas
+        chunk.quiet = True
         return chunk.handle
 
     def _seal(self, operation: op.SealChunk) -> str | int:

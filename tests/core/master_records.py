@@ -63,6 +63,19 @@ def grant(
     )
 
 
+def change(
+    handle: int, from_version: int, *servers: ServerId, joined: tuple[ServerId, ...] = (), held: int = 0
+) -> op.ChangeReplicas:
+    return op.ChangeReplicas(
+        handle=ChunkHandle(handle),
+        from_version=ChunkVersion(from_version),
+        replicas=servers,
+        primary=servers[0] if servers else A,
+        joined=joined,
+        held_version=ChunkVersion(held),
+    )
+
+
 def seal(handle: int, version: int, length_bytes: int) -> op.SealChunk:
     return op.SealChunk(handle=ChunkHandle(handle), version=ChunkVersion(version), length_bytes=length_bytes)
 

@@ -27,6 +27,7 @@ from tests.core.master_records import (
     C,
     D,
     add_chunk,
+    change,
     create,
     delete,
     grant,
@@ -258,3 +259,53 @@ def test_servers_get_one_number_however_often_they_are_named(file: File) -> None
     for index in range(20):
         file(add_chunk(file.inode, index, A, B, C))
     assert sum(1 for _ in file.tables.scan(Table.SERVERS)) == 2 * 3
+
+
+def test_nobody_joins_a_set_unless_the_version_before_was_kept_from_all_clients(file: File) -> None:
+    """Under a version a client knows, mutations can be acknowledged that a copy made before has not."""
+    file(add_chunk(file.inode, 0, A, B))
+    assert file.refused(change(1, 1, A, B, C, joined=(C,), held=1)) == "invalid_argument"
+    assert file(change(1, 1, A, B)) == op.ChunkGranted(handle=1, version=2, replicas=(A, B), primary=A)
+    assert file(change(1, 2, A, B, C, joined=(C,), held=2)) == op.ChunkGranted(
+        handle=1, version=3, replicas=(A, B, C), primary=A
+    )
+    file(grant(file.inode, 0, 1, 3, A, B, C))
+    assert file.refused(change(1, 4, A, B, C, D, joined=(D,), held=4)) == "invalid_argument"
+
+
+def test_who_joins_is_named_and_somebody_of_the_old_set_stays(file: File) -> None:
+    file(add_chunk(file.inode, 0, A, B))
+    file(change(1, 1, A, B))
+    for refused in (
+        change(1, 2, A, C),
+        change(1, 2, A, C, joined=(D,), held=2),
+        change(1, 2, A, B, joined=(B,), held=2),
+        change(1, 2, C, D, joined=(C, D), held=2),
+        change(1, 2, A, C, joined=(C,), held=1),
+        change(1, 2, A, C, joined=(C,), held=3),
+    ):
+        assert file.refused(refused) == "invalid_argument", refused
+    assert file.refused(change(1, 1, A)) == "stale_version"
+    assert file.refused(change(9, 1, A)) == "not_found"
+    moved = file(change(1, 2, A, C, joined=(C,), held=2))
+    assert isinstance(moved, op.ChunkGranted) and moved.replicas == (A, C)
+
+
+def test_a_change_of_replicas_touches_no_file_and_keeps_the_seal(file: File) -> None:
+    file(add_chunk(file.inode, 0, A, B))
+    file(seal(1, 1, 10))
+    file(hint(file.inode, 10, closed=True), at_ms=NOW_MS + 1)
+    before = stat(file.tables, "/f")
+    file(change(1, 1, A, B), at_ms=NOW_MS + 99)
+    file(change(1, 2, B, C, joined=(C,), held=2), at_ms=NOW_MS + 99)
+    assert stat(file.tables, "/f") == before
+    chunk = chunk_of(file.tables, file.inode, 0)
+    assert chunk is not None
+    assert (chunk.version, chunk.replicas, chunk.sealed, chunk.length_bytes) == (3, (B, C), True, 10)
+    assert (chunk.held_version, chunk.quiet) == (2, True)
+
+
+def test_chunks_of_deleted_files_can_be_moved(file: File) -> None:
+    file(add_chunk(file.inode, 0, A, B))
+    file(delete("/f"))
+    assert isinstance(file(change(1, 1, B)), op.ChunkGranted)

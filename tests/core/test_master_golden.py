@@ -47,6 +47,17 @@ OPERATIONS: dict[str, op.AnyOperation] = {
         fresh=True,
         held_version=ChunkVersion(2),
     ),
+    "change_replicas": op.ChangeReplicas(
+        handle=ChunkHandle(7), from_version=ChunkVersion(3), replicas=(A, B), primary=A
+    ),
+    "change_replicas, joined": op.ChangeReplicas(
+        handle=ChunkHandle(7),
+        from_version=ChunkVersion(4),
+        replicas=(A, B),
+        primary=A,
+        joined=(B,),
+        held_version=ChunkVersion(4),
+    ),
     "seal": op.SealChunk(handle=ChunkHandle(7), version=ChunkVersion(3), length_bytes=2**26),
     "length_hint": op.SetLengthHint(inode=InodeId(5), length_bytes=100, closed=True),
     "forget_sessions": op.ForgetSessions(idle_since_ms=2**40, limit=100),

@@ -115,6 +115,27 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: any(file.chunks for file in self.model.files.values()))
+    @rule(data=st.data(), others=SETS, is_held=st.booleans(), step=st.sampled_from([0, 0, 0, 1]))
+    def change_replicas(
+        self, data: st.DataObject, others: tuple[ServerId, ...], is_held: bool, step: int
+    ) -> None:
+        inode, index = data.draw(st.sampled_from(self.chunks()))
+        chunk = self.model.files[inode].chunks[index]
+        stay = tuple(ServerId(server) for server in chunk.replicas[data.draw(st.integers(0, 2)) :])
+        joined = tuple(server for server in others if server not in chunk.replicas)
+        replicas = (*stay, *joined)
+        self.run(
+            op.ChangeReplicas(
+                handle=ChunkHandle(chunk.handle),
+                from_version=ChunkVersion(chunk.version + step),
+                replicas=replicas,
+                primary=replicas[-1] if replicas else SERVERS[0],
+                joined=joined,
+                held_version=ChunkVersion(chunk.version if is_held else 0),
+            )
+        )
+
+    @precondition(lambda self: any(file.chunks for file in self.model.files.values()))
     @rule(data=st.data(), length=LENGTHS, step=st.sampled_from([0, 0, 1]))
     def seal(self, data: st.DataObject, length: int, step: int) -> None:
         inode, index = data.draw(st.sampled_from(self.chunks()))
@@ -175,6 +196,7 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
                 chunk.version,
                 chunk.replicas,
             )
+            assert known.quiet == chunk.quiet
             assert known.length_bytes == (-1 if chunk.sealed_at is None else chunk.sealed_at)
         counters = read_counters(self.tables)
         assert counters.trash == len(self.model.trash)

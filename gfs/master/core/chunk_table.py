@@ -4,7 +4,7 @@ Where replicas are is not here (it is never logged); this says which servers *ma
 
 Invariants: a file's chunks are 0 … chunk_count - 1 without gaps; each has a row whose `references` counts the
 files that name it; versions only rise; a replica set is never empty, names no server twice and contains the
-primary; a sealed chunk changes no more.
+primary; the content of a sealed chunk changes no more. A version is quiet until it is granted to a writer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ from gfs.master.core.records import (
 )
 from gfs.master.core.tables import Table
 from gfs.master.core.tenure import check_server_id, refuse_leaving
-from gfs.messages.operations import AddChunk, ChunkGranted, GrantLease, SealChunk, SetLengthHint
+from gfs.messages.operations import (
+    AddChunk,
+    ChangeReplicas,
+    ChunkGranted,
+    GrantLease,
+    SealChunk,
+    SetLengthHint,
+)
 from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ServerId
 
 VERSION_MAX = 2**62
@@ -134,6 +141,45 @@ class ChunkTable:
         return ChunkGranted(
             handle=operation.handle,
             version=ChunkVersion(granted.version),
+            replicas=operation.replicas,
+            primary=operation.primary,
+        )
+
+    def change_replicas(self, operation: ChangeReplicas) -> ChunkGranted:
+        """Raises: InvalidArgument, NotFound, StaleVersion."""
+        _check_set(operation.replicas, operation.primary)
+        row, chunk = self._chunk(operation.handle)
+        if chunk.version != operation.from_version:
+            raise StaleVersion(
+                f"chunk {operation.handle} has version {chunk.version}, not {operation.from_version}"
+            )
+        assert chunk.version < VERSION_MAX
+        if not 0 <= operation.held_version <= chunk.version:
+            raise InvalidArgument(f"no replica can hold version {operation.held_version} yet")
+        members = {self._server(number) for number in chunk.servers}
+        joined, named = set(operation.joined), set(operation.replicas)
+        if strangers := sorted(named - members - joined):
+            raise InvalidArgument(f"{', '.join(strangers)} held no replica of version {chunk.version}")
+        if not joined <= named or joined & members:
+            raise InvalidArgument("who joins a set is in it afterwards, and not before")
+        if not named & members:
+            raise InvalidArgument(f"nobody of version {chunk.version} would stay")
+        if joined and not (chunk.quiet and operation.held_version == chunk.version):
+            raise InvalidArgument(f"version {chunk.version} is not fenced: nobody can join")
+        changed = StoredChunk(
+            version=chunk.version + 1,
+            references=chunk.references,
+            held_version=max(chunk.held_version, operation.held_version),
+            primary=operation.replicas.index(operation.primary),
+            servers=tuple([self._number_of(server) for server in operation.replicas]),
+            sealed=chunk.sealed,
+            length_bytes=chunk.length_bytes,
+            quiet=1,
+        )
+        self._tables.replace(Table.CHUNKS, id_key(operation.handle), old=row, new=encode_chunk(changed))
+        return ChunkGranted(
+            handle=operation.handle,
+            version=ChunkVersion(changed.version),
             replicas=operation.replicas,
             primary=operation.primary,
         )

@@ -137,6 +137,7 @@ def _check_chunk(handle: int, chunk: StoredChunk, counters: Counters) -> None:
     _demand(0 <= chunk.primary < len(servers), f"chunk {handle} has no primary")
     _demand(all(0 < n < counters.next_server for n in servers), f"chunk {handle} is on unknown servers")
     _demand(0 <= chunk.length_bytes <= CHUNK_BYTES, f"chunk {handle} has a length out of range")
+    _demand(chunk.quiet in (0, 1) and chunk.version >= 1 + chunk.quiet, f"chunk {handle} is oddly quiet")
     _demand(bool(chunk.sealed) or chunk.length_bytes == 0, f"chunk {handle} has a length but no seal")
 
 

@@ -285,6 +285,7 @@ def _existing_chunk(tables: ReadTables, handle: ChunkHandle, servers: dict[int, 
         sealed=bool(stored.sealed),
         length_bytes=stored.length_bytes if stored.sealed else -1,
         references=stored.references,
+        quiet=bool(stored.quiet),
     )
 
 

@@ -78,7 +78,10 @@ class InodeRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredChunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A chunk's row; servers by number (see `ChunkTable`), the primary by its position among them."""
+    """A chunk's row; servers by number (see `ChunkTable`), the primary by its position among them.
+
+    `quiet`: no client was or will be told of this version; see `ChangeReplicas`.
+    """
 
     version: int
     references: int
@@ -87,6 +90,7 @@ class StoredChunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     servers: tuple[int, ...]
     sealed: int = 0
     length_bytes: int = 0
+    quiet: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class ChunkRecord:
 
     `held_version`: every member of the set is known to hold this version or a later one (0: nothing known).
     `length_bytes` is known only when `sealed`, else -1. `references` counts the files that share the chunk.
+    `quiet`: no client was or will be told of this version, so nothing is acknowledged under it.
     """
 
     handle: ChunkHandle
@@ -105,6 +110,7 @@ class ChunkRecord:
     sealed: bool
     length_bytes: int
     references: int
+    quiet: bool = False
 
 
 class SessionHeader(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):

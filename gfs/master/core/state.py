@@ -32,6 +32,7 @@ from gfs.master.core.tenure import set_tenure
 from gfs.messages.operations import (
     AddChunk,
     AnyOutcome,
+    ChangeReplicas,
     CheckDigest,
     CreateFile,
     DeletePath,
@@ -130,6 +131,8 @@ class MasterState:
                 return self._chunks.add_chunk(operation, at_ms=at_ms)
             case GrantLease() as operation:
                 return self._chunks.grant_lease(operation, at_ms=at_ms)
+            case ChangeReplicas() as operation:
+                return self._chunks.change_replicas(operation)
             case SetLengthHint() as operation:
                 self._chunks.set_length_hint(operation, at_ms=at_ms)
                 return Done(inode=operation.inode)
