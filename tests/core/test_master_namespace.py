@@ -170,7 +170,7 @@ def test_renaming_a_tree_writes_as_many_rows_as_renaming_a_file(master: Master) 
         if table is not Table.META
         for key, row in master.tables.scan(table)
     )
-    assert changed == 2, "the new entry and the parent in the directory's inode"
+    assert changed == 3, "the new entry, the parent in the directory's inode, and the sum below /c"
     assert [stat(master.tables, f"/c/d/f{number}").inode for number in range(50)] == inodes
     with pytest.raises(NotFound):
         stat(master.tables, "/a/b")

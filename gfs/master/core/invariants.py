@@ -14,6 +14,8 @@ from gfs.master.core.records import (
     decode_chunk,
     decode_inode,
     decode_session,
+    encode_inode,
+    inode_share,
     ownership_key,
     read_dentry,
     read_file_chunk_key,
@@ -24,6 +26,7 @@ from gfs.master.core.records import (
     server_id_key,
 )
 from gfs.master.core.tables import ReadTables, Table
+from gfs.master.core.usage import usage_of
 from gfs.settings import SESSION_WINDOW
 from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ROOT_INODE
 
@@ -39,6 +42,7 @@ def check_invariants(tables: ReadTables) -> None:
     _check_chunks(tables, inodes, counters)
     _check_servers(tables, counters)
     _check_owners(tables, inodes, counters)
+    _check_usage(tables, inodes)
     _check_sessions(tables, counters)
     _demand(_digest_of(tables) == digest_rows(tables), "the digest is not that of the rows")
 
@@ -157,6 +161,21 @@ def _check_owners(tables: ReadTables, inodes: dict[int, InodeRecord], counters: 
     _demand(back == numbers, "numbers and names of owners do not match")
     for inode, record in inodes.items():
         _demand(record.ownership <= counters.ownerships, f"inode {inode} belongs to nobody known")
+
+
+def _check_usage(tables: ReadTables, inodes: dict[int, InodeRecord]) -> None:
+    found: dict[int, list[int]] = {}
+    for inode, record in inodes.items():
+        content_bytes = inode_share(encode_inode(record))[2]
+        at = record.parent if inode != ROOT_INODE else TRASH_INODE
+        while at != TRASH_INODE:
+            below = found.setdefault(at, [0, 0, 0])
+            below[record.is_directory] += 1
+            below[2] += content_bytes
+            at = inodes[at].parent if at != ROOT_INODE else TRASH_INODE
+    kept = {read_id(key): list(usage_of(tables, read_id(key))) for key, _ in tables.scan(Table.USAGE)}
+    wrong = sorted(at for at in {*kept, *found} if kept.get(at) != found.get(at))
+    _demand(not wrong, f"what is below inode {wrong[:1]} is miscounted")
 
 
 def _check_sessions(tables: ReadTables, counters: Counters) -> None:

@@ -23,7 +23,7 @@ from gfs.errors import (
 )
 from gfs.master.core.digest import DigestedTables
 from gfs.master.core.lookup import NamePath, find_directory, names_of, spell
-from gfs.master.core.owners import Owners, check_owner_names
+from gfs.master.core.owners import Owners
 from gfs.master.core.records import (
     ID_MAX,
     MODE_MAX,
@@ -69,8 +69,8 @@ class Namespace:
     def make_directory(self, operation: MakeDirectory, *, at_ms: int) -> InodeId:
         """Raises: InvalidPath, NotFound, NotADirectory, AlreadyExists."""
         names = names_of(operation.path)
-        mode = _mode(operation.mode, DIRECTORY_MODE_DEFAULT)
-        check_owner_names(operation.owner, operation.group)
+        mode = DIRECTORY_MODE_DEFAULT if operation.mode < 0 else _checked_mode(operation.mode)
+        self._owners.check(operation.owner, operation.group)
         inode = ROOT_INODE
         for depth, name in enumerate(names):
             row = self._tables.get(Table.DENTRIES, dentry_key(inode, name))
@@ -98,8 +98,8 @@ class Namespace:
             raise InvalidArgument(
                 f"the replication goal {operation.replication_goal} is not within 1..{REPLICATION_GOAL_MAX}"
             )
-        mode = _mode(operation.mode, FILE_MODE_DEFAULT)
-        check_owner_names(operation.owner, operation.group)
+        mode = FILE_MODE_DEFAULT if operation.mode < 0 else _checked_mode(operation.mode)
+        self._owners.check(operation.owner, operation.group)
         if not names:
             raise IsADirectory("/ is a directory")
         tables = self._tables
@@ -236,9 +236,7 @@ class Namespace:
         self._rewrite(inode, row, msgspec.structs.replace(decode_inode(row), parent=parent))
 
 
-def _mode(asked: int, default: int) -> int:
-    if asked < 0:
-        return default
+def _checked_mode(asked: int) -> int:
     if asked > MODE_MAX:
         raise InvalidArgument(f"the mode {asked:o} is not within 0..{MODE_MAX:o}")
     return asked

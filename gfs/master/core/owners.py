@@ -56,8 +56,13 @@ class Owners:
         self._counters = counters
         self._known: dict[tuple[str, str], int] = {("", ""): 0}  # at most OWNERSHIP_MAX
 
+    def check(self, owner: str, group: str) -> None:
+        """Raises: InvalidArgument when either cannot be the name of a user or a group."""
+        if (owner, group) not in self._known:
+            check_owner_names(owner, group)
+
     def number_of(self, owner: str, group: str) -> int:
-        """Names have passed check_owner_names. Raises: NoSpace when all numbers are given away."""
+        """The names have passed check(). Raises: NoSpace when all numbers are given away."""
         known = self._known.get((owner, group))
         if known is not None:
             return known

@@ -45,6 +45,7 @@ _U64_U64 = struct.Struct(">QQ")
 # Flags, replication goal, chunk count, access (three bytes); then six bytes each: parent, created, modified,
 # length, first chunk.
 _INODE = struct.Struct(">BBIHBHIHIHIHIHI")
+_SHARE = struct.Struct(">BxI3xHI12xHI")  # of an inode row: flags, chunk count, parent, length
 _LOW = 2**32 - 1
 
 COUNTERS_KEY = b"counters"
@@ -199,6 +200,19 @@ def decode_inode(row: bytes) -> InodeRecord:
         mode=(a1 << 8 | a0) & MODE_MAX,
         ownership=a1 >> 1,
     )
+
+
+def inode_share(row: bytes) -> tuple[bool, int, int]:
+    """Of an inode's row: whether it is a directory, its parent, and the bytes it is charged with.
+
+    A file is charged with its length, or all chunks but the last in full if that is more: the length that
+    the master has been told may lag behind.
+    """
+    try:
+        flags, count, p1, p0, l1, l0 = _SHARE.unpack_from(row)
+    except struct.error as error:
+        raise CorruptState(f"an inode row cannot be read: {error}") from error
+    return bool(flags & 1), p1 << 32 | p0, max(l1 << 32 | l0, (count - 1) * CHUNK_BYTES if count else 0)
 
 
 def decode_chunk(row: bytes) -> StoredChunk:

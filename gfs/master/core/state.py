@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gfs.errors import CorruptState, GfsError, InvalidArgument, UnsupportedVersion
 from gfs.master.core.chunk_table import ChunkTable
-from gfs.master.core.digest import DIGEST_BYTES, DigestedTables, digest_text
+from gfs.master.core.digest import DIGEST_BYTES, digest_text
 from gfs.master.core.namespace import Namespace, root_record
 from gfs.master.core.owners import Owners
 from gfs.master.core.records import (
@@ -29,6 +29,7 @@ from gfs.master.core.records import (
 from gfs.master.core.sessions import Sessions, request_fault
 from gfs.master.core.tables import ReadTables, Table, Tables
 from gfs.master.core.tenure import set_tenure
+from gfs.master.core.usage import AccountedTables
 from gfs.messages.operations import (
     AddChunk,
     AnyOutcome,
@@ -70,7 +71,7 @@ class MasterState:
             raise CorruptState("the state lacks its counters or its digest")
         self.counters = Counters() if counters is None else decode_counters(counters)
         self._mark = DigestMark(index=0, digest="") if mark is None else decode_mark(mark)
-        self._tables = DigestedTables(tables, int.from_bytes(digest or bytes(DIGEST_BYTES), "big"))
+        self._tables = AccountedTables(tables, int.from_bytes(digest or bytes(DIGEST_BYTES), "big"))
         self._owners = Owners(self._tables, self.counters)
         self._namespace = Namespace(self._tables, self.counters, self._owners)
         self._chunks = ChunkTable(self._tables, self.counters)
@@ -102,12 +103,14 @@ class MasterState:
     def save(self) -> None:
         """Write into the tables what is held back in memory."""
         self._sessions.save()
+        self._tables.save()
         self._plain.put(Table.META, COUNTERS_KEY, encode_counters(self.counters))
         self._plain.put(Table.META, DIGEST_KEY, self._tables.rows_digest().to_bytes(DIGEST_BYTES, "big"))
 
     def digest(self) -> str:
         """Digest of all tables as they are now; costs what was written since the last call."""
         self._sessions.save()
+        self._tables.save()
         return digest_text(self._tables.rows_digest(), encode_counters(self.counters))
 
     def digest_mark(self) -> tuple[LogIndex, str]:
