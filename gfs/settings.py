@@ -46,6 +46,9 @@ CHUNK_ORDERS_KEPT = 65_536  # chunks whose order of mutations is in memory; idle
 LEASES_NAMED_MAX = 20_000  # in one heartbeat
 CORRUPT_NAMED_MAX = 1000  # in one heartbeat
 DELETIONS_WAITING_MAX = 10_000  # replicas a leader has named and that are not deleted yet
+SCRUB_PIECE_BYTES = MIB  # verified in one visit to the scrubber's thread
+SCRUB_BUSY_DIVISOR = 8  # how much slower a scrubber goes while its server has work from clients
+SCRUB_SAVE_SECONDS = 10.0  # how much of a pass a kill may make a scrubber repeat
 SESSION_WINDOW = 1024  # outcomes kept per client
 SESSION_IDLE_SECONDS = 3600.0
 RETRY_SECONDS_MAX = 120.0
@@ -129,6 +132,10 @@ class ChunkServerSettings(_Section, frozen=True, kw_only=True):
     forward_seconds: float = 0.8  # a mutation a secondary has not acknowledged by then has failed
     free_bytes_min: int = 64 * MIB
     congestion_control: str = "cubic"  # "" leaves the system's (BBR paces loopback to a third)
+    scrub_bytes_per_second: int = 16 * MIB  # at most; an eighth of it while clients are served
+    scrub_pass_seconds: float = (
+        3 * 86400.0
+    )  # at least, from the begin of one pass over all chunks to the next
     loop: str = "auto"
 
 

@@ -1,9 +1,9 @@
 """The chunk index: version, length, seal and checksums of every chunk, durable. Not the chunks' bytes.
 
-`chunks.lmdb` holds per chunk one header and its full blocks' checksums in rows of 64. It is only ever
-committed with sync (without it a power cut can leave a meta page that points at pages never written), and
-never on the request path: there, a change is one frame in the journal and one update of the overlay in
-memory. A flush moves what gathered to LMDB.
+`chunks.lmdb` holds per chunk one header and its full blocks' checksums in rows of 64, and which replicas are
+known to be damaged (damage_marks says which). It is only ever committed with sync (without it a power cut can
+leave a meta page that points at pages never written), and never for a change on the request path: such a one
+is one frame in the journal and one update of the overlay in memory. A flush moves what gathered to LMDB.
 
 Order of a flush, and why a stop at any point loses nothing:
  1. A new, empty segment n+1 is made durable under its name.
@@ -24,7 +24,7 @@ import os
 import threading
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import lmdb
@@ -53,6 +53,7 @@ INDEX_BYTES_MAX = 16 * 2**30  # address space, not memory or disk
 READERS_MAX = 512  # threads reading at one moment
 CACHED_CHUNKS_MAX = 4096  # clean chunks kept in memory, at most 4 KiB each
 PAGE_CHUNKS = 1024  # headers read in one transaction of a walk
+HANDLE_BYTES = 8
 ROWS_PER_CHUNK = BLOCKS_PER_CHUNK // SUMS_PER_ROW
 assert BLOCKS_PER_CHUNK % SUMS_PER_ROW == 0
 
@@ -85,6 +86,7 @@ class ChunkIndex:
         self._headers = environment.open_db(b"headers")
         self._rows = environment.open_db(b"rows")
         self._meta = environment.open_db(b"meta")
+        self._damage = environment.open_db(b"damage")
         self._lock = threading.Condition()
         self._flush_lock = threading.Lock()
         self._load_lock = threading.Lock()
@@ -157,7 +159,12 @@ class ChunkIndex:
         with self._load_lock:
             state = self._states.get(handle)
             if state is None:
-                state = self._read_state(handle)
+                try:
+                    state = self._read_state(handle)
+                except lmdb.Error as error:
+                    raise CorruptState(
+                        f"chunks.lmdb: chunk {handle:x} cannot be looked up: {error}"
+                    ) from error
                 self._states[handle] = state
                 if state.header is not None:
                     self._cached[handle] = state
@@ -165,13 +172,26 @@ class ChunkIndex:
                         del self._cached[next(iter(self._cached))]
         return state
 
-    def headers(self) -> Iterator[tuple[ChunkHandle, ChunkHeader | None]]:
-        """Every chunk, by handle; changes made meanwhile may or may not be seen. None: a damaged entry."""
-        after = -1
+    def holds(self, handle: ChunkHandle) -> bool:
+        """Whether there is such a chunk, readable or not."""
+        try:
+            return self.load(handle).header is not None
+        except CorruptState:
+            return True
+
+    def headers(self, *, after: int = -1) -> Iterator[tuple[ChunkHandle, ChunkHeader | None]]:
+        """Every chunk behind `after`, by handle; changes made meanwhile may or may not be seen.
+
+        None: a damaged entry.
+        Raises: CorruptState when not even that can be read.
+        """
         while True:
             with self._lock:  # before the page: what a flush moves to LMDB in between is in both
                 overlay = {**self._flushing, **self._dirty}
-            page = self._header_page(ChunkHandle(after + 1))
+            try:
+                page = self._header_page(ChunkHandle(after + 1))
+            except lmdb.Error as error:
+                raise CorruptState(f"chunks.lmdb cannot be walked: {error}") from error
             full_page = len(page) == PAGE_CHUNKS
             last = max(page) if full_page else ChunkHandle(2**64 - 1)
             found: dict[ChunkHandle, ChunkHeader | None] = dict(page)
@@ -192,8 +212,10 @@ class ChunkIndex:
         with self._environment.begin() as transaction, transaction.cursor(self._headers) as cursor:
             found = first < 2**64 and cursor.set_range(_header_key(first))
             while found and len(page) < PAGE_CHUNKS:
-                handle = ChunkHandle(int.from_bytes(cursor.key(), "big"))
-                page[handle] = _unseal_header(handle, cursor.value())
+                key = cursor.key()
+                if len(key) == HANDLE_BYTES:  # else it has rotted, and names no chunk any more
+                    handle = ChunkHandle(int.from_bytes(key, "big"))
+                    page[handle] = _unseal_header(handle, cursor.value())
                 found = cursor.next()
         return page
 
@@ -262,6 +284,31 @@ class ChunkIndex:
         with self._environment.begin(write=True) as transaction:
             self._delete_entry(transaction, handle)
             self._chunk_count -= 1
+
+    # --- damage -----------------------------------------------------------------------------------
+
+    def noted_damage(self) -> dict[ChunkHandle, str]:
+        """What note_damage() was last told of each replica."""
+        with self._environment.begin() as transaction, transaction.cursor(self._damage) as cursor:
+            return {
+                ChunkHandle(int.from_bytes(key, "big")): what.decode("utf-8", "replace")
+                for key, what in cursor
+            }
+
+    def note_damage(self, found: Mapping[ChunkHandle, str]) -> None:
+        """Note replicas as damaged, or, with "", as whole again; on the disk when this returns.
+
+        Raises: NoSpace, CorruptState.
+        """
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for handle, what in found.items():
+                    if what:
+                        transaction.put(_header_key(handle), what.encode("utf-8"), db=self._damage)
+                    else:
+                        transaction.delete(_header_key(handle), db=self._damage)
+        except lmdb.Error as error:
+            raise _index_error(error) from error
 
     # --- flushing -------------------------------------------------------------------------------
 
@@ -382,7 +429,7 @@ def open_index(directory: str, disk: Disk, *, durable_segments: bool) -> ChunkIn
     path = os.path.join(directory, "chunks.lmdb")
     try:
         environment = lmdb.open(
-            path, map_size=INDEX_BYTES_MAX, max_dbs=3, max_readers=READERS_MAX, mode=0o600, subdir=False
+            path, map_size=INDEX_BYTES_MAX, max_dbs=4, max_readers=READERS_MAX, mode=0o600, subdir=False
         )
         index = ChunkIndex(environment, disk, directory, durable_segments=durable_segments)
         found = index._read_meta(_FORMAT)
@@ -395,7 +442,7 @@ def open_index(directory: str, disk: Disk, *, durable_segments: bool) -> ChunkIn
 
 
 def _header_key(handle: ChunkHandle) -> bytes:
-    return handle.to_bytes(8, "big")
+    return handle.to_bytes(HANDLE_BYTES, "big")
 
 
 def _row_key(handle: ChunkHandle, row: int) -> bytes:

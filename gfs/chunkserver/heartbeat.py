@@ -28,6 +28,7 @@ _log = logger("chunkserver")
 T = TypeVar("T")
 
 CALL_SECONDS_MIN = 1.0  # a heartbeat that no master answers by then (or in two intervals) is given up
+HURRY_SECONDS_MIN = 0.02  # between two heartbeats to one master, however much there is to tell
 LOG_AGAIN_SECONDS = 10.0  # the same trouble with the same master is logged no more often
 
 
@@ -73,6 +74,7 @@ class _MasterLink:
     trouble: str = "has not been reached yet"
     logged: str = ""
     logged_at: float = field(default=-LOG_AGAIN_SECONDS)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +150,17 @@ class Heartbeats:
         troubles = "; ".join(f"{link.address} {link.trouble or 'has no full report'}" for link in self._links)
         return False, f"not registered with any master: {troubles}"
 
+    def hurry(self) -> None:
+        """There is something that cannot wait for the next interval: tell every master now."""
+        for link in self._links:
+            link.hurry.set()
+
     # --- one master -----------------------------------------------------------------------------
 
     async def _tell_for_ever(self, link: _MasterLink) -> None:
         while True:
             began = self._clock.monotonic()
+            link.hurry.clear()  # what is found from now on may have missed this heartbeat
             try:
                 more = await self._tell(link)
             except GfsError as error:
@@ -164,7 +172,19 @@ class Heartbeats:
                 _log.exception("a heartbeat failed unexpectedly", master=link.address)
             if not more:
                 passed = self._clock.monotonic() - began
-                await self._clock.sleep(max(0.0, self._heartbeat_seconds - passed))
+                await self._rest(link, max(0.0, self._heartbeat_seconds - passed))
+
+    async def _rest(self, link: _MasterLink, seconds: float) -> None:
+        await self._clock.sleep(min(seconds, HURRY_SECONDS_MIN))
+        if seconds <= HURRY_SECONDS_MIN:
+            return
+        rest = asyncio.ensure_future(self._clock.sleep(seconds - HURRY_SECONDS_MIN))
+        hurried = asyncio.ensure_future(link.hurry.wait())
+        try:
+            await asyncio.wait((rest, hurried), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            rest.cancel()
+            hurried.cancel()
 
     async def _tell(self, link: _MasterLink) -> bool:
         """Send one heartbeat and do what the answer says; True when there is more to tell at once."""
@@ -208,7 +228,7 @@ class Heartbeats:
             total_bytes=usage.total_bytes,
             free_bytes=usage.free_bytes,
             chunk_count=replicas.chunk_count,
-            corrupt=replicas.corrupt()[:CORRUPT_NAMED_MAX],
+            corrupt=_corrupt_to_name(replicas, changed, report),
             changed=changed,
             removed=removed,
             cursor=cursor,
@@ -235,10 +255,8 @@ class Heartbeats:
         report = news.report
         if report is None:
             return beat
-        first = report.page * REPORT_PAGE_CHUNKS
-        page = report.chunks[first : first + REPORT_PAGE_CHUNKS]
         return msgspec.structs.replace(
-            beat, report_page=report.page, report=page, report_last=_is_last_page(report)
+            beat, report_page=report.page, report=_page_of(report), report_last=_is_last_page(report)
         )
 
     # --- a leader's instructions ----------------------------------------------------------------
@@ -290,6 +308,23 @@ class Heartbeats:
             error=error.message,
             hint=error.hint,
         )
+
+
+def _page_of(report: _Report) -> list[HeldChunk]:
+    first = report.page * REPORT_PAGE_CHUNKS
+    return report.chunks[first : first + REPORT_PAGE_CHUNKS]
+
+
+def _corrupt_to_name(
+    replicas: ReplicaStore, changed: Sequence[HeldChunk], report: _Report | None
+) -> list[ChunkHandle]:
+    """All damaged replicas among those told of in this heartbeat: each of them not named is undamaged. And
+    others, as many as fit: a mark counts as a change, so that every master comes to hear of each."""
+    damaged = replicas.corrupt()
+    if not damaged:
+        return []
+    told = {held.handle for held in (*changed, *(_page_of(report) if report is not None else ()))}
+    return sorted({*damaged[:CORRUPT_NAMED_MAX], *told.intersection(damaged)})
 
 
 def _is_last_page(report: _Report) -> bool:

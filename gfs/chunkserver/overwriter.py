@@ -40,10 +40,11 @@ class Overwriter:
         *,
         is_durable: bool,
         on_damage: Callable[[ChunkHandle, str], None],
+        on_cut_short: Callable[[ChunkHandle], None],
     ) -> None:
         self._index, self._store, self._reader = index, store, reader
         self._commits, self._health = commits, health
-        self._is_durable, self._on_damage = is_durable, on_damage
+        self._is_durable, self._on_damage, self._on_cut_short = is_durable, on_damage, on_cut_short
 
     def overwrite(
         self,
@@ -154,7 +155,7 @@ class Overwriter:
         except OSError:
             pass  # the redo stays: a restart finishes the overwrite
         state.broken = True
-        self._on_damage(state.handle, "an overwrite was cut short")
+        self._on_cut_short(state.handle)
         raise ReplicaFailed(
             f"chunk {state.handle:x}: an overwrite failed half-way and could not be undone"
         ) from cause

@@ -21,6 +21,7 @@ from gfs.chunkserver.heartbeat import Announcement, Heartbeats
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.chunkserver.push_chain import PushChain
 from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.chunkserver.scrubber import Scrubber, ScrubProgress
 from gfs.chunkserver.service import ChunkService
 from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import ChunkStore
@@ -35,7 +36,7 @@ from gfs.transport.data_client import DataClient
 from gfs.transport.data_server import DataServer
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
-from gfs.vocabulary import Address, ClusterId
+from gfs.vocabulary import Address, ChunkHandle, ClusterId
 
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class ChunkServer:
         self._data: DataServer | None = None
         self._service: ChunkService | None = None
         self._heartbeats: Heartbeats | None = None
+        self._scrubber: Scrubber | None = None
 
     @property
     def control_address(self) -> Address:
@@ -150,8 +152,10 @@ class ChunkServer:
         await self._listen(identity, chain, service)
         self._to_stop.push_async_callback(service.stop)
         self._publish(replicas, pushes)
+        self._start_scrubbing(loop, replicas)
         self._start_flushing(loop, replicas, workers)
         self._heartbeats = self._make_heartbeats(identity, replicas, service, caller)
+        self._report_damage_at_once(loop, replicas, self._heartbeats)
         self._heartbeats.start()
         self._to_stop.push_async_callback(self._heartbeats.stop)
         _log.info(
@@ -162,6 +166,15 @@ class ChunkServer:
             data=self.data_address,
             chunks=replicas.chunk_count,
         )
+
+    def _report_damage_at_once(
+        self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, heartbeats: Heartbeats
+    ) -> None:
+        def tell(_: ChunkHandle) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(heartbeats.hurry)
+
+        replicas.on_damage(tell)
 
     def _make_heartbeats(
         self, identity: DiskIdentity, replicas: ReplicaStore, service: ChunkService, caller: WebSocketCaller
@@ -288,6 +301,36 @@ class ChunkServer:
                 return
             self._tallies.flushed(self._clock.monotonic() - began)
 
+    def _scrubbed(self) -> ScrubProgress:
+        return ScrubProgress() if self._scrubber is None else self._scrubber.progress
+
+    def _start_scrubbing(self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore) -> None:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="scrub")
+        self._to_stop.callback(thread.shutdown)
+
+        async def in_worker(work: Callable[[], T]) -> T:
+            return await loop.run_in_executor(thread, work)
+
+        tuning = self._settings.chunkserver
+        self._scrubber = scrubber = Scrubber(
+            replicas,
+            self._clock,
+            self._disk,
+            self._directory,
+            in_worker=in_worker,
+            client_work=lambda: self._tallies.mutations + self._tallies.bytes_out,
+            bytes_per_second=tuning.scrub_bytes_per_second,
+            pass_seconds=tuning.scrub_pass_seconds,
+        )
+        scrubbing = loop.create_task(scrubber.run(), name="scrubber")
+        scrubbing.add_done_callback(_note_end_of_scrubbing)
+
+        async def end() -> None:
+            scrubbing.cancel()
+            await asyncio.gather(scrubbing, return_exceptions=True)
+
+        self._to_stop.push_async_callback(end)
+
     def _fail(self, reason: str) -> None:
         if self._failed is not None and not self._failed.done():
             _log.error("the disk has failed", reason=reason)
@@ -302,6 +345,9 @@ class ChunkServer:
             "disk_free_bytes": ("Free bytes for chunks", lambda: replicas.usage().free_bytes),
             "disk_total_bytes": ("Bytes of the disk", lambda: replicas.usage().total_bytes),
             "push_buffer_bytes": ("Pushed bytes waiting to be ordered", lambda: pushes.used_bytes),
+            "scrub_passes": ("Complete passes of the scrubber", lambda: self._scrubbed().passes),
+            "scrub_bytes": ("Bytes verified in the present pass", lambda: self._scrubbed().verified_bytes),
+            "scrub_chunks": ("Replicas verified in the present pass", lambda: self._scrubbed().chunks),
             "ready": ("1 when a master has this server registered", lambda: self.readiness()[0]),
         }
         self._tallies.publish(self.metrics, gauges)
@@ -370,6 +416,11 @@ def _make_store(tuning: ChunkServerSettings, disk: Disk, directory: str) -> Chun
             return MemoryStore()
         case unknown:
             raise ConfigInvalid(f"chunkserver.store: {unknown!r} is not one of file, memory")
+
+
+def _note_end_of_scrubbing(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("scrubbing has ended unexpectedly", error=repr(error))
 
 
 def _close(replicas: ReplicaStore) -> None:

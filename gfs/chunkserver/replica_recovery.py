@@ -16,7 +16,7 @@ import msgspec
 from gfs.checksums import crc32c
 from gfs.chunkserver.chunk_index import ROWS_PER_CHUNK, ChunkIndex
 from gfs.chunkserver.chunk_state import ChunkState
-from gfs.chunkserver.core.chunk_record import Mutated, Record, Redo, decode_records
+from gfs.chunkserver.core.chunk_record import Deleted, Mutated, Record, Redo, decode_records
 from gfs.chunkserver.core.recovery import ChunkReplay, doubted, may_have_lost_bytes, repair_of
 from gfs.chunkserver.index_journal import SegmentContents, read_segment, segment_path, segment_sequences
 from gfs.chunkserver.stores.interface import ChunkStore
@@ -104,16 +104,32 @@ def _replay(
             try:
                 for record in decode_records(payload):
                     handle = _handle_of(record)
-                    if handle not in replays:
-                        state = index.load(handle)
-                        replays[handle] = ChunkReplay(handle, state.header, array("I", state.full))
-                    replays[handle].feed(record)
+                    replay = replays.get(handle) or _begin(index, handle, record, found)
+                    if replay is None:
+                        continue
+                    replays[handle] = replay
+                    replay.feed(record)
                     found.replayed_records += 1
             except msgspec.MsgspecError as error:
                 raise CorruptState(f"{where} is not understood: {error}") from error
             except CorruptState as error:
                 raise CorruptState(f"{where}: {error.message}") from error
     return list(replays.values())
+
+
+def _begin(index: ChunkIndex, handle: ChunkHandle, record: Record, found: Recovered) -> ChunkReplay | None:
+    """What the journal's records of a chunk go on from; None when its entry is damaged: that costs this chunk
+    alone, and only a deletion can still be replayed."""
+    try:
+        state = index.load(handle)
+    except CorruptState as error:
+        found.corrupt[handle] = error.message
+        if not isinstance(record, Deleted):
+            return None
+        index.drop_damaged(handle)
+        del found.corrupt[handle]
+        state = index.load(handle)
+    return ChunkReplay(handle, state.header, array("I", state.full))
 
 
 def _handle_of(record: Record) -> ChunkHandle:

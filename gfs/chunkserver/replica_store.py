@@ -1,7 +1,8 @@
 """The replicas one chunk server holds: bytes and index together, for the service. No network, no leases.
 
 How bytes get in is told by appender and overwriter, how they get out by block_reader, when they are on the
-disk by chunk_index and durable_commits, what a start finds by replica_recovery; versions by core/versions.
+disk by chunk_index and durable_commits, what a start finds by replica_recovery; versions by core/versions;
+which replicas are damaged is said in damage_marks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from gfs import failpoints
@@ -26,6 +28,7 @@ from gfs.chunkserver.core.versions import (
     held,
     require_writable,
 )
+from gfs.chunkserver.damage_marks import DamageMarks
 from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error
 from gfs.chunkserver.durable_commits import DurableCommits
 from gfs.chunkserver.overwriter import Overwriter
@@ -38,6 +41,7 @@ from gfs.errors import (
     DataUnavailable,
     InvalidArgument,
     NoSpace,
+    NotFound,
     OutcomeUnknown,
     Unavailable,
 )
@@ -111,9 +115,11 @@ class ReplicaStore:
             health,
             is_durable=durability == "sync",
             on_damage=self._damaged,
+            on_cut_short=self._cut_short,
         )
         self._feed = ChangeFeed()
-        self._corrupt: dict[ChunkHandle, str] = dict(recovered.corrupt)
+        self._damage = DamageMarks(index, recovered.corrupt, on_marked=self._tell_of_damage)
+        self._on_damage: Callable[[ChunkHandle], None] | None = None
         self.recovered = recovered
 
     @classmethod
@@ -285,7 +291,7 @@ class ReplicaStore:
             with undone_on_error(f"deleting chunk {handle:x}"):
                 self._store.delete(handle)
             state.broken = state.has_surplus = False
-            self._corrupt.pop(handle, None)
+            self._damage.clear(handle)
             self._feed.changed(handle)
 
     # --- reading --------------------------------------------------------------------------------
@@ -313,11 +319,61 @@ class ReplicaStore:
             bad = self._read(state, header, offset, buffer[:length])
             if bad < 0:
                 return length
-            self._damaged(handle, f"block {bad} does not verify")
+            is_stored = self._store.is_stored(handle)
+            self._damaged(handle, f"block {bad} does not verify" if is_stored else "its bytes are missing")
         raise ChecksumMismatch(
             f"chunk {handle:x} version {version}: block {bad} does not verify",
             details={"handle": str(handle), "block": str(bad)},
         )
+
+    def handles_after(self, handle: ChunkHandle, *, limit: int) -> list[ChunkHandle]:
+        """The next handles of replicas here, at most `limit`; fewer only at the end. Raises: CorruptState."""
+        return [found for found, _ in islice(self._index.headers(after=handle), limit)]
+
+    def verify(self, handle: ChunkHandle, offset: int, buffer: memoryview) -> int:
+        """Check committed bytes from `offset` on, as many as fit in `buffer`; returns how many, 0 at the end.
+
+        Raises: NotFound; StaleVersion (it was granted anew in this moment: try again); ChecksumMismatch,
+            CorruptState, Unavailable (it cannot be read): then corrupt() lists the chunk.
+        """
+        state = self._load(handle)
+        if offset == 0:
+            # By its name: a file that was deleted under us can still be read through its open descriptor.
+            with state.lock:
+                if state.header is not None and not self._store.is_stored(handle):
+                    raise self._missing(handle)
+        header = state.header
+        if header is None:
+            raise NotFound(f"chunk {handle:x} is not here")
+        return self.read_into(handle, header.version, offset, buffer)
+
+    def bad_blocks(self, handle: ChunkHandle, version: ChunkVersion) -> tuple[ReplicaStatus, list[int]]:
+        """Check every block; the replica's state with its checksums afterwards, and what does not verify.
+
+        Raises: NotFound, StaleVersion, CorruptState, Unavailable.
+        """
+        state = self._load(handle)
+        with state.lock:
+            held(state.header, handle, version)
+            if not self._store.is_stored(handle):
+                raise self._missing(handle)
+        bad: list[int] = []
+        block = 0
+        while True:
+            header = held(state.header, handle, version)
+            if block * CHECKSUM_BLOCK_BYTES >= header.length_bytes:
+                break
+            if not self._verifies(state, header, block):
+                with state.lock:  # as in read_into(): believe it only when nobody writes
+                    header = held(state.header, handle, version)
+                    if block * CHECKSUM_BLOCK_BYTES < header.length_bytes and not self._verifies(
+                        state, header, block
+                    ):
+                        bad.append(block)
+            block += 1
+        if bad:
+            self._damaged(handle, f"block {bad[0]} does not verify")
+        return self.status(handle, version, with_checksums=True), bad
 
     def status(
         self, handle: ChunkHandle, version: ChunkVersion, *, with_checksums: bool = False
@@ -348,18 +404,28 @@ class ReplicaStore:
     # --- reporting ------------------------------------------------------------------------------
 
     def inventory(self) -> Iterator[HeldChunk]:
-        """All replicas by handle, without those whose index entry is damaged (corrupt() lists them).
+        """All replicas by handle; one whose index entry is damaged has version 0, and corrupt() lists it.
 
         Changes meanwhile may be missing: take changes_since()'s cursor before.
+        Raises: OutcomeUnknown when the index cannot be read: the disk is out of service.
         """
-        for handle, header in self._index.headers():
+        headers = self._index.headers()
+        while True:
+            try:
+                handle, header = next(headers)
+            except StopIteration:
+                return
+            except CorruptState as error:
+                # What is here can no longer be told: better leave the cluster than tell it of a part.
+                raise self._health.fail("reading the chunk index", error) from error
             if header is None:
-                self._corrupt.setdefault(handle, "its index entry is damaged")
+                self._damaged(handle, "its index entry is damaged")
+                yield _unreadable(handle)
             else:
                 yield HeldChunk(handle, header.version, header.length_bytes)
 
     def changes_since(self, cursor: int) -> Changes:
-        """What changed after `cursor` (0: the start), each chunk once, as it is now."""
+        """What changed or was found damaged after `cursor` (0: the start), each chunk once, as it is now."""
         following, handles, complete = self._feed.since(cursor)
         changed: list[HeldChunk] = []
         removed: list[ChunkHandle] = []
@@ -367,7 +433,8 @@ class ReplicaStore:
             try:
                 header = self._load(handle).header
             except CorruptState:
-                continue  # corrupt() lists it
+                changed.append(_unreadable(handle))
+                continue
             if header is None:
                 removed.append(handle)
             else:
@@ -376,11 +443,15 @@ class ReplicaStore:
 
     def corrupt(self) -> list[ChunkHandle]:
         """Replicas found damaged and not deleted yet."""
-        return sorted(self._corrupt.copy())  # others add to it meanwhile
+        return self._damage.handles()
 
     def corruption(self, handle: ChunkHandle) -> str:
         """What is wrong with a replica that corrupt() lists; "" for others."""
-        return self._corrupt.get(handle, "")
+        return self._damage.what(handle)
+
+    def on_damage(self, tell: Callable[[ChunkHandle], None]) -> None:
+        """Call `tell` whenever a replica is found to be damaged, on the thread that found it."""
+        self._on_damage = tell
 
     @property
     def chunk_count(self) -> int:
@@ -482,12 +553,22 @@ class ReplicaStore:
             self._damaged(state.handle, f"cannot be read: {error.strerror}")
             raise disk_error(error, f"reading chunk {state.handle:x}") from error
 
+    def _verifies(self, state: ChunkState, header: ChunkHeader, block: int) -> bool:
+        try:
+            return self._reader.block(state.handle, header, state.full, block) is not None
+        except KeyError:
+            return False
+        except OSError as error:
+            self._damaged(state.handle, f"cannot be read: {error.strerror}")
+            return False
+
     def _flush(self, *, clean: bool) -> None:
         self._health.require()
         try:
             with undone_on_error("flushing the chunk index"):
                 self._index.flush(self._sync_chunks, clean=clean)
                 self._free_bytes = self._store.usage().free_bytes
+            self._damage.save()
         except CorruptState as error:
             raise self._health.fail("writing the chunk index", error) from error
 
@@ -519,10 +600,19 @@ class ReplicaStore:
         return Unavailable(f"chunk {handle:x}: its bytes are missing")
 
     def _damaged(self, handle: ChunkHandle, what: str) -> None:
-        self._corrupt[handle] = what
+        self._damage.mark(handle, what)
+
+    def _tell_of_damage(self, handle: ChunkHandle) -> None:
+        self._feed.changed(handle)  # after the mark: who reads of the change finds it
+        if self._on_damage is not None:
+            self._on_damage(handle)
+
+    def _cut_short(self, handle: ChunkHandle) -> None:
+        # Not for long: the redo record finishes the overwrite at the next start.
+        self._damage.mark(handle, "an overwrite was cut short", is_lasting=False)
 
     def _require_undamaged(self, state: ChunkState) -> None:
-        if state.broken or state.handle in self._corrupt:
+        if state.broken or state.handle in self._damage:
             raise ChecksumMismatch(f"chunk {state.handle:x} is damaged: {self.corruption(state.handle)}")
 
     def _require_space(self, wanted_bytes: int) -> None:
@@ -539,6 +629,11 @@ def failpoint(name: str) -> None:
     """A failpoint where nothing has happened yet, or all can be repeated: its OSError becomes ours."""
     with undone_on_error(name):
         failpoints.hit(name)
+
+
+def _unreadable(handle: ChunkHandle) -> HeldChunk:
+    """A replica whose version cannot be told."""
+    return HeldChunk(handle, ChunkVersion(0), 0)
 
 
 def _status(header: ChunkHeader, checksums: tuple[int, ...]) -> ReplicaStatus:

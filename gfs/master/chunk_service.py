@@ -42,7 +42,8 @@ def place_of(locations: Locations, chunk: ChunkRecord, index: ChunkIndex, *, now
     Those of the logged version, if there are any. If no living member has it yet, a grant is under way or
     was cut short, and a member at an older version is still complete (core/grants, the claim): then the
     newest version held is handed out. A reader names its version to the replica, so one that has been
-    bumped meanwhile refuses it, and the reader asks again.
+    bumped meanwhile refuses it, and the reader asks again. If no member has the chunk whole, those with bad
+    blocks are handed out: they verify each block they answer with, and the good ones must stay readable.
     """
     present, missing = locations.current(chunk.handle, chunk.version, chunk.replicas, now=now)
     version = chunk.version
@@ -50,6 +51,9 @@ def place_of(locations: Locations, chunk: ChunkRecord, index: ChunkIndex, *, now
         version = _newest_held(locations, chunk, now)
         if version > 0:
             present, missing = locations.current(chunk.handle, version, chunk.replicas, now=now)
+    if not present:
+        present = locations.damaged(chunk.handle, chunk.version, chunk.replicas, now=now)
+        missing = [member for member in chunk.replicas if member not in {server.id for server in present}]
     return ChunkPlace(
         index=index,
         handle=chunk.handle,

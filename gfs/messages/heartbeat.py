@@ -47,6 +47,8 @@ class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):
     A full report is split in pages: `report_page` counts from 0, `report_last` ends it. Afterwards
     `changed` and `removed` carry only what differs from what this master has acknowledged.
     `incarnation` is drawn at each start of the process: a master that sees a new one asks for a report.
+    `corrupt` names all damaged replicas among those in `changed` and `report`, and others too; a replica
+    whose version cannot be told any more has version 0 there.
     """
 
     reply: ClassVar[type[Reply]] = HeartbeatReply

@@ -360,6 +360,53 @@ async def test_a_corrupt_block_is_never_served_and_is_reported_to_every_master(
     await beating.heartbeats.stop()
 
 
+async def test_damage_is_told_to_every_master_at_once_and_not_in_a_tight_circle(
+    rig: Rig, begin: Callable[..., Beating]
+) -> None:
+    a, *_ = await rig.three()
+    await rig.put(b"precious" * 10_000)
+    beating = begin(a)
+    a.replicas.on_damage(lambda _: beating.heartbeats.hurry())
+    await rig.clock.advance(INTERVAL + 0.1)
+    counts = [len(master.beats) for master in beating.masters]
+    a.store.write_at(HANDLE, b"X", 70_000)
+    with pytest.raises(ChecksumMismatch):
+        a.replicas.read_into(HANDLE, V1, 0, memoryview(bytearray(80_000)))
+    await rig.clock.advance(heartbeat_room.HURRY_SECONDS_MIN)
+    for master, before in zip(beating.masters, counts, strict=True):
+        assert len(master.beats) == before + 1
+        assert master.last.corrupt == [HANDLE] and master.last.changed
+        assert master.knows(a) == 0
+    for _ in range(100):
+        beating.heartbeats.hurry()
+        await rig.clock.advance(0.001)
+    assert len(beating.masters[0].beats) <= counts[0] + 2 + 0.1 / heartbeat_room.HURRY_SECONDS_MIN
+    await beating.heartbeats.stop()
+
+
+async def test_more_damage_than_one_heartbeat_names_reaches_every_master(
+    rig: Rig, begin: Callable[..., Beating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat_room, "CORRUPT_NAMED_MAX", 2)
+    (a,) = rig.start("a")
+    handles = [ChunkHandle(number + 1) for number in range(6)]
+    for handle in handles:
+        a.replicas.bump(handle, V1, oldest_version=ChunkVersion(0), create=True, master_term=Term(1))
+    beating = begin(a)
+    await rig.clock.advance(INTERVAL)
+    for handle in handles:
+        a.store.delete(handle)
+        with pytest.raises(GfsError):
+            a.replicas.verify(handle, 0, memoryview(bytearray(10)))
+    await rig.clock.advance(INTERVAL)
+    m1 = beating.masters[0]
+    assert all(m1.locations.is_corrupt(a.name, handle) for handle in handles)
+    m1.forget()
+    await rig.clock.advance(2 * INTERVAL)
+    assert all(m1.locations.is_corrupt(a.name, handle) for handle in handles)
+    await beating.heartbeats.stop()
+
+
 async def test_a_fault_in_gathering_the_news_does_not_end_the_heartbeats(
     rig: Rig, begin: Callable[..., Beating], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -612,7 +612,7 @@ def test_a_damaged_entry_costs_its_chunk_alone(tmp_path: Path) -> None:
     store.abandon()
     after = machine.open()
     assert after.corrupt() == [TWO] and content(after, ONE) == b"abc"
-    assert [held.handle for held in after.inventory()] == [ONE]
+    assert [(held.handle, held.version) for held in after.inventory()] == [(ONE, V1), (TWO, 0)]
     with pytest.raises(CorruptState):
         after.write(TWO, V1, 3, b"def")
     after.delete(TWO)

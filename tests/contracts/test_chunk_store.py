@@ -115,8 +115,10 @@ def test_an_unknown_chunk_is_a_key_error(store: ChunkStore, use: str) -> None:
 def test_a_deleted_chunk_is_gone_and_deleting_it_again_is_no_error(store: ChunkStore) -> None:
     store.create(ONE)
     store.write_at(ONE, b"a", 0)
+    assert store.is_stored(ONE)
     store.delete(ONE)
     store.delete(ONE)
+    assert not store.is_stored(ONE)
     assert list(store.handles()) == []
     with pytest.raises(KeyError):
         store.length(ONE)

@@ -96,6 +96,41 @@ class TestReports:
         locations.hear(beat(changed=[chunk(1, 1)]), now=0.3)
         assert held(locations, 1) == 1
 
+    def test_replica_made_anew_between_two_heartbeats_is_whole_again(self) -> None:
+        locations = reported(chunk(1, 1))
+        locations.hear(beat(corrupt=[ChunkHandle(1)], changed=[chunk(1, 1)]), now=0.1)
+        assert held(locations, 1) == 0
+        locations.hear(beat(changed=[chunk(1, 1)]), now=0.2)
+        assert held(locations, 1) == 1
+
+    def test_damage_outlives_a_restart_and_a_full_report_says_what_is_left_of_it(self) -> None:
+        locations = reported(chunk(1, 1), chunk(2, 1), chunk(3, 1))
+        both = [ChunkHandle(1), ChunkHandle(2)]
+        locations.hear(beat(corrupt=both), now=0.1)
+        locations.hear(beat(incarnation="b"), now=0.2)
+        assert [held(locations, h) for h in (1, 2, 3)] == [0, 0, 1]
+        locations.hear(
+            beat(incarnation="b", report_page=0, report=[chunk(1, 1), chunk(2, 1)], corrupt=[ChunkHandle(2)]),
+            now=0.3,
+        )
+        assert held(locations, 1) == 0  # stands until the new report is whole
+        locations.hear(beat(incarnation="b", report_page=1, report_last=True, report=[chunk(3, 1)]), now=0.4)
+        assert [held(locations, h) for h in (1, 2, 3)] == [1, 0, 1]
+
+    def test_replica_whose_version_cannot_be_told_is_corrupt_and_held_in_none(self) -> None:
+        locations = reported(chunk(1, 0), chunk(2, 1))
+        locations.hear(beat(changed=[chunk(1, 0)], corrupt=[ChunkHandle(1)]), now=0.1)
+        assert locations.is_corrupt(S1, ChunkHandle(1)) and held(locations, 1) == 0
+        assert locations.damaged(ChunkHandle(1), ChunkVersion(1), [S1], now=0.2) == []
+
+    def test_damaged_members_are_named_apart_only_at_the_version_asked(self) -> None:
+        locations = reported(chunk(1, 2))
+        locations.hear(beat(corrupt=[ChunkHandle(1)]), now=0.1)
+        named = locations.damaged(ChunkHandle(1), ChunkVersion(2), [S1, S2], now=0.2)
+        assert [server.id for server in named] == [S1]
+        assert locations.damaged(ChunkHandle(1), ChunkVersion(3), [S1], now=0.2) == []
+        assert locations.damaged(ChunkHandle(1), ChunkVersion(2), [S1], now=99.0) == []
+
 
 class TestLiving:
     def test_silent_server_is_dead_after_the_time_and_alive_again_with_its_next_heartbeat(self) -> None:

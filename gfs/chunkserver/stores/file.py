@@ -86,6 +86,9 @@ class FileStore:
         with self._file(handle) as file:
             return file.length()
 
+    def is_stored(self, handle: ChunkHandle) -> bool:
+        return self._disk.exists(self.path_of(handle))
+
     def truncate(self, handle: ChunkHandle, length: int) -> None:
         assert 0 <= length <= CHUNK_BYTES, length
         with self._file(handle) as file:

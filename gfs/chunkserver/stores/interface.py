@@ -36,6 +36,10 @@ class ChunkStore(Protocol):
         """Bytes held, committed or not. KeyError: no such chunk."""
         ...
 
+    def is_stored(self, handle: ChunkHandle) -> bool:
+        """Whether a start would find this chunk: False too when its bytes were taken away from outside."""
+        ...
+
     def truncate(self, handle: ChunkHandle, length: int) -> None: ...
 
     def clone(self, source: ChunkHandle, destination: ChunkHandle) -> None:

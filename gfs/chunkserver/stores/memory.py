@@ -40,6 +40,10 @@ class MemoryStore:
         with self._lock:
             return len(self._chunks[handle])
 
+    def is_stored(self, handle: ChunkHandle) -> bool:
+        with self._lock:
+            return handle in self._chunks
+
     def truncate(self, handle: ChunkHandle, length: int) -> None:
         with self._lock:
             content = self._chunks[handle]

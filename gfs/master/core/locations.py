@@ -132,6 +132,7 @@ class KnownServer:
     doubted: bool = False  # did not answer a call since its last heartbeat
     reported: bool = False  # `held` is a full report of this incarnation plus its changes
     incoming: VersionMap | None = None  # a full report under way
+    incoming_corrupt: set[ChunkHandle] = field(default_factory=set)
     next_page: int = 0
 
     def replica(self) -> Replica:
@@ -172,8 +173,8 @@ class Locations:
         elif server.incarnation != beat.incarnation:
             # What it held before stands until its new report is complete: a bump is on the disk before it
             # is answered, so a restarted server is never behind what is noted here.
+            # The same goes for what was damaged: its disk is still the same.
             server.incarnation, server.reported, server.incoming = beat.incarnation, False, None
-            server.corrupt.clear()
         server.control, server.data, server.rack = beat.control, beat.data, beat.rack
         server.release, server.chunk_count = beat.version, beat.chunk_count
         server.disk_total_bytes, server.disk_free_bytes = beat.disk_total_bytes, beat.disk_free_bytes
@@ -222,6 +223,26 @@ class Locations:
         if server is None or handle in server.corrupt:
             return ChunkVersion(0)
         return server.held.get(handle)
+
+    def is_corrupt(self, server_id: ServerId, handle: ChunkHandle) -> bool:
+        """Whether this server says that some of its bytes of the chunk are bad."""
+        server = self._servers.get(server_id)
+        return server is not None and handle in server.corrupt
+
+    def damaged(
+        self, handle: ChunkHandle, version: ChunkVersion, members: Iterable[ServerId], *, now: float
+    ) -> list[KnownServer]:
+        """Living members that hold `version` with bad bytes in it: for when nobody has it whole. What they
+        answer with is verified all the same."""
+        known = (self._servers.get(member) for member in members)
+        return [
+            server
+            for server in known
+            if server is not None
+            and handle in server.corrupt
+            and server.held.get(handle) == version
+            and self._is_alive(server, now)
+        ]
 
     def holders(self, handle: ChunkHandle) -> dict[ServerId, ChunkVersion]:
         """Every server, alive or not, that says it holds the chunk, with the version."""
@@ -279,12 +300,15 @@ class Locations:
             _raise_all(held, beat.changed)
             for handle in beat.removed:
                 held.discard(handle)
-        server.corrupt.difference_update(beat.removed)
-        server.corrupt.update(beat.corrupt)
+        # What has changed and is not named as damaged is whole: deleted and made anew between two heartbeats.
+        for corrupt in (server.corrupt, server.incoming_corrupt):
+            corrupt.difference_update(beat.removed, (chunk.handle for chunk in beat.changed))
+            corrupt.update(beat.corrupt)
 
     def _take_page(self, server: KnownServer, beat: Heartbeat) -> None:
         if beat.report_page == 0:
             server.incoming, server.next_page = VersionMap(), 0
+            server.incoming_corrupt = set(beat.corrupt)
             _raise_all(server.incoming, beat.changed)
         elif server.incoming is None and server.reported:
             return  # a page of the report already taken, sent again because our answer was lost
@@ -298,6 +322,7 @@ class Locations:
         server.next_page = beat.report_page + 1
         if beat.report_last:
             server.held, server.incoming, server.reported = server.incoming, None, True
+            server.corrupt, server.incoming_corrupt = server.incoming_corrupt, set()
 
 
 def _first_seen(beat: Heartbeat, now: float) -> KnownServer:

@@ -1,0 +1,241 @@
+"""Damaged replicas: marked for good wherever the damage is met, and never worth a whole server (GFS §5.2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.errors import ChecksumMismatch, CorruptState, NoSpace, OutcomeUnknown
+from gfs.messages.heartbeat import HeldChunk
+from gfs.vocabulary import ChunkHandle, ChunkVersion
+from tests.chunkserver.replicas import BLOCK, ONE, T1, TWO, V1, V2, Machine, chunk_path, content, create
+from tests.paper.boxes import keeps
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def rot(machine: Machine, offset: int, handle: ChunkHandle = ONE) -> None:
+    file = machine.disk.open(chunk_path(handle))
+    (byte,) = file.pread(1, offset)
+    file.pwrite(bytes([byte ^ 0x10]), offset)
+    file.close()
+
+
+def rot_entry(store: ReplicaStore, handle: ChunkHandle) -> None:
+    """Flip a bit of the chunk's entry in chunks.lmdb, below what is in memory."""
+    index = store._index
+    with index._environment.begin(write=True) as transaction:
+        key = int(handle).to_bytes(8, "big")
+        value = bytearray(transaction.get(key, db=index._headers))
+        value[-1] ^= 1
+        transaction.put(key, bytes(value), db=index._headers)
+    index._cached.pop(handle, None)
+
+
+def opened(machine: Machine, *handles: ChunkHandle, length: int = 3 * BLOCK + 11) -> ReplicaStore:
+    store = machine.open()
+    for handle in handles or (ONE,):
+        create(store, handle)
+        store.write(handle, V1, 0, os.urandom(length))
+    store.flush()
+    return store
+
+
+def read_all(store: ReplicaStore) -> None:
+    content(store, ONE)
+
+
+def overwrite_first_block(store: ReplicaStore) -> None:
+    store.write(ONE, V1, 100, b"x" * (BLOCK + 50))
+
+
+def overwrite_last_block(store: ReplicaStore) -> None:
+    store.write(ONE, V1, BLOCK, b"x" * (2 * BLOCK + 5))
+
+
+def cut(store: ReplicaStore) -> None:
+    store.align(ONE, V1, 5, master_term=T1)
+
+
+def scrub(store: ReplicaStore) -> None:
+    buffer = memoryview(bytearray(8 * BLOCK))
+    store.verify(ONE, 0, buffer)
+
+
+@keeps("checksums")
+@pytest.mark.parametrize(
+    ("where", "find"),
+    [
+        (5, read_all),
+        (3 * BLOCK + 10, read_all),
+        (7, overwrite_first_block),
+        (3 * BLOCK + 8, overwrite_last_block),
+        (2, cut),
+        (2 * BLOCK, scrub),
+    ],
+)
+def test_damage_met_anywhere_marks_the_replica_for_good_and_is_told_at_once(
+    machine: Machine, where: int, find: Callable[[ReplicaStore], None]
+) -> None:
+    """§5.2: a chunk server verifies what it reads, and the first and last block of an overwrite before that;
+    a mismatch is an error to the requester and is reported to the master."""
+    store = opened(machine)
+    told: list[ChunkHandle] = []
+    store.on_damage(told.append)
+    cursor = store.changes_since(0).cursor
+    rot(machine, where)
+    before = machine.disk.open(chunk_path()).pread(4 * BLOCK, 0)
+    for _ in range(2):
+        with pytest.raises(ChecksumMismatch):
+            find(store)
+    assert machine.disk.open(chunk_path()).pread(4 * BLOCK, 0) == before  # nothing was written over it
+    assert told == [ONE] and store.corrupt() == [ONE]
+    assert store.changes_since(cursor).changed == [HeldChunk(ONE, V1, 3 * BLOCK + 11)]
+    after = machine.open_after_kill(store)
+    assert after.corrupt() == [ONE] and "block" in after.corruption(ONE)
+    with pytest.raises(ChecksumMismatch):
+        after.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    with pytest.raises(ChecksumMismatch):
+        after.write(ONE, V1, 3 * BLOCK + 11, b"more")
+    after.delete(ONE)
+    again = machine.open_after_kill(after)
+    assert again.corrupt() == []
+    create(again, ONE)
+    assert again.corrupt() == []
+    again.abandon()
+
+
+def test_the_good_blocks_of_a_damaged_replica_stay_readable(machine: Machine) -> None:
+    """It may be the last one there is."""
+    store = opened(machine)
+    rot(machine, 2 * BLOCK)
+    with pytest.raises(ChecksumMismatch) as caught:
+        read_all(store)
+    assert caught.value.details == {"handle": "1", "block": "2"}
+    buffer = memoryview(bytearray(2 * BLOCK))
+    assert store.read_into(ONE, V1, 0, buffer) == 2 * BLOCK
+    assert store.read_into(ONE, V1, 3 * BLOCK, buffer) == 11
+    store.abandon()
+
+
+def test_every_bad_block_is_named_when_asked_for(machine: Machine) -> None:
+    store = opened(machine)
+    status, bad = store.bad_blocks(ONE, V1)
+    assert bad == [] and len(status.block_checksums) == 4 and status.length_bytes == 3 * BLOCK + 11
+    rot(machine, 1)
+    rot(machine, 3 * BLOCK + 10)
+    assert store.bad_blocks(ONE, V1)[1] == [0, 3]
+    assert store.corrupt() == [ONE]
+    store.abandon()
+
+
+def test_a_mark_that_a_full_disk_could_not_take_is_kept_with_a_later_flush(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(machine)
+    rot(machine, 5)
+    with monkeypatch.context() as full:
+
+        def refuse(_: object) -> None:
+            raise NoSpace("full")
+
+        full.setattr(store._index, "note_damage", refuse)
+        with pytest.raises(ChecksumMismatch):
+            read_all(store)
+        assert store.corrupt() == [ONE]
+    store.flush()
+    after = machine.open_after_kill(store)
+    assert after.corrupt() == [ONE]
+    after.abandon()
+
+
+def test_a_mark_does_not_outlive_its_replica_though_a_kill_comes_between(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(machine, ONE, TWO)
+    rot(machine, 5)
+    with pytest.raises(ChecksumMismatch):
+        read_all(store)
+    monkeypatch.setattr(store._index, "note_damage", lambda _: None)
+    store.delete(ONE)
+    after = machine.open_after_kill(store)
+    assert after.corrupt() == []
+    create(after, ONE)
+    assert content(after, ONE) == b""
+    assert machine.open_after_kill(after).corrupt() == []
+
+
+# --- the index rots -----------------------------------------------------------------------------
+
+
+def test_a_rotten_entry_met_while_it_runs_is_reported_as_a_damaged_replica(machine: Machine) -> None:
+    store = opened(machine, ONE, TWO)
+    cursor = store.changes_since(0).cursor
+    store.close()
+    store = machine.open()
+    cursor = store.changes_since(0).cursor
+    rot_entry(store, ONE)
+    with pytest.raises(CorruptState):
+        content(store, ONE)
+    changes = store.changes_since(cursor)
+    assert changes.complete and changes.changed == [HeldChunk(ONE, ChunkVersion(0), 0)]
+    assert store.corrupt() == [ONE]
+    assert [held.version for held in store.inventory()] == [0, V1]
+    assert len(content(store, TWO)) == 3 * BLOCK + 11
+    store.delete(ONE)
+    assert store.corrupt() == [] and [held.handle for held in store.inventory()] == [TWO]
+    store.abandon()
+
+
+def test_a_rotten_entry_that_the_journal_speaks_of_costs_its_chunk_alone(machine: Machine) -> None:
+    store = opened(machine, ONE, TWO)
+    for handle in (ONE, TWO):
+        store.write(handle, V1, 3 * BLOCK + 11, b"in the journal only")
+    rot_entry(store, ONE)
+    after = machine.open_after_kill(store)
+    assert after.corrupt() == [ONE]
+    assert content(after, TWO).endswith(b"in the journal only")
+    after.delete(ONE)
+    after = machine.open_after_kill(after)  # the deletion is replayed over the rotten entry
+    assert after.corrupt() == [] and after.chunk_count == 1
+    after.abandon()
+
+
+def test_rotten_checksums_are_damage_of_their_blocks(machine: Machine) -> None:
+    store = opened(machine)
+    store.close()
+    store = machine.open()
+    index = store._index
+    with index._environment.begin(write=True) as transaction:
+        key = int(ONE).to_bytes(8, "big") + (0).to_bytes(2, "big")
+        row = bytearray(transaction.get(key, db=index._rows))
+        row[5] ^= 1  # of block 1
+        transaction.put(key, bytes(row), db=index._rows)
+    with pytest.raises(ChecksumMismatch):
+        content(store, ONE)
+    assert store.bad_blocks(ONE, V1)[1] == [1]
+    store.abandon()
+
+
+def test_an_index_that_cannot_be_walked_takes_the_server_out_of_the_cluster(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Better its replicas count as lost, and are made anew, than that masters are told of a part of them."""
+    store = opened(machine)
+
+    def fail(_: ChunkHandle) -> None:
+        raise lmdb.CorruptedError("a page is not what it was")
+
+    monkeypatch.setattr(store._index, "_header_page", fail)
+    with pytest.raises(OutcomeUnknown):
+        list(store.inventory())
+    assert len(machine.fatal) == 1 and "chunks.lmdb cannot be walked" in machine.fatal[0]
+    store.abandon()
