@@ -10,7 +10,7 @@ second thought. False means nobody can say; only a request id makes a retry safe
         AlreadyExists  IsADirectory  NotADirectory
           DirectoryNotEmpty                                  4
         PermissionDenied  Unauthenticated                    5
-        NotLeader  NoQuorum  Overloaded  Unavailable
+        NotLeader  NoQuorum  Overloaded  PathBusy  Unavailable
           NotEnoughChunkServers  DataUnavailable             6
         ChecksumMismatch  CorruptState                       7
         NoSpace                                              8
@@ -102,6 +102,13 @@ class NoQuorum(GfsError):
 
 class Overloaded(GfsError):
     code, definite, exit_status = "overloaded", True, 6
+
+
+class PathBusy(Overloaded):
+    """A snapshot under way keeps this path as it is; it takes seconds."""
+
+    code = "path_busy"
+    default_hint = "Try again in a moment: a snapshot is being taken of, or made at, this path."
 
 
 class Unavailable(GfsError):

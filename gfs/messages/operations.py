@@ -167,6 +167,58 @@ class SetTenure(Operation, tag="tenure", frozen=True, kw_only=True):
     tenure: str
 
 
+class BeginSnapshot(Operation, tag="begin_snapshot", frozen=True, kw_only=True):
+    """A copy of `source` begins to come into being, hidden until it is whole, then it is at `target` (§3.4).
+
+    From here on until then nothing below `source` changes in the namespace, and neither path moves (I10).
+    The outcome names the inode of the copy, and with it the snapshot.
+    """
+
+    source: str
+    target: str
+
+
+class CopySnapshot(Operation, tag="copy_snapshot", frozen=True, kw_only=True):
+    """Copy the next `rows` entries and chunks of a snapshot; the step that finds none left publishes it.
+
+    The leader has revoked the leases of all chunks below the source before it proposes the first one. The
+    outcome names the copy once it is published.
+    """
+
+    copy: InodeId
+    rows: int
+
+
+class ReserveChunkCopy(Operation, tag="reserve_copy", frozen=True, kw_only=True):
+    """A handle for a copy of a chunk that several files share, which chunk servers are about to make (§3.4).
+
+    The outcome names it. It belongs to no file until AdoptChunkCopy; a replica of it is no orphan meanwhile.
+    """
+
+    inode: InodeId
+    index: ChunkIndex
+    handle: ChunkHandle
+    version: ChunkVersion
+
+
+class AdoptChunkCopy(Operation, tag="adopt_copy", frozen=True, kw_only=True):
+    """The copy takes the place of the shared chunk in one file; `replicas` have made it at `version`.
+
+    The others go on with the shared chunk. Refused when the shared chunk has changed since the reservation.
+    """
+
+    inode: InodeId
+    copy: ChunkHandle
+    replicas: tuple[ServerId, ...]
+    primary: ServerId
+
+
+class ForgetChunkCopies(Operation, tag="forget_copies", frozen=True, kw_only=True):
+    """These reserved handles will never be adopted: whoever holds a replica of one holds an orphan."""
+
+    copies: tuple[ChunkHandle, ...]
+
+
 AnyOperation = (
     MakeDirectory
     | CreateFile
@@ -180,6 +232,11 @@ AnyOperation = (
     | ForgetSessions
     | CheckDigest
     | SetTenure
+    | BeginSnapshot
+    | CopySnapshot
+    | ReserveChunkCopy
+    | AdoptChunkCopy
+    | ForgetChunkCopies
 )
 
 
@@ -211,6 +268,8 @@ class ChunkGranted(Outcome, tag="granted", frozen=True, kw_only=True):
 
 class Refused(Outcome, tag="refused", frozen=True, kw_only=True):
     """The operation had no effect; `code` is a definite error's code from gfs.errors.
+
+    path_busy is no answer for ever: the same request may be tried again, and is carried out then.
 
     But for outcome_unknown: the request is older than the outcomes kept for its client, so that nobody can
     say whether its first try had one.

@@ -61,6 +61,13 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     "seal": op.SealChunk(handle=ChunkHandle(7), version=ChunkVersion(3), length_bytes=2**26),
     "length_hint": op.SetLengthHint(inode=InodeId(5), length_bytes=100, closed=True),
     "forget_sessions": op.ForgetSessions(idle_since_ms=2**40, limit=100),
+    "begin_snapshot": op.BeginSnapshot(source="/d", target="/save"),
+    "copy_snapshot": op.CopySnapshot(copy=InodeId(9), rows=256),
+    "reserve_copy": op.ReserveChunkCopy(
+        inode=InodeId(5), index=ChunkIndex(0), handle=ChunkHandle(7), version=ChunkVersion(3)
+    ),
+    "adopt_copy": op.AdoptChunkCopy(inode=InodeId(5), copy=ChunkHandle(8), replicas=(A, B), primary=B),
+    "forget_copies": op.ForgetChunkCopies(copies=(ChunkHandle(8),)),
     "check_digest": op.CheckDigest(index=12, digest="00ff"),
     "tenure": op.SetTenure(server=A, tenure="draining"),
 }

@@ -13,6 +13,7 @@ from gfs.master.core.invariants import check_invariants
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables
 from gfs.messages import operations as op
+from gfs.vocabulary import ChunkHandle, ServerId
 
 WORDS = st.sampled_from(
     ["/", "/a", "/a/b", "/a/b/c", "/f", "/f/g", "/g", "//g/", "", "x", "/../a", "cs-a", "cs-b"]
@@ -36,6 +37,10 @@ def values(annotation: object) -> st.SearchStrategy[object]:
     if annotation is int:
         return INTEGERS
     assert typing.get_origin(annotation) is tuple, annotation
+    of = typing.get_args(annotation)[0]
+    if of is ChunkHandle:
+        return st.lists(INTEGERS, max_size=3).map(tuple)
+    assert of is ServerId, annotation
     return SERVERS
 
 

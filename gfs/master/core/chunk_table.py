@@ -223,6 +223,26 @@ class ChunkTable:
         )
         self._rewrite_file(operation.inode, row, changed)
 
+    def chunk_of_copy(
+        self, shared: StoredChunk, replicas: Sequence[ServerId], primary: ServerId
+    ) -> StoredChunk:
+        """The row of a chunk that `replicas`, members of the set of `shared`, have copied from it (§3.4).
+
+        It goes on from the version of what it copies, which its servers hold. Raises: InvalidArgument.
+        """
+        _check_set(replicas, primary)
+        members = {self._server(number): number for number in shared.servers}
+        strangers = [server for server in replicas if server not in members]
+        if strangers:
+            raise InvalidArgument(f"{', '.join(strangers)} held no replica of version {shared.version}")
+        return StoredChunk(
+            version=shared.version,
+            references=1,
+            held_version=shared.version,
+            primary=list(replicas).index(primary),
+            servers=tuple([members[server] for server in replicas]),
+        )
+
     def _present_grant(self, handle: ChunkHandle) -> ChunkGranted:
         _, chunk = self._chunk(handle)
         replicas = tuple([self._server(number) for number in chunk.servers])

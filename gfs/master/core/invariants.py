@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gfs.errors import CorruptState
+from gfs.master.core.chunk_copies import reserved_copies
 from gfs.master.core.digest import DIGEST_BYTES, digest_rows
 from gfs.master.core.lookup import read_counters
 from gfs.master.core.records import (
@@ -15,6 +16,7 @@ from gfs.master.core.records import (
     decode_inode,
     decode_session,
     encode_inode,
+    id_key,
     inode_share,
     ownership_key,
     read_dentry,
@@ -25,6 +27,7 @@ from gfs.master.core.records import (
     read_trash_key,
     server_id_key,
 )
+from gfs.master.core.snapshots import jobs_under_way
 from gfs.master.core.tables import ReadTables, Table
 from gfs.master.core.usage import usage_of
 from gfs.settings import SESSION_WINDOW
@@ -76,6 +79,9 @@ def _check_tree(tables: ReadTables, inodes: dict[int, InodeRecord], counters: Co
         _demand(trash not in held_by and trash != ROOT_INODE, f"inode {trash} is held twice")
         held_by[trash] = TRASH_INODE
         trashed += 1
+    for copy in jobs_under_way(tables):
+        _demand(copy in inodes and copy not in held_by, f"the copy {copy} of a snapshot is missing or shown")
+        held_by[copy] = TRASH_INODE
     _demand(ROOT_INODE in inodes and inodes[ROOT_INODE].is_directory, "there is no root")
     for number, record in inodes.items():
         _demand(0 < number < counters.next_inode, f"inode {number} is not below the next id")
@@ -129,6 +135,10 @@ def _check_chunks(tables: ReadTables, inodes: dict[int, InodeRecord], counters: 
         _demand(0 < handle < counters.next_handle, f"chunk {handle} is not below the next handle")
         _demand(references.pop(handle, 0) == chunk.references > 0, f"chunk {handle} miscounts its files")
         _check_chunk(handle, chunk, counters)
+    for copy in reserved_copies(tables):
+        _demand(0 < copy < counters.next_handle, f"reserved chunk {copy} is not below the next handle")
+        taken = tables.get(Table.CHUNKS, id_key(copy)) is not None
+        _demand(not taken, f"chunk {copy} is there and reserved")
     _demand(not references, f"files name chunks that are missing: {sorted(references)[:5]}")
     _demand(counters.chunks == total, f"{counters.chunks} chunks are counted, {total} are there")
 

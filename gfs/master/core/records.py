@@ -94,6 +94,39 @@ class StoredChunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     quiet: int = 0
 
 
+class SnapshotFrame(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A directory or file that a snapshot has not copied to its end.
+
+    `after`: of a directory, the name after which to go on; of a file, the chunk to go on with.
+    """
+
+    source: int
+    copy: int
+    after: bytes | int
+
+
+class SnapshotJob(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A snapshot under way, kept by the inode of its copy, whose parent is TRASH_INODE until it is whole.
+
+    `frames`: what is left to copy, the next one last.
+    """
+
+    source: int
+    source_path: str
+    target_path: str
+    frames: tuple[SnapshotFrame, ...]
+    begun: bool = False  # a step has been made, so the leases below the source had been revoked
+
+
+class ChunkCopy(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A reserved handle: of a copy of `handle` as it was at `version`, for chunk `index` of `inode`."""
+
+    inode: int
+    index: int
+    handle: int
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkRecord:
     """What the log says of one chunk: identity, version, and the replica set of that version.
@@ -154,11 +187,13 @@ class DigestMark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 _encode = msgspec.msgpack.Encoder().encode
-encode_chunk = encode_session = encode_counters = encode_mark = _encode
+encode_chunk = encode_session = encode_counters = encode_mark = encode_job = encode_copy = _encode
 _decode_chunk = msgspec.msgpack.Decoder(StoredChunk).decode
 _decode_session = msgspec.msgpack.Decoder(SessionHeader).decode
 _decode_counters = msgspec.msgpack.Decoder(Counters).decode
 _decode_mark = msgspec.msgpack.Decoder(DigestMark).decode
+_decode_job = msgspec.msgpack.Decoder(SnapshotJob).decode
+_decode_copy = msgspec.msgpack.Decoder(ChunkCopy).decode
 
 
 def encode_inode(record: InodeRecord) -> bytes:
@@ -241,6 +276,28 @@ def decode_mark(row: bytes) -> DigestMark:
         return _decode_mark(row)
     except msgspec.DecodeError as error:
         raise CorruptState(f"the row of the last digest cannot be read: {error}") from error
+
+
+def decode_job(row: bytes) -> SnapshotJob:
+    try:
+        return _decode_job(row)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"the row of a snapshot under way cannot be read: {error}") from error
+
+
+def decode_copy(row: bytes) -> ChunkCopy:
+    try:
+        return _decode_copy(row)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"the row of a chunk's copy cannot be read: {error}") from error
+
+
+def job_key(copy: int) -> bytes:
+    return b"s" + _U64.pack(copy)
+
+
+def chunk_copy_key(handle: int) -> bytes:
+    return b"c" + _U64.pack(handle)
 
 
 def dentry_key(parent: int, name: bytes) -> bytes:

@@ -5,7 +5,8 @@ Volatile things (locations, running leases) are not here, nor anything that wait
 
 from __future__ import annotations
 
-from gfs.errors import CorruptState, GfsError, InvalidArgument, UnsupportedVersion
+from gfs.errors import CorruptState, GfsError, InvalidArgument, PathBusy, UnsupportedVersion
+from gfs.master.core.chunk_copies import ChunkCopies
 from gfs.master.core.chunk_table import ChunkTable
 from gfs.master.core.digest import DIGEST_BYTES, digest_text
 from gfs.master.core.namespace import Namespace, root_record
@@ -27,23 +28,29 @@ from gfs.master.core.records import (
     id_key,
 )
 from gfs.master.core.sessions import Sessions, request_fault
+from gfs.master.core.snapshots import Snapshots
 from gfs.master.core.tables import ReadTables, Table, Tables
 from gfs.master.core.tenure import set_tenure
 from gfs.master.core.usage import AccountedTables
 from gfs.messages.operations import (
     AddChunk,
+    AdoptChunkCopy,
     AnyOutcome,
+    BeginSnapshot,
     ChangeReplicas,
     CheckDigest,
+    CopySnapshot,
     CreateFile,
     DeletePath,
     Done,
+    ForgetChunkCopies,
     ForgetSessions,
     GrantLease,
     LogRecord,
     MakeDirectory,
     Refused,
     RenamePath,
+    ReserveChunkCopy,
     SealChunk,
     SetLengthHint,
     SetTenure,
@@ -75,6 +82,8 @@ class MasterState:
         self._owners = Owners(self._tables, self.counters)
         self._namespace = Namespace(self._tables, self.counters, self._owners)
         self._chunks = ChunkTable(self._tables, self.counters)
+        self._copies = ChunkCopies(self._tables, self.counters, self._chunks)
+        self._snapshots = Snapshots(self._tables, self.counters)
         self._sessions = Sessions(self._tables, self.counters)
         if fresh:
             tables.put(Table.META, FORMAT_KEY, STATE_FORMAT.to_bytes(2, "big"))
@@ -97,6 +106,8 @@ class MasterState:
         if first is not None:
             return first
         outcome = self._outcome(record, index)
+        if isinstance(outcome, Refused) and outcome.code == PathBusy.code:
+            return outcome  # it speaks of this moment: a later try of the same request may be carried out
         self._sessions.remember(request, outcome, at_ms=_stamp(record))
         return outcome
 
@@ -127,6 +138,8 @@ class MasterState:
 
     def _carry_out(self, record: LogRecord, index: LogIndex) -> AnyOutcome:
         at_ms = _stamp(record)
+        if self._snapshots.any_under_way:
+            self._snapshots.require_free(record.operation)
         match record.operation:
             case CreateFile() as operation:
                 return Done(inode=self._namespace.create_file(operation, at_ms=at_ms))
@@ -153,6 +166,17 @@ class MasterState:
                 return Done()
             case SetTenure() as operation:
                 set_tenure(self._tables, operation)
+                return Done()
+            case BeginSnapshot() as operation:
+                return Done(inode=self._snapshots.begin(operation))
+            case CopySnapshot() as operation:
+                return Done(inode=self._snapshots.copy(operation))
+            case ReserveChunkCopy() as operation:
+                return self._copies.reserve(operation)
+            case AdoptChunkCopy() as operation:
+                return self._copies.adopt(operation, at_ms=at_ms)
+            case ForgetChunkCopies() as operation:
+                self._copies.forget(operation)
                 return Done()
             case CheckDigest() as operation:
                 return self._check_digest(operation, index)

@@ -25,6 +25,7 @@ class Table(Enum):
     POLICIES = b"policies"  # directory inode -> replicas, rack rule, reclamation delay, durability, quota
     OWNERS = b"owners"  # owner and group -> their number in inode records, and number -> owner and group
     USAGE = b"usage"  # directory inode -> files, directories and bytes below it
+    UNFINISHED = b"unfinished"  # snapshots under way by their copy's inode, chunk copies by their handle
     META = b"meta"  # format version, applied (index, term), next ids and counters, digest
 
     # The default hashes the member's name in Python at every lookup; members are singletons.
