@@ -152,6 +152,8 @@ class ClientSettings(_Section, frozen=True, kw_only=True):
 class TelemetrySettings(_Section, frozen=True, kw_only=True):
     level: str = "info"
     format: str = "auto"  # auto: json unless standard error is a terminal
+    rpc_log_bytes: int = 32 * MIB  # of each program's ring of calls on disk; 0: only the newest, in memory
+    event_log_bytes: int = 4 * MIB
 
 
 class Settings(_Section, frozen=True, kw_only=True):

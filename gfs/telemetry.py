@@ -10,13 +10,41 @@ import contextvars
 import logging
 import secrets
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
 trace_id: contextvars.ContextVar[str] = contextvars.ContextVar("trace_id", default="")
+
+
+class EventSink(Protocol):
+    def note(self, level: str, room: str, event: str, fields: Mapping[str, Any]) -> None:  # Any: log fields
+        """Take an event in, from any thread, without waiting for anything."""
+        ...
+
+
+_event_sink: contextvars.ContextVar[EventSink | None] = contextvars.ContextVar("event_sink", default=None)
+_process_event_sink: EventSink | None = None  # of threads that have no context of ours
+
+
+def tell_events_to(sink: EventSink | None) -> None:
+    """From now on log lines of `info` and above, and note_event(), are events of the program of this sink.
+
+    In this context and in tasks begun from it, so that several programs may live in one process.
+    """
+    global _process_event_sink
+    _event_sink.set(sink)
+    _process_event_sink = sink
+
+
+def note_event(room: str, event: str, **fields: Any) -> None:  # Any: as in a log line
+    """Something significant but too frequent for a log line: it goes to the events ring only."""
+    sink = _event_sink.get() or _process_event_sink
+    if sink is not None:
+        sink.note("info", room, event, fields)
 
 
 def new_trace_id() -> str:
@@ -30,6 +58,27 @@ def _add_trace(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.
     return event
 
 
+def _tell_event(_: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    sink = _event_sink.get() or _process_event_sink
+    if sink is not None and method != "debug":
+        level = "error" if method == "exception" else method
+        sink.note(level, str(event.get("room", "")), str(event.get("event", "")), event)
+    return event
+
+
+class _From:
+    """Drops what is below the level asked for; an event it has been all the same."""
+
+    def __init__(self, level: str) -> None:
+        self._minimum = getattr(logging, level.upper())
+
+    def __call__(self, _: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        name = {"exception": "ERROR", "warn": "WARNING"}.get(method, method.upper())
+        if getattr(logging, name, logging.CRITICAL) < self._minimum:
+            raise structlog.DropEvent
+        return event
+
+
 def _render_json(_: Any, __: str, event: structlog.typing.EventDict) -> bytes:
     return msgspec.json.encode(event, enc_hook=repr)
 
@@ -37,8 +86,10 @@ def _render_json(_: Any, __: str, event: structlog.typing.EventDict) -> bytes:
 def set_up_logging(*, role: str, node: str, level: str = "info", style: str = "auto") -> None:
     """Send every log line of this process to standard error: JSON in production, readable on a terminal."""
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
-    minimum = getattr(logging, level.upper())
+    minimum = min(logging.INFO, getattr(logging, level.upper()))
     shared: list[structlog.typing.Processor] = [
+        _tell_event,
+        _From(level),
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),

@@ -28,6 +28,7 @@ from gfs.chunkserver.stores.interface import ChunkStore
 from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.tallies import CountedReads, Tallies
 from gfs.clock import Clock, SystemClock
+from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
 from gfs.settings import STORE_THREADS, ChunkServerSettings, Settings
@@ -119,6 +120,8 @@ class ChunkServer:
         self._failed = loop.create_future()
         tuning = self._settings.chunkserver
         identity = self._open_identity()
+        diagnosis = Diagnosis(self._directory, self._node_id, self._settings.telemetry)
+        self._to_stop.callback(diagnosis.close)
         workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
         self._to_stop.callback(workers.shutdown)
         replicas = await self._open_replicas(loop, workers)
@@ -149,7 +152,7 @@ class ChunkServer:
             CountedReads(replicas, self._tallies),
             hop_seconds=tuning.forward_seconds,
         )
-        await self._listen(identity, chain, service)
+        await self._listen(identity, chain, service, diagnosis)
         self._to_stop.push_async_callback(service.stop)
         self._publish(replicas, pushes)
         self._start_scrubbing(loop, replicas)
@@ -249,19 +252,23 @@ class ChunkServer:
         self._to_stop.push_async_callback(close)
         return replicas
 
-    async def _listen(self, identity: DiskIdentity, chain: PushChain, service: ChunkService) -> None:
+    async def _listen(
+        self, identity: DiskIdentity, chain: PushChain, service: ChunkService, diagnosis: Diagnosis
+    ) -> None:
         tuning = self._settings.chunkserver
         self._data = DataServer(
             self._node.data,
             chain,
             connections_max=tuning.data_connections_max,
             congestion_control=tuning.congestion_control,
+            observer=diagnosis.calls,
         )
         self._data.start()
         self._to_stop.push_async_callback(partial(asyncio.to_thread, self._data.stop))
         self._control = ControlServer(
             self._node.control,
-            service.handlers(),
+            {**service.handlers(), **diagnosis.handlers()},
+            observer=diagnosis.calls,
             cluster=lambda: identity.cluster,
             role="chunkserver",
             node=self._node_id,

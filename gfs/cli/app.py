@@ -44,6 +44,10 @@ COMMANDS: dict[str, CommandRow] = {
     "mv": CommandRow("files", "mv", "Files", "Rename a file or a whole tree in one step."),
     "glob": CommandRow("files", "glob", "Files", "List the paths that match a pattern."),
     "chunks": CommandRow("look", "chunks", "Look inside", "Show a file's chunks, versions and replicas."),
+    "rpclog": CommandRow("diagnosis", "rpclog", "Look inside", "Show the calls that programs answered."),
+    "trace": CommandRow("diagnosis", "trace", "Look inside", "Show all that was done for one request."),
+    "events": CommandRow("diagnosis", "events", "Look inside", "Show what happened in the cluster."),
+    "bench": CommandRow("bench", "bench", "Look inside", "Measure, or play a recorded log back."),
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
     "admin": CommandRow("admin", "admin", "Look inside", "Operate the cluster: readmit a master."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),
@@ -93,6 +97,7 @@ class GlobalOptions(NamedTuple):
     output: str
     quiet: bool
     timeout: float | None
+    request_id: str
 
 
 @click.group(
@@ -112,6 +117,12 @@ class GlobalOptions(NamedTuple):
     type=float,
     metavar="SECONDS",
     help="Give up after this long (default: 20 without any progress).",
+)
+@click.option(
+    "--request-id",
+    default="",
+    metavar="ID",
+    help="Name of this command for 'gfs trace' (default: random).",
 )
 @click.version_option(VERSION, prog_name="gfs")
 @click.pass_context

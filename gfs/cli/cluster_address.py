@@ -72,6 +72,7 @@ def remote_path(text: str) -> str:
 def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
     """Connect, run `work`, close. Raises whatever `work` raises; DeadlineExceeded after --timeout."""
     from gfs import aio
+    from gfs.telemetry import new_trace_id, trace_id
     from gfs.transport.event_loop import run
 
     options: GlobalOptions = ctx.obj
@@ -87,6 +88,8 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
         )
 
     async def session() -> T:
+        # One id for all that this command asks, so that 'gfs trace' shows it as one.
+        trace_id.set(options.request_id or new_trace_id())
         client = await aio.connect(
             master_addresses(options, settings), settings=client_settings, cluster=settings.cluster.id
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import secrets
 import socket
@@ -112,7 +113,9 @@ class Connections:
 
     def in_worker(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Start blocking work on a worker thread. Once begun it runs to its end, whoever waits for it."""
-        return asyncio.get_running_loop().run_in_executor(self._workers, work)
+        # In the caller's context: the request id goes out with the bytes too.
+        in_context = contextvars.copy_context().run
+        return asyncio.get_running_loop().run_in_executor(self._workers, in_context, work)
 
     async def to_its_end(self, work: Callable[[], T]) -> T:
         """Run blocking work on our caller's memory or files; even when cancelled, outlast the thread."""

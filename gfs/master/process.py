@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from gfs.clock import Clock, SystemClock
+from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, GfsError, NoSpace, PermissionDenied, Unavailable
 from gfs.master.checkpoint import LmdbCheckpoints
@@ -131,6 +132,8 @@ class Master:
     async def _start(self) -> None:
         owned = MasterDirectory.claim(self._directory, self._disk, cluster=self._cluster, master=self._id)
         self._to_stop.callback(owned.release)
+        diagnosis = Diagnosis(self._directory, self._id, self._settings.telemetry)
+        self._to_stop.callback(diagnosis.close)
         self._state, self._checkpoints = self._open_state()
         self._to_stop.callback(self._state.close)
         self._state.on_applied(self.watch_digests)
@@ -166,7 +169,8 @@ class Master:
         self._start_duties()
         server = ControlServer(
             self.address,
-            service.handlers(),
+            {**service.handlers(), **diagnosis.handlers()},
+            observer=diagnosis.calls,
             cluster=lambda: self._cluster,
             role="master",
             node=self._id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gfs.messages.base import Ping, Request
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
 from gfs.messages.cluster import ClusterStatus, DiskStatus, ReadmitMaster, StateDigest, TakeCheckpoint
+from gfs.messages.diagnosis import ReadEvents, ReadRpcLog
 from gfs.messages.heartbeat import Heartbeat
 from gfs.messages.namespace import (
     CreateFile,
@@ -25,6 +26,8 @@ from gfs.messages.replicas import (
     SealReplica,
     WriteChunk,
 )
+
+DIAGNOSIS_REQUESTS: tuple[type[Request], ...] = (ReadRpcLog, ReadEvents)  # answered by every program
 
 MASTER_REQUESTS: tuple[type[Request], ...] = (
     Ping,

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -18,6 +20,7 @@ from gfs.telemetry import logger, trace_id
 from gfs.transport.data_handler import ChunkReader, DataHandler, PushSink
 from gfs.transport.data_head import CONTINUE, PushHead, ReadHead, read_request, status_of, write_answer
 from gfs.transport.data_socket import DATA_WINDOW_BYTES, DataSocket
+from gfs.transport.interface import CallObserver
 
 LINGER_SECONDS = 1.0  # for a refused sender to see why
 
@@ -27,15 +30,22 @@ _log = logger("data_server")
 class Conversation:
     """The requests of one connection, one after the other."""
 
-    __slots__ = ("_connection", "_handler", "_peer", "_scratch", "_stall_seconds")
+    __slots__ = ("_code", "_connection", "_handler", "_observer", "_peer", "_scratch", "_stall_seconds")
 
     def __init__(
-        self, connection: DataSocket, handler: DataHandler, scratch: memoryview, stall_seconds: float
+        self,
+        connection: DataSocket,
+        handler: DataHandler,
+        scratch: memoryview,
+        stall_seconds: float,
+        observer: CallObserver | None = None,
     ) -> None:
         assert len(scratch) == DATA_WINDOW_BYTES
         self._connection, self._handler = connection, handler
         self._scratch, self._stall_seconds = scratch, stall_seconds
         self._peer = _peer_name(connection.socket)
+        self._observer = observer
+        self._code = "ok"  # of the request that is being answered
 
     def serve_one(self) -> bool:
         """Read and answer one request; False when the connection is to be closed.
@@ -51,11 +61,32 @@ class Conversation:
         except TimeoutError:
             return self._refuse(ProtocolFault("the head did not come in time"), body_unread=True)
         trace_id.set(head.trace)
+        self._code, started = "connection_lost", time.perf_counter()
         try:
             answered = self._push(head) if isinstance(head, PushHead) else self._read(head)
         finally:
             trace_id.set("")
+            if self._observer is not None:
+                self._observe(self._observer, head, time.perf_counter() - started)
         return answered and head.keep_alive
+
+    def _observe(self, observer: CallObserver, head: PushHead | ReadHead, seconds: float) -> None:
+        if isinstance(head, PushHead):
+            method, moved_bytes = "bulk_push", head.length
+            told: dict[str, Any]  # Any: numbers, strings, addresses
+            told = {"push": head.push_id, "offset": head.offset, "chain": list(head.chain)}
+        else:
+            method, moved_bytes = "bulk_read", 0 if head.last is None else head.last + 1 - head.first
+            told = {"handle": head.handle, "version": head.version, "first": head.first, "last": head.last}
+        observer.moved(
+            method,
+            told,
+            peer=self._peer,
+            trace=head.trace,
+            code=self._code,
+            seconds=seconds,
+            moved_bytes=moved_bytes,
+        )
 
     # --- PUT -----------------------------------------------------------------------------------
 
@@ -79,6 +110,7 @@ class Conversation:
         fields = {"Content-Type": "application/json"}
         self._connection.allow(stall_seconds=self._stall_seconds, total_seconds=self._stall_seconds)
         self._connection.send_all(write_answer(200, len(answer), fields, keep_alive=head.keep_alive), answer)
+        self._code = "ok"
         return True
 
     def _receive_body(self, head: PushHead, sink: PushSink) -> None:
@@ -117,6 +149,7 @@ class Conversation:
         status = 200 if head.whole else 206
         connection.send_all(write_answer(status, length, fields, keep_alive=head.keep_alive), window)
         if not head.with_body:
+            self._code = "ok"
             return True
         return self._send_rest(reader, head, at=head.first + len(window), end=head.first + length)
 
@@ -128,9 +161,11 @@ class Conversation:
                 # The head has promised these bytes. A cut connection is the only honest answer left.
                 fault = _as_ours(error, "read")
                 _log.warning("read cut off", handle=head.handle, code=fault.code, problem=fault.message)
+                self._code = fault.code
                 return False
             self._connection.send_all(window)
             at += len(window)
+        self._code = "ok"
         return True
 
     def _read_window(self, reader: ChunkReader, at: int, end: int) -> memoryview:
@@ -153,6 +188,7 @@ class Conversation:
         fields: Mapping[str, str] | None = None,
     ) -> bool:
         """Answer with an error; the connection survives only when the next request's start is known."""
+        self._code = error.code
         _log.info("bulk request refused", peer=self._peer, code=error.code, problem=error.message)
         reply = ErrorReply(code=error.code, message=error.message, hint=error.hint, details=error.details)
         body = msgspec.json.encode(reply)

@@ -13,7 +13,7 @@ from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request, method_name
 from gfs.telemetry import logger, trace_id
 from gfs.transport.call_tally import CallTally
 from gfs.transport.frames import DECODE_FAULTS, error_reply, request_decoder
-from gfs.transport.interface import CallContext, Handler, Handlers
+from gfs.transport.interface import CallContext, CallObserver, Handler, Handlers
 from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)
@@ -24,7 +24,14 @@ _log = logger("transport")
 class Dispatcher:
     """The methods of one program. `answer` never raises, cancellation aside."""
 
-    def __init__(self, handlers: Handlers, *, role: str, tally: CallTally | None = None) -> None:
+    def __init__(
+        self,
+        handlers: Handlers,
+        *,
+        role: str,
+        tally: CallTally | None = None,
+        observer: CallObserver | None = None,
+    ) -> None:
         assert handlers, "a server without a single method"
         self.requests: tuple[type[Request], ...] = tuple(handlers)
         self.by_method = {method_name(kind): kind for kind in handlers}
@@ -32,6 +39,7 @@ class Dispatcher:
         self._handlers: dict[type[Request], Handler] = dict(handlers)
         self._role = role
         self._tally = tally or CallTally()
+        self._observer = observer
         self.message_decoder = request_decoder(self.requests)
         self._request_decoders = {
             method: msgspec.msgpack.Decoder(kind) for method, kind in self.by_method.items()
@@ -42,6 +50,7 @@ class Dispatcher:
         kind = type(request)
         started = time.perf_counter()
         code = "cancelled"
+        reply: Reply | None = None
         # Set in every call rather than reset after it: the tasks that run handlers do nothing else.
         trace_id.set(context.trace)
         try:
@@ -66,7 +75,12 @@ class Dispatcher:
             code = InternalFault.code
             reply = self._fault(method_name(kind), context)
         finally:
-            self._tally.count(kind, code, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._tally.count(kind, code, seconds)
+            if self._observer is not None:
+                self._observer.called(
+                    request, reply, peer=context.peer, trace=context.trace, code=code, seconds=seconds
+                )
         return reply
 
     def _fault(self, method: str, context: CallContext) -> ErrorReply:

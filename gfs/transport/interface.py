@@ -6,7 +6,7 @@ Implementations: websocket_client / websocket_server, and an in-memory network i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gfs.messages.base import Reply, Request
 from gfs.vocabulary import Address
@@ -24,6 +24,30 @@ class CallContext(NamedTuple):
 
 Handler = Callable[[Request, CallContext], Awaitable[Reply]]
 Handlers = Mapping[type[Request], Handler]
+
+
+class CallObserver(Protocol):
+    """Hears of each call once it was answered: an RPC log. Called from the loop and from bulk threads."""
+
+    def called(
+        self, request: Request, reply: Reply | None, *, peer: str, trace: str, code: str, seconds: float
+    ) -> None:
+        """A control call; `reply` is None when it was cancelled. Never waits."""
+        ...
+
+    def moved(
+        self,
+        method: str,
+        head: dict[str, Any],  # Any: the fields of a bulk head
+        *,
+        peer: str,
+        trace: str,
+        code: str,
+        seconds: float,
+        moved_bytes: int,
+    ) -> None:
+        """A bulk read or push; `moved_bytes` of file data, which are not shown. Never waits."""
+        ...
 
 
 class RpcCaller(Protocol):

@@ -24,7 +24,7 @@ from gfs.transport.call_tally import CallTally, ConnectionTally
 from gfs.transport.dispatch import Dispatcher
 from gfs.transport.frames import MESSAGE_BYTES_MAX, own_hello
 from gfs.transport.http_methods import guard_routes, health_routes, method_routes
-from gfs.transport.interface import Handlers
+from gfs.transport.interface import CallObserver, Handlers
 from gfs.transport.server_connection import ServerConnection
 from gfs.vocabulary import Address, split_address
 
@@ -52,6 +52,7 @@ class ControlServer:
         metrics: Metrics,
         live: Callable[[], bool],
         ready: Callable[[], tuple[bool, str]],
+        observer: CallObserver | None = None,
         extra_routes: Sequence[web.AbstractRouteDef] = (),
         connections_max: int = CONNECTIONS_MAX,
         hello_seconds_max: float = HELLO_SECONDS_MAX,
@@ -59,7 +60,7 @@ class ControlServer:
     ) -> None:
         self.address = address
         self._cluster, self._role, self._node = cluster, role, node
-        self._dispatcher = Dispatcher(handlers, role=role, tally=CallTally(metrics))
+        self._dispatcher = Dispatcher(handlers, role=role, tally=CallTally(metrics), observer=observer)
         self._connections: set[ServerConnection] = set()
         self._tally = ConnectionTally(metrics, lambda: len(self._connections))
         self._connections_max = connections_max

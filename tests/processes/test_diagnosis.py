@@ -1,0 +1,92 @@
+"""What a real cluster says of itself: calls, one request over all programs, events, also after a kill."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes.cluster import ProcessCluster
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[ProcessCluster]:
+    made = ProcessCluster(tmp_path / "cluster")
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def gfs(cluster: ProcessCluster, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "gfs", "--config", cluster.layout.config_path, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def documents(ran: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
+    assert ran.returncode == 0, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+async def test_a_put_is_followed_through_all_programs_and_its_bytes_are_in_no_log(
+    cluster: ProcessCluster,
+) -> None:
+    async with await cluster.connect() as client:
+        await cluster.ready(client)
+        leader = (await client.cluster_status()).leader
+    secret = b"nobody reads this in a log " * 100
+    stored = gfs(cluster, "--request-id", "put-1", "put", "-", "/file", stdin=secret)
+    assert stored.returncode == 0, stored.stderr
+    steps = documents(gfs(cluster, "-o", "jsonl", "trace", "put-1"))
+    done = {(step["node"], step["method"]) for step in steps}
+    assert (leader, "create") in done and (leader, "acquire_lease") in done
+    assert {node for node, method in done if method == "bulk_push"} == {"c1", "c2", "c3"}
+    assert {method for _, method in done} >= {"bump", "write", "apply", "length_hint"}
+    depth_of = {(step["node"], step["method"]): step["depth"] for step in steps}
+    assert depth_of[leader, "acquire_lease"] == 0
+    assert {depth for (_, method), depth in depth_of.items() if method in ("bump", "apply")} == {1}
+    assert {depth for (_, method), depth in depth_of.items() if method == "bulk_push"} == {0, 1, 2}
+    rings = [path.read_bytes() for path in (cluster_directory(cluster)).rglob("*.ring")]
+    assert rings and not any(b"nobody reads" in ring for ring in rings)
+    assert b"acquire_lease" in gfs(cluster, "trace", "put-1").stdout
+    missing = gfs(cluster, "trace", "nothing-like-it")
+    assert missing.returncode == 3 and b"no program remembers" in missing.stderr
+
+
+async def test_a_killed_program_tells_its_calls_from_its_directory_and_the_others_tell_of_it(
+    cluster: ProcessCluster,
+) -> None:
+    async with await cluster.connect() as client:
+        await cluster.ready(client)
+        await client.mkdir("/before")
+        old = (await client.cluster_status()).leader
+        # The rings are written beside the work: ask, and what was noted before is there.
+        assert [
+            line["request"]["path"]
+            for line in documents(gfs(cluster, "-o", "jsonl", "rpclog", "--node", old, "--method", "mkdir"))
+        ] == ["/before"]
+        cluster.kill([old])
+        await client.mkdir("/after")
+        new = (await client.cluster_status()).leader
+    dead = documents(gfs(cluster, "-o", "jsonl", "rpclog", "--node", old, "--method", "mkdir"))
+    assert [line["request"]["path"] for line in dead] == ["/before"]
+    happened = documents(gfs(cluster, "-o", "jsonl", "events", "--node", new))
+    assert any(line["event"] == "leadership" and line["fields"]["leads"] for line in happened)
+    shown = gfs(cluster, "rpclog", "--since", "1h", "--method", "mkdir")
+    assert b"/before" in shown.stdout and b"/after" in shown.stdout
+    wrong = gfs(cluster, "rpclog", "--node", "m9")
+    assert wrong.returncode == 2 and b"there is no node 'm9'" in wrong.stderr
+
+
+def cluster_directory(cluster: ProcessCluster) -> Path:
+    return Path(cluster.layout.directory)
