@@ -21,19 +21,18 @@ class Events:
     """An EventSink (see gfs.telemetry)."""
 
     def __init__(self, directory: str, *, bytes_max: int) -> None:
-        self.recorder = Recorder[EventRecord](directory, bytes_max=bytes_max, encode=_encoder.encode)
+        self.recorder = Recorder(directory, bytes_max=bytes_max)
 
     def note(self, level: str, room: str, event: str, fields: Mapping[str, Any]) -> None:  # Any: log fields
-        self.recorder.note(
-            EventRecord(
-                at_us=time.time_ns() // 1000,
-                level=level,
-                room=room,
-                event=event,
-                request_id=str(fields.get("request_id") or trace_id.get()),
-                fields={key: plain(value) for key, value in fields.items() if key not in _NOT_FIELDS},
-            )
+        record = EventRecord(
+            at_us=time.time_ns() // 1000,
+            level=level,
+            room=room,
+            event=event,
+            request_id=str(fields.get("request_id") or trace_id.get()),
+            fields={key: plain(value) for key, value in fields.items() if key not in _NOT_FIELDS},
         )
+        self.recorder.note(_encoder.encode(record))
 
 
 def choose(query: ReadEvents) -> Callable[[bytes], bool]:

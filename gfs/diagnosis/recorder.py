@@ -1,7 +1,8 @@
 """Takes records from a program's threads and puts them in a ring, beside the work. Never in anybody's way.
 
-Who records only adds to a list. A thread of the recorder's own encodes and writes a few at a time, letting
-the event loop go first; when it falls behind, records are dropped and counted. The newest are in memory too.
+Who records hands over bytes that are encoded already, for a thread that encoded would keep the event loop
+from running while it does. A thread of the recorder's own writes them; when it falls behind, records are
+dropped and counted. The newest are in memory too. Measured: 2.6 µs of CPU a call, all of it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from gfs.diagnosis.ring import Ring, file_numbers, records_of_file
 
-T = TypeVar("T")
-
-PENDING_MAX = 8192  # records that wait to be encoded; more are dropped
+PENDING_MAX = 8192  # records that wait to be written; more are dropped
 FLUSH_SECONDS = 0.2
-BATCH_RECORDS = 32  # encoded in one go: about a tenth of a millisecond in which the loop may have to wait
+BATCH_RECORDS = 64  # framed in one go: some 50 µs in which the loop may have to wait
 BREATH_SECONDS = 0.0005  # between two batches
 RECENT_RECORDS = 1024  # kept in memory, for who follows the ring and when the disk does not take it
 RING_FILES = 8
@@ -34,22 +33,17 @@ class Page(NamedTuple):
     more: bool
 
 
-class Recorder(Generic[T]):
+class Recorder:
     """`note()` from any thread; everything else is the recorder's thread's or a reader's.
 
     Invariant: positions given to records only grow, also over restarts.
     """
 
-    def __init__(self, directory: str, *, bytes_max: int, encode: Callable[[T], bytes | None]) -> None:
-        """
-        Args:
-            bytes_max: of the ring on disk; 0 keeps records in memory only.
-            encode: gives the payload, None for something not worth a record.
-        """
+    def __init__(self, directory: str, *, bytes_max: int) -> None:
+        """`bytes_max`: of the ring on disk; 0 keeps the newest records in memory only."""
         self.dropped = 0
         self._directory = directory
-        self._encode = encode
-        self._pending: deque[T] = deque()
+        self._pending: deque[bytes] = deque()
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=RECENT_RECORDS)
         self._ring = Ring(directory, bytes_max=bytes_max, files_max=RING_FILES) if bytes_max else None
         self._memory_position = 0
@@ -58,10 +52,10 @@ class Recorder(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
-    def note(self, record: T) -> None:
+    def note(self, payload: bytes) -> None:
         """Record something, or count it as dropped when too much waits already. Never waits."""
         if len(self._pending) < PENDING_MAX:
-            self._pending.append(record)
+            self._pending.append(payload)
         else:
             self.dropped += 1
 
@@ -84,9 +78,8 @@ class Recorder(Generic[T]):
         left = len(self._pending)  # what comes meanwhile waits for the next time
         while left > 0:
             with self._lock:
-                batch = [self._pending.popleft() for _ in range(min(left, len(self._pending), BATCH_RECORDS))]
-                payloads = [payload for record in batch if (payload := self._encode(record))]
-                if payloads:
+                count = min(left, len(self._pending), BATCH_RECORDS)
+                if payloads := [self._pending.popleft() for _ in range(count)]:
                     self._keep(payloads)
             left -= BATCH_RECORDS
             if left > 0:

@@ -5,48 +5,23 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from gfs.diagnosis.recorder import Recorder
-from gfs.messages.base import Reply, Request, method_name
+from gfs.messages.base import Reply, Request
 from gfs.messages.diagnosis import ReadEvents, ReadRpcLog, RpcRecord
 
 BODY_BYTES_MAX = 4096  # of a request or reply in a record; of longer ones only the length is kept
-PUSH_METHOD, READ_METHOD = "bulk_push", "bulk_read"
+RECORD_BYTES_MAX = 2 * BODY_BYTES_MAX
 
-Body = Request | Reply | dict[str, Any] | None  # Any: the fields of a bulk head
-
-
-class _Call(NamedTuple):
-    at_us: int
-    method: str
-    trace: str
-    peer: str
-    code: str
-    seconds: float
-    request: Body
-    reply: Body
-    moved_bytes: int  # of file data, by a bulk call
+_NOT_RECORDED: frozenset[str] = frozenset(
+    str(kind.__struct_config__.tag) for kind in (ReadRpcLog, ReadEvents)
+)
 
 
-class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """RpcRecord with its bodies still encoded: the same bytes."""
-
-    at_us: int
-    method: str
-    trace: str
-    peer: str
-    code: str
-    seconds: float
-    request_bytes: int = 0
-    reply_bytes: int = 0
-    request: msgspec.Raw | None = None
-    reply: msgspec.Raw | None = None
-
-
-class _Head(msgspec.Struct, frozen=True):
+class _Head(msgspec.Struct, frozen=True, array_like=True):
     """What a record is chosen by; the rest is skipped."""
 
     at_us: int
@@ -54,30 +29,50 @@ class _Head(msgspec.Struct, frozen=True):
     trace: str
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=repr)
-_head_decoder = msgspec.msgpack.Decoder(_Head)
-_record_decoder = msgspec.msgpack.Decoder(RpcRecord)
+class _Stored(_Head, frozen=True, array_like=True):
+    """A record on disk. The lengths are told only of bodies that were left out or cut."""
+
+    peer: str
+    code: str
+    seconds: float
+    request: msgspec.Raw
+    reply: msgspec.Raw
+    request_bytes: int = 0
+    reply_bytes: int = 0
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=repr).encode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
+_decode_stored = msgspec.msgpack.Decoder(_Stored).decode
+_NONE = _encode(None)
 
 
 class RpcLog:
     """A CallObserver of the control port and of the bulk port (see transport.interface)."""
 
     def __init__(self, directory: str, *, bytes_max: int) -> None:
-        self.recorder = Recorder[_Call](directory, bytes_max=bytes_max, encode=_encode)
+        self.recorder = Recorder(directory, bytes_max=bytes_max)
+        self._note = self.recorder.note
 
     def called(
         self, request: Request, reply: Reply | None, *, peer: str, trace: str, code: str, seconds: float
     ) -> None:
-        kind = type(request)
-        if kind is ReadRpcLog or kind is ReadEvents:
+        method, may_hold_data = _kind(type(request))
+        if method in _NOT_RECORDED:
             return  # who follows the log would keep it filled with himself
-        at_us = time.time_ns() // 1000 - int(seconds * 1e6)
-        self.recorder.note(_Call(at_us, method_name(kind), trace, peer, code, seconds, request, reply, 0))
+        # In the order of _Stored; a tuple costs half as much as making one.
+        head = (int((time.time() - seconds) * 1e6), method, trace, peer, code, seconds)
+        if not may_hold_data:
+            payload = _encode((*head, request, reply))
+            if len(payload) <= RECORD_BYTES_MAX:
+                self._note(payload)
+                return
+        self._note(_encode((*head, *_cut_bodies(request, reply))))
 
     def moved(
         self,
         method: str,
-        head: dict[str, Any],  # Any: as in Body
+        head: dict[str, Any],  # Any: the fields of a bulk head
         *,
         peer: str,
         trace: str,
@@ -85,8 +80,8 @@ class RpcLog:
         seconds: float,
         moved_bytes: int,
     ) -> None:
-        at_us = time.time_ns() // 1000 - int(seconds * 1e6)
-        self.recorder.note(_Call(at_us, method, trace, peer, code, seconds, head, None, moved_bytes))
+        at_us = int((time.time() - seconds) * 1e6)
+        self._note(_encode((at_us, method, trace, peer, code, seconds, head, None, moved_bytes)))
 
 
 def choose(query: ReadRpcLog) -> Callable[[bytes], bool]:
@@ -95,7 +90,7 @@ def choose(query: ReadRpcLog) -> Callable[[bytes], bool]:
 
     def wanted(payload: bytes) -> bool:
         try:
-            head = _head_decoder.decode(payload)
+            head = _decode_head(payload)
         except msgspec.MsgspecError:
             return False  # of another version
         return (
@@ -108,38 +103,36 @@ def choose(query: ReadRpcLog) -> Callable[[bytes], bool]:
 
 
 def decode_record(payload: bytes) -> RpcRecord:
-    return _record_decoder.decode(payload)
-
-
-def _encode(call: _Call) -> bytes:
-    request, request_bytes = _body(call.request)
-    reply, reply_bytes = _body(call.reply)
-    return _encoder.encode(
-        _Stored(
-            at_us=call.at_us,
-            method=call.method,
-            trace=call.trace,
-            peer=call.peer,
-            code=call.code,
-            seconds=round(call.seconds, 6),
-            request_bytes=call.moved_bytes or request_bytes,
-            reply_bytes=reply_bytes,
-            request=request,
-            reply=reply,
-        )
+    stored = _decode_stored(payload)
+    return RpcRecord(
+        at_us=stored.at_us,
+        method=stored.method,
+        trace=stored.trace,
+        peer=stored.peer,
+        code=stored.code,
+        seconds=round(stored.seconds, 6),
+        request_bytes=stored.request_bytes or _length(stored.request),
+        reply_bytes=stored.reply_bytes or _length(stored.reply),
+        request=msgspec.msgpack.decode(stored.request),
+        reply=msgspec.msgpack.decode(stored.reply),
     )
 
 
-def _body(body: Body) -> tuple[msgspec.Raw | None, int]:
-    if body is None:
-        return None, 0
-    if not isinstance(body, dict) and _may_hold_bytes(type(body)):
-        length = len(_encoder.encode(body))
-        encoded = _encoder.encode(_without_data(msgspec.to_builtins(body, builtin_types=(bytes,))))
-    else:
-        encoded = _encoder.encode(body)
-        length = len(encoded)
-    return (msgspec.Raw(encoded) if len(encoded) <= BODY_BYTES_MAX else None), length
+def _length(body: msgspec.Raw) -> int:
+    return 0 if bytes(body) == _NONE else len(bytes(body))
+
+
+def _cut_bodies(request: Request, reply: Reply | None) -> tuple[Any, Any, int, int]:  # Any: encodable things
+    """Both bodies without file data, and without what is too long; then their true lengths."""
+    bodies: list[msgspec.Raw] = []
+    lengths: list[int] = []
+    for body in (request, reply):
+        encoded = _encode(body)
+        lengths.append(0 if body is None else len(encoded))
+        if body is not None and _kind(type(body))[1]:
+            encoded = _encode(_without_data(msgspec.to_builtins(body, builtin_types=(bytes,))))
+        bodies.append(msgspec.Raw(encoded if len(encoded) <= BODY_BYTES_MAX else _NONE))
+    return bodies[0], bodies[1], lengths[0], lengths[1]
 
 
 def _without_data(value: Any) -> Any:  # Any: builtins of any depth
@@ -154,8 +147,14 @@ def _without_data(value: Any) -> Any:  # Any: builtins of any depth
 
 
 @functools.cache
+def _kind(kind: type[Request] | type[Reply]) -> tuple[str, bool]:
+    """Name of a message type, and whether it or its reply can carry file data."""
+    reply = kind.reply if issubclass(kind, Request) else None
+    holds_data = _may_hold_bytes(kind) or (reply is not None and _may_hold_bytes(reply))
+    return str(kind.__struct_config__.tag), holds_data
+
+
 def _may_hold_bytes(kind: type[Request] | type[Reply]) -> bool:
-    """Whether a message of this type can carry file data, anywhere in it."""
     pending: list[Any] = [msgspec.inspect.type_info(kind)]  # Any: msgspec's type descriptions
     seen: set[Any] = set()
     while pending:
