@@ -33,6 +33,9 @@ PATH_DEPTH_MAX = 128
 assert NAME_BYTES_MAX < PATH_BYTES_MAX
 
 ROOT_INODE = InodeId(1)
+TRASH_DIRECTORY = (
+    "/.trash"  # what was deleted can be read at /.trash/<inode> until it is reclaimed (GFS §4.4)
+)
 REPLICATION_GOAL_DEFAULT = 3
 REPLICATION_GOAL_MAX = 16
 

@@ -141,6 +141,36 @@ class SetLengthHint(Operation, tag="length_hint", frozen=True, kw_only=True):
     closed: bool
 
 
+class TrashName(msgspec.Struct, frozen=True, array_like=True):
+    """The key of one entry of the trash; the inode alone is what people call its id."""
+
+    expires_at_ms: int
+    inode: InodeId
+
+
+class Undelete(Operation, tag="undelete", frozen=True, kw_only=True):
+    """An entry of the trash moves to `path`, with everything below it; missing parents are made (§4.4)."""
+
+    entry: TrashName
+    path: str
+
+
+class PurgeTrash(Operation, tag="purge", frozen=True, kw_only=True):
+    """These entries cannot be undeleted any more, and are reclaimed before all others (§4.4)."""
+
+    entries: tuple[TrashName, ...]
+
+
+class Reclaim(Operation, tag="reclaim", frozen=True, kw_only=True):
+    """Take apart what was purged or has expired by `now_ms`, about `rows_max` rows of the tables at most.
+
+    What is left goes on with the next one: the trash itself says how far it has come.
+    """
+
+    now_ms: int
+    rows_max: int
+
+
 class ForgetSessions(Operation, tag="forget_sessions", frozen=True, kw_only=True):
     """Drop the outcomes kept for clients not heard of since `idle_since_ms`, at most `limit` of them."""
 
@@ -229,6 +259,9 @@ AnyOperation = (
     | ChangeReplicas
     | SealChunk
     | SetLengthHint
+    | Undelete
+    | PurgeTrash
+    | Reclaim
     | ForgetSessions
     | CheckDigest
     | SetTenure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gfs.messages import operations as op
@@ -26,14 +27,23 @@ class ModelFile:
     exact: bool = False
 
 
+@dataclass
+class ModelTrash:
+    """`expires_ms` 0: not within these tests. `below` maps paths from its top on to inodes."""
+
+    path: str
+    expires_ms: int
+    below: dict[Path, int]
+
+
 class Model:
-    """`tree` maps each reachable path to an inode; `files` every file that ever was."""
+    """`tree` maps each reachable path to an inode; `files` every file that is there or can be undeleted."""
 
     def __init__(self) -> None:
         self.tree: dict[Path, int] = {(): 1}
         self.files: dict[int, ModelFile] = {}
         self.directories: set[int] = {1}
-        self.trash: list[str] = []
+        self.trash: dict[int, ModelTrash] = {}
         self.next_inode = 2
         self.next_handle = 1
 
@@ -45,11 +55,15 @@ class Model:
             case op.CreateFile():
                 return self._create(_names(operation.path), operation)
             case op.DeletePath():
-                return self._delete(_names(operation.path), operation.recursive)
+                return self._delete(_names(operation.path), operation)
             case op.RenamePath():
-                return self._rename(
-                    _names(operation.source), _names(operation.destination), operation.replace
-                )
+                return self._rename(_names(operation.source), _names(operation.destination), operation)
+            case op.Undelete():
+                return self._undelete(_names(operation.path), operation.entry)
+            case op.PurgeTrash():
+                named = [entry.inode for entry in operation.entries if self._in_trash(entry)]
+                self.forget(named)
+                return 0 if named else "not_found"
             case op.AddChunk():
                 return self._add_chunk(operation)
             case op.GrantLease():
@@ -95,23 +109,49 @@ class Model:
                 return "is_a_directory"
             if not operation.replace:
                 return "already_exists"
-            self._to_trash(names)
+            self._to_trash(names, operation.expires_at_ms)
         inode = self.tree[names] = self._inode()
         self.files[inode] = ModelFile(operation.replication_goal)
         return inode
 
-    def _delete(self, names: Path, recursive: bool) -> str | int:
+    def _delete(self, names: Path, operation: op.DeletePath) -> str | int:
         if not names:
             return "invalid_argument"
         if fault := self._way(names):
             return fault
         if names not in self.tree:
             return "not_found"
-        if len(self._below(names)) > 1 and not recursive:
+        if len(self._below(names)) > 1 and not operation.recursive:
             return "directory_not_empty"
-        return self._to_trash(names)
+        return self._to_trash(names, operation.expires_at_ms)
 
-    def _rename(self, source: Path, destination: Path, replace: bool) -> str | int:
+    def _undelete(self, names: Path, entry: op.TrashName) -> str | int:
+        if not names:
+            return "invalid_argument"
+        if not self._in_trash(entry):
+            return "not_found"
+        if self._way(names) == "not_a_directory":
+            return "not_a_directory"
+        if names in self.tree:
+            return "already_exists"
+        if len(names) > 1:
+            self._make_directory(names[:-1], True)
+        for path, inode in self.trash.pop(entry.inode).below.items():
+            self.tree[names + path] = inode
+        return entry.inode
+
+    def _in_trash(self, entry: op.TrashName) -> bool:
+        found = self.trash.get(entry.inode)
+        return found is not None and found.expires_ms == entry.expires_at_ms
+
+    def forget(self, tops: Iterable[int]) -> None:
+        """These entries of the trash cannot be had back."""
+        for top in set(tops):
+            for inode in self.trash.pop(top).below.values():
+                self.files.pop(inode, None)
+                self.directories.discard(inode)
+
+    def _rename(self, source: Path, destination: Path, operation: op.RenamePath) -> str | int:
         if not source or not destination:
             return "invalid_argument"
         if fault := self._way(source):
@@ -126,11 +166,11 @@ class Model:
         if fault := self._way(destination):
             return fault
         if destination in self.tree:
-            if self.tree[destination] in self.directories or not replace:
+            if self.tree[destination] in self.directories or not operation.replace:
                 return "already_exists"
             if inode in self.directories:
                 return "not_a_directory"
-            self._to_trash(destination)
+            self._to_trash(destination, operation.expires_at_ms)
         moved = {destination + path[len(source) :]: self.tree.pop(path) for path in self._below(source)}
         self.tree.update(moved)
         return inode
@@ -220,11 +260,10 @@ class Model:
             return "is_a_directory"
         return self.files[inode] if inode in self.tree.values() else "not_found"
 
-    def _to_trash(self, names: Path) -> int:
+    def _to_trash(self, names: Path, expires_ms: int) -> int:
         inode = self.tree[names]
-        for path in self._below(names):
-            del self.tree[path]
-        self.trash.append("/" + "/".join(names))
+        below = {path[len(names) :]: self.tree.pop(path) for path in self._below(names)}
+        self.trash[inode] = ModelTrash("/" + "/".join(names), expires_ms, below)
         return inode
 
     def _below(self, names: Path) -> list[Path]:

@@ -76,6 +76,18 @@ def change(
     )
 
 
+def undelete(inode: int, path: str, *, expires_at_ms: int = NOW_MS + 1000) -> op.Undelete:
+    return op.Undelete(entry=op.TrashName(expires_at_ms, InodeId(inode)), path=path)
+
+
+def purge(*inodes: int, expires_at_ms: int = NOW_MS + 1000) -> op.PurgeTrash:
+    return op.PurgeTrash(entries=tuple(op.TrashName(expires_at_ms, InodeId(inode)) for inode in inodes))
+
+
+def reclaim(now_ms: int = 0, rows_max: int = 500) -> op.Reclaim:
+    return op.Reclaim(now_ms=now_ms, rows_max=rows_max)
+
+
 def seal(handle: int, version: int, length_bytes: int) -> op.SealChunk:
     return op.SealChunk(handle=ChunkHandle(handle), version=ChunkVersion(version), length_bytes=length_bytes)
 

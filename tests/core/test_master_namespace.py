@@ -10,7 +10,7 @@ from gfs.errors import NotADirectory, NotFound
 from gfs.master.core.invariants import check_invariants
 from gfs.master.core.lookup import chunk_of, read_counters, stat
 from gfs.master.core.namespace import TRASH_MS_DEFAULT
-from gfs.master.core.records import read_trash_key
+from gfs.master.core.records import read_trash_key, read_trash_value
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables, Table
 from gfs.messages import operations as op
@@ -95,9 +95,9 @@ def test_creating_over_a_file_needs_replace_and_keeps_the_old_one_in_the_trash(m
     assert master.refused(create("/f")) == "already_exists"
     new = master.inode(create("/f", replace=True))
     assert stat(master.tables, "/f").inode == new != old
-    [(key, path)] = master.tables.scan(Table.TRASH)
+    [(key, row)] = master.tables.scan(Table.TRASH)
     assert read_trash_key(key) == (NOW_MS + TRASH_MS_DEFAULT, old)
-    assert path == b"/f"
+    assert read_trash_value(row) == (b"/f", NOW_MS)
     assert chunk_of(master.tables, old, 0) is not None, "its chunks are kept with it"
 
 
@@ -116,9 +116,8 @@ def test_a_replication_goal_out_of_range_is_refused(master: Master) -> None:
 def test_deleting_moves_to_the_trash_until_the_time_given(master: Master) -> None:
     inode = master.inode(create("/f"))
     assert master.inode(delete("/f", expires_at_ms=4711)) == inode
-    assert [(read_trash_key(key), path) for key, path in master.tables.scan(Table.TRASH)] == [
-        ((4711, inode), b"/f")
-    ]
+    [(key, row)] = master.tables.scan(Table.TRASH)
+    assert (read_trash_key(key), read_trash_value(row)) == ((4711, inode), (b"/f", NOW_MS))
     assert master.refused(delete("/f")) == "not_found"
     assert read_counters(master.tables).trash == 1
 
@@ -197,8 +196,8 @@ def test_renaming_over_something_needs_replace_and_two_files(master: Master) -> 
     assert master.refused(rename("/d", "/g", replace=True)) == "not_a_directory"
     assert master.inode(rename("/f", "/g", replace=True)) == file
     assert stat(master.tables, "/g").inode == file
-    [(key, path)] = master.tables.scan(Table.TRASH)
-    assert (read_trash_key(key)[1], path) == (target, b"/g")
+    [(key, row)] = master.tables.scan(Table.TRASH)
+    assert (read_trash_key(key)[1], read_trash_value(row)) == (target, (b"/g", NOW_MS))
 
 
 def test_a_renamed_file_keeps_its_inode_for_those_who_have_it_open(master: Master) -> None:

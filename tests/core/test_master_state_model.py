@@ -12,6 +12,7 @@ from gfs.master.core.invariants import check_invariants
 from gfs.master.core.lookup import chunk_of, list_page, read_counters, stat, state_digest
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables, Table
+from gfs.master.core.trash import reclaim_due, trash_page
 from gfs.messages import operations as op
 from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
 from tests.core.master_model import Model
@@ -19,6 +20,7 @@ from tests.core.master_model import Model
 NAMES = st.sampled_from(["a", "b", "ä", "c.d"])
 SERVERS = [ServerId(f"server-{number}") for number in range(5)]
 SETS = st.lists(st.sampled_from(SERVERS), max_size=4, unique=True).map(tuple)
+EXPIRIES = st.sampled_from([5000, 6000, 7000])
 LENGTHS = st.sampled_from([0, 1, 1000, 2000, 64 * 2**20, 64 * 2**20 + 1, 2**40, -1])
 
 
@@ -73,16 +75,54 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
     def create(self, data: st.DataObject, replace: bool, goal: int) -> None:
         path = self.some_path(data)
         if path != "/":
-            self.run(op.CreateFile(path=path, replication_goal=goal, replace=replace))
+            self.run(
+                op.CreateFile(
+                    path=path, replication_goal=goal, replace=replace, expires_at_ms=data.draw(EXPIRIES)
+                )
+            )
 
     @rule(data=st.data(), recursive=st.booleans())
     def delete(self, data: st.DataObject, recursive: bool) -> None:
-        self.run(op.DeletePath(path=self.some_path(data), recursive=recursive, expires_at_ms=5000))
+        expires = data.draw(EXPIRIES)
+        self.run(op.DeletePath(path=self.some_path(data), recursive=recursive, expires_at_ms=expires))
+
+    @precondition(lambda self: self.model.trash)
+    @rule(data=st.data(), elsewhere=st.booleans())
+    def undelete(self, data: st.DataObject, elsewhere: bool) -> None:
+        inode = data.draw(st.sampled_from([*self.model.trash, 999]))
+        known = self.model.trash.get(inode)
+        path = self.some_path(data) if elsewhere or known is None else known.path
+        self.run(op.Undelete(entry=self.trash_name(inode), path=path))
+
+    @precondition(lambda self: self.model.trash)
+    @rule(data=st.data())
+    def purge(self, data: st.DataObject) -> None:
+        inodes = data.draw(st.lists(st.sampled_from([*self.model.trash, 999]), max_size=3))
+        self.run(op.PurgeTrash(entries=tuple(self.trash_name(inode) for inode in inodes)))
+
+    @rule(rows_max=st.sampled_from([1, 3, 500]))
+    def take_a_step_of_reclaiming(self, rows_max: int) -> None:
+        """Of what is condemned already: nothing that anybody can still have changes."""
+        assert self.apply(self.log_record(op.Reclaim(now_ms=0, rows_max=rows_max))) == op.Done()
+
+    @rule(now_ms=EXPIRIES, rows_max=st.sampled_from([1, 3, 500]))
+    def reclaim_all_that_has_expired(self, now_ms: int, rows_max: int) -> None:
+        while reclaim_due(self.tables, now_ms=now_ms):
+            assert self.apply(self.log_record(op.Reclaim(now_ms=now_ms, rows_max=rows_max))) == op.Done()
+        trash = self.model.trash.items()
+        self.model.forget([inode for inode, found in trash if 0 < found.expires_ms <= now_ms])
+        self.state.save()
+        counters = read_counters(self.tables)
+        counted = counters.files, counters.directories, counters.chunks
+        assert counted == (len(self.model.files), len(self.model.directories), len(self.chunks()))
 
     @rule(data=st.data(), replace=st.booleans())
     def rename(self, data: st.DataObject, replace: bool) -> None:
         source, destination = self.some_path(data), self.some_path(data)
-        self.run(op.RenamePath(source=source, destination=destination, replace=replace, expires_at_ms=5000))
+        expires = data.draw(EXPIRIES)
+        self.run(
+            op.RenamePath(source=source, destination=destination, replace=replace, expires_at_ms=expires)
+        )
 
     @rule(data=st.data(), replicas=SETS)
     def add_chunk(self, data: st.DataObject, replicas: tuple[ServerId, ...]) -> None:
@@ -161,6 +201,14 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
         record = op.LogRecord(at_ms=1, operation=op.CheckDigest(index=index, digest=digest))
         assert self.apply(record) == op.Done()
 
+    def log_record(self, operation: op.AnyOperation) -> op.LogRecord:
+        return op.LogRecord(at_ms=1000 + len(self.log), operation=operation)
+
+    def trash_name(self, inode: int) -> op.TrashName:
+        known = self.model.trash.get(inode)
+        expires_ms = known.expires_ms if known is not None else 5000
+        return op.TrashName(expires_ms, InodeId(inode))
+
     def some_inode(self, data: st.DataObject) -> int:
         return data.draw(st.sampled_from([*self.model.files, 1, 999]))
 
@@ -200,8 +248,12 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
             assert known.length_bytes == (-1 if chunk.sealed_at is None else chunk.sealed_at)
         counters = read_counters(self.tables)
         assert counters.trash == len(self.model.trash)
-        in_trash = sorted(row.decode() for _, row in self.tables.scan(Table.TRASH))
-        assert in_trash == sorted(self.model.trash)
+        in_trash = {found.entry.inode: found for found in trash_page(self.tables)[0]}
+        assert in_trash.keys() == self.model.trash.keys()
+        for inode, known in self.model.trash.items():
+            assert in_trash[inode].path == known.path
+            for names, below in known.below.items():
+                assert stat(self.tables, "/".join((f"/.trash/{inode}", *names))).inode == below
 
     def teardown(self) -> None:
         """Another master that applies the same log, in other batches, has the same tables (I7)."""

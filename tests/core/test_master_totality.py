@@ -23,6 +23,8 @@ TEXT = st.one_of(WORDS, WORDS, st.text(max_size=12).map(lambda text: "/" + text)
 INTEGERS = st.one_of(
     st.integers(-1, 6), st.integers(-(2**63), 2**64 - 1), st.sampled_from([2**31, 2**32, 2**47, 2**48, 2**63])
 )
+# The setting's /t lies in the trash under the first of these names.
+TRASH_NAMES = st.just(op.TrashName(9, 5)) | st.builds(op.TrashName, INTEGERS, INTEGERS)  # type: ignore[arg-type]
 SERVERS = st.lists(st.one_of(st.sampled_from(["cs-a", "cs-b", "cs-c"]), TEXT), max_size=5).map(tuple)
 
 
@@ -36,10 +38,14 @@ def values(annotation: object) -> st.SearchStrategy[object]:
         return st.booleans()
     if annotation is int:
         return INTEGERS
+    if annotation is op.TrashName:
+        return TRASH_NAMES
     assert typing.get_origin(annotation) is tuple, annotation
     of = typing.get_args(annotation)[0]
     if of is ChunkHandle:
         return st.lists(INTEGERS, max_size=3).map(tuple)
+    if of is op.TrashName:
+        return st.lists(TRASH_NAMES, max_size=4).map(tuple)
     assert of is ServerId, annotation
     return SERVERS
 
@@ -63,6 +69,9 @@ SETTING = [
     op.MakeDirectory(path="/a/b", parents=True),
     op.CreateFile(path="/f", replication_goal=3),
     op.AddChunk(inode=4, index=0, replicas=("cs-a", "cs-b"), primary="cs-a"),  # type: ignore[arg-type]
+    op.CreateFile(path="/t", replication_goal=3),
+    op.AddChunk(inode=5, index=0, replicas=("cs-a", "cs-b"), primary="cs-a"),  # type: ignore[arg-type]
+    op.DeletePath(path="/t", expires_at_ms=9),
 ]
 
 

@@ -7,6 +7,7 @@ from gfs.master.core.chunk_copies import reserved_copies
 from gfs.master.core.digest import DIGEST_BYTES, digest_rows
 from gfs.master.core.lookup import read_counters
 from gfs.master.core.records import (
+    CONDEMNED_MS,
     DIGEST_KEY,
     TRASH_INODE,
     Counters,
@@ -74,11 +75,11 @@ def _check_tree(tables: ReadTables, inodes: dict[int, InodeRecord], counters: Co
         held_by[inode] = parent
     trashed = 0
     for key, _ in tables.scan(Table.TRASH):
-        trash = read_trash_key(key)[1]
+        expires_at_ms, trash = read_trash_key(key)
         _demand(trash in inodes, f"the trash holds inode {trash}, which is missing")
         _demand(trash not in held_by and trash != ROOT_INODE, f"inode {trash} is held twice")
         held_by[trash] = TRASH_INODE
-        trashed += 1
+        trashed += expires_at_ms != CONDEMNED_MS
     for copy in jobs_under_way(tables):
         _demand(copy in inodes and copy not in held_by, f"the copy {copy} of a snapshot is missing or shown")
         held_by[copy] = TRASH_INODE

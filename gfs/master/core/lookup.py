@@ -5,10 +5,11 @@ They read one view of the tables to the end and never wait, so an answer is of o
 
 from __future__ import annotations
 
-from gfs.errors import CorruptState, InvalidPath, IsADirectory, NotADirectory, NotFound
+from gfs.errors import CorruptState, InvalidArgument, InvalidPath, IsADirectory, NotADirectory, NotFound
 from gfs.master.core.digest import digest_text
 from gfs.master.core.owners import owner_and_group
 from gfs.master.core.records import (
+    CONDEMNED_MS,
     COUNTERS_KEY,
     DIGEST_KEY,
     ID_MAX,
@@ -22,10 +23,12 @@ from gfs.master.core.records import (
     dentry_key,
     file_chunk_key,
     id_key,
+    job_key,
     read_dentry,
     read_handle,
     read_id,
     server_number_key,
+    trash_key,
 )
 from gfs.master.core.tables import ReadTables, Table
 from gfs.messages.namespace import Entry
@@ -34,6 +37,7 @@ from gfs.vocabulary import (
     NAME_BYTES_MAX,
     PATH_DEPTH_MAX,
     ROOT_INODE,
+    TRASH_DIRECTORY,
     ChunkHandle,
     ChunkIndex,
     ChunkVersion,
@@ -44,6 +48,7 @@ from gfs.vocabulary import (
 
 NamePath = tuple[bytes, ...]  # a path as the tables know it: names in UTF-8, the root is ()
 
+_TRASH_NAME = TRASH_DIRECTORY[1:].encode("utf-8")
 _SPELL_MAX = 200  # characters of a path in an error message: messages are kept with the outcomes
 
 
@@ -65,6 +70,20 @@ def names_of(path: str) -> NamePath:
     return tuple(names[1:]) if names.count(b"") == 1 else tuple(name for name in names if name)
 
 
+def names_to_change(path: str) -> NamePath:
+    """As names_of(), of an entry that is to be changed. Raises: InvalidArgument for one in the trash."""
+    names = names_of(path)
+    if in_trash(names):
+        raise InvalidArgument(
+            f"{spell(names)}: what is in the trash can be read, undeleted and purged, but not changed"
+        )
+    return names
+
+
+def in_trash(names: NamePath) -> bool:
+    return bool(names) and names[0] == _TRASH_NAME
+
+
 def spell(names: NamePath, *, whole: bool = False) -> str:
     """The path of these names; without `whole`, shortened for a message."""
     path = "/" + b"/".join(names).decode("utf-8")
@@ -72,12 +91,15 @@ def spell(names: NamePath, *, whole: bool = False) -> str:
 
 
 def find(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
-    """The inode at these names, and whether it is a directory.
+    """The inode at these names, and whether it is a directory; /.trash/<inode> leads into the trash.
 
     Raises: NotFound, NotADirectory (a file where a directory would have to be).
     """
-    inode, is_directory = ROOT_INODE, True
-    for depth, name in enumerate(names):
+    inode, is_directory, begun = ROOT_INODE, True, 0
+    if names and names[0] == _TRASH_NAME:
+        (inode, is_directory), begun = _find_deleted(tables, names), 2
+    for depth in range(begun, len(names)):
+        name = names[depth]
         if not is_directory:
             raise NotADirectory(f"{spell(names[:depth])} is a file, not a directory")
         row = tables.get(Table.DENTRIES, dentry_key(inode, name))
@@ -85,6 +107,21 @@ def find(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
             raise NotFound(f"{spell(names[: depth + 1])} does not exist")
         inode, is_directory = read_dentry(row)
     return inode, is_directory
+
+
+def _find_deleted(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
+    """What /.trash/<inode> names: the top of something deleted that can still be undeleted."""
+    if len(names) == 1:
+        raise NotFound(f"{TRASH_DIRECTORY} is not a directory; 'gfs trash ls' shows what was deleted")
+    inode = int(names[1]) if names[1].isdigit() and len(names[1]) < 16 else 0
+    record = inode_record(tables, inode)
+    hidden = (
+        tables.get(Table.TRASH, trash_key(CONDEMNED_MS, inode)) is not None  # it is being reclaimed
+        or tables.get(Table.UNFINISHED, job_key(inode)) is not None  # a snapshot under way
+    )
+    if record is None or record.parent != TRASH_INODE or hidden:
+        raise NotFound(f"the trash does not hold {spell(names[:2])}, or not any more")
+    return InodeId(inode), record.is_directory
 
 
 def find_directory(tables: ReadTables, names: NamePath) -> InodeId:

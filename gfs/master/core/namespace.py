@@ -22,9 +22,10 @@ from gfs.errors import (
     NotFound,
 )
 from gfs.master.core.digest import DigestedTables
-from gfs.master.core.lookup import NamePath, find_directory, names_of, spell
+from gfs.master.core.lookup import NamePath, find_directory, names_to_change, spell
 from gfs.master.core.owners import Owners
 from gfs.master.core.records import (
+    CONDEMNED_MS,
     ID_MAX,
     MODE_MAX,
     TIME_MS_MAX,
@@ -38,9 +39,11 @@ from gfs.master.core.records import (
     id_key,
     read_dentry,
     trash_key,
+    trash_value,
 )
 from gfs.master.core.tables import Table
-from gfs.messages.operations import CreateFile, DeletePath, MakeDirectory, RenamePath
+from gfs.master.core.trash import trash_row
+from gfs.messages.operations import CreateFile, DeletePath, MakeDirectory, RenamePath, Undelete
 from gfs.vocabulary import (
     DIRECTORY_MODE_DEFAULT,
     FILE_MODE_DEFAULT,
@@ -68,7 +71,7 @@ class Namespace:
 
     def make_directory(self, operation: MakeDirectory, *, at_ms: int) -> InodeId:
         """Raises: InvalidPath, NotFound, NotADirectory, AlreadyExists."""
-        names = names_of(operation.path)
+        names = names_to_change(operation.path)
         mode = DIRECTORY_MODE_DEFAULT if operation.mode < 0 else _checked_mode(operation.mode)
         self._owners.check(operation.owner, operation.group)
         inode = ROOT_INODE
@@ -93,7 +96,7 @@ class Namespace:
 
     def create_file(self, operation: CreateFile, *, at_ms: int) -> InodeId:
         """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, IsADirectory."""
-        names = names_of(operation.path)
+        names = names_to_change(operation.path)
         if not 0 < operation.replication_goal <= REPLICATION_GOAL_MAX:
             raise InvalidArgument(
                 f"the replication goal {operation.replication_goal} is not within 1..{REPLICATION_GOAL_MAX}"
@@ -114,7 +117,7 @@ class Namespace:
         ownership = self._owners.number_of(operation.owner, operation.group)
         if present is not None:
             expires_at_ms = operation.expires_at_ms or at_ms + TRASH_MS_DEFAULT
-            self._move_to_trash(read_dentry(present)[0], names, expires_at_ms=expires_at_ms)
+            self._move_to_trash(read_dentry(present)[0], names, expires_at_ms=expires_at_ms, at_ms=at_ms)
         inode = self._next_inode()
         record = InodeRecord(
             is_directory=False,
@@ -134,9 +137,9 @@ class Namespace:
         self._counters.files += 1
         return inode
 
-    def delete_path(self, operation: DeletePath) -> InodeId:
+    def delete_path(self, operation: DeletePath, *, at_ms: int) -> InodeId:
         """Raises: InvalidPath, InvalidArgument (the root), NotFound, NotADirectory, DirectoryNotEmpty."""
-        names = names_of(operation.path)
+        names = names_to_change(operation.path)
         if not names:
             raise InvalidArgument("the root directory cannot be deleted")
         parent = find_directory(self._tables, names[:-1])
@@ -148,12 +151,12 @@ class Namespace:
         if is_directory and not operation.recursive and self._has_entries(inode):
             raise DirectoryNotEmpty(f"the directory {spell(names)} is not empty")
         self._tables.remove(Table.DENTRIES, key, old=present)
-        self._move_to_trash(inode, names, expires_at_ms=operation.expires_at_ms)
+        self._move_to_trash(inode, names, expires_at_ms=operation.expires_at_ms, at_ms=at_ms)
         return inode
 
-    def rename_path(self, operation: RenamePath) -> InodeId:
+    def rename_path(self, operation: RenamePath, *, at_ms: int) -> InodeId:
         """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists."""
-        source, destination = names_of(operation.source), names_of(operation.destination)
+        source, destination = names_to_change(operation.source), names_to_change(operation.destination)
         if not source or not destination:
             raise InvalidArgument("the root directory can neither be renamed nor be replaced")
         tables = self._tables
@@ -179,7 +182,7 @@ class Namespace:
                 raise AlreadyExists(f"{spell(destination)} exists")
             if is_directory:
                 raise NotADirectory(f"{spell(destination)} is a file; a directory cannot replace it")
-            self._move_to_trash(replaced, destination, expires_at_ms=operation.expires_at_ms)
+            self._move_to_trash(replaced, destination, expires_at_ms=operation.expires_at_ms, at_ms=at_ms)
         tables.remove(Table.DENTRIES, old_key, old=row)
         if present is None:
             tables.insert(Table.DENTRIES, new_key, row)
@@ -187,6 +190,33 @@ class Namespace:
             tables.replace(Table.DENTRIES, new_key, old=present, new=row)
         if new_parent != old_parent:
             self._set_parent(inode, new_parent)
+        return inode
+
+    def undelete(self, operation: Undelete, *, at_ms: int) -> InodeId:
+        """Raises: InvalidPath, InvalidArgument, NotFound (not in the trash), NotADirectory, AlreadyExists."""
+        names = names_to_change(operation.path)
+        if not names:
+            raise InvalidArgument("nothing can take the place of the root directory")
+        key, row = trash_row(self._tables, operation.entry)
+        if row is None:
+            raise NotFound(f"the trash holds nothing that can be given back as {spell(names)}")
+        tables, inode = self._tables, operation.entry.inode
+        inode_row = tables.get(Table.INODES, id_key(inode))
+        assert inode_row is not None, inode
+        # Where a parent has to be made nothing can be in the way of the entry: no check fails after it.
+        above = MakeDirectory(path=spell(names[:-1], whole=True), parents=True)
+        try:
+            parent = self.make_directory(above, at_ms=at_ms)
+        except AlreadyExists as error:
+            raise NotADirectory(error.message) from error
+        entry_key = dentry_key(parent, names[-1])
+        if tables.get(Table.DENTRIES, entry_key) is not None:
+            raise AlreadyExists(f"{spell(names)} exists")
+        tables.remove(Table.TRASH, key, old=row)
+        self._counters.trash -= 1
+        is_directory = decode_inode(inode_row).is_directory
+        tables.insert(Table.DENTRIES, entry_key, dentry_value(inode, is_directory=is_directory))
+        self._set_parent(inode, parent)
         return inode
 
     def _rewrite(self, inode: int, old: bytes, record: InodeRecord) -> None:
@@ -221,11 +251,12 @@ class Namespace:
         )
         return any(True for _ in rows)
 
-    def _move_to_trash(self, inode: int, names: NamePath, *, expires_at_ms: int) -> None:
+    def _move_to_trash(self, inode: int, names: NamePath, *, expires_at_ms: int, at_ms: int) -> None:
         """Hang an inode, with all that is below it, into the trash. Its entry is the caller's to remove."""
-        expires_at_ms = min(max(0, expires_at_ms), TIME_MS_MAX)
+        expires_at_ms = min(max(CONDEMNED_MS + 1, expires_at_ms), TIME_MS_MAX)
+        path = spell(names, whole=True).encode("utf-8")
         self._tables.insert(
-            Table.TRASH, trash_key(expires_at_ms, inode), spell(names, whole=True).encode("utf-8")
+            Table.TRASH, trash_key(expires_at_ms, inode), trash_value(path, deleted_at_ms=at_ms)
         )
         self._set_parent(inode, TRASH_INODE)
         self._counters.trash += 1

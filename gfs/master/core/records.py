@@ -27,6 +27,7 @@ from gfs.vocabulary import (
 STATE_FORMAT = 2
 
 TRASH_INODE = InodeId(0)  # parent of what was deleted: an inode under it cannot be reached from the root
+CONDEMNED_MS = 0  # the deadline of what is being reclaimed: such rows are the first of the trash
 assert TRASH_INODE != ROOT_INODE
 
 # Ids fit in six bytes, so that a value naming one is short: 2**47 creations are 4,000 years at 1,000/s.
@@ -162,6 +163,7 @@ class SessionHeader(msgspec.Struct, array_like=True, forbid_unknown_fields=True,
 
 class Counters(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Next ids and totals. Inodes and chunks count until their space is reclaimed, so also in the trash.
+    `trash` counts what can be undeleted.
 
     `forget_after`: the client at which the search for idle sessions goes on. `ownerships`: pairs of owner and
     group that have a number.
@@ -339,6 +341,16 @@ def trash_key(expires_at_ms: int, inode: int) -> bytes:
 def read_trash_key(key: bytes) -> tuple[int, InodeId]:
     expires_at_ms, inode = _U64_U64.unpack(key)
     return expires_at_ms, InodeId(inode)
+
+
+def trash_value(path: bytes, *, deleted_at_ms: int) -> bytes:
+    return path + b"\0" + _U64.pack(deleted_at_ms)
+
+
+def read_trash_value(value: bytes) -> tuple[bytes, int]:
+    """The original path, and when it was deleted; 0 where the row does not say."""
+    path, mark, deleted_at = value.partition(b"\0")  # no path holds a NUL
+    return path, _U64.unpack(deleted_at)[0] if mark else 0
 
 
 def outcome_key(client: int, sequence: int) -> bytes:

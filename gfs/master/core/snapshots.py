@@ -16,8 +16,9 @@ import msgspec
 
 from gfs.errors import AlreadyExists, InvalidArgument, NotFound, PathBusy
 from gfs.master.core.digest import DigestedTables
-from gfs.master.core.lookup import NamePath, find, find_directory, handle_of, names_of, spell
+from gfs.master.core.lookup import NamePath, find, find_directory, handle_of, names_of, names_to_change, spell
 from gfs.master.core.records import (
+    CONDEMNED_MS,
     ID_MAX,
     TRASH_INODE,
     Counters,
@@ -92,7 +93,8 @@ class Snapshots:
 
     def begin(self, operation: BeginSnapshot) -> InodeId:
         """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, PathBusy."""
-        source, target = names_of(operation.source), names_of(operation.target)
+        # What is in the trash may be reclaimed at any time, also half-way through a copy.
+        source, target = names_to_change(operation.source), names_to_change(operation.target)
         if not source:
             raise InvalidArgument("the root directory cannot be copied: the copy would lie within it")
         if not target:
@@ -252,11 +254,8 @@ class Snapshots:
             if tables.get(Table.DENTRIES, dentry_key(parent, names[-1])) is not None:
                 raise AlreadyExists(job.target_path)
         except (NotFound, AlreadyExists):
-            # Not reached, as both paths were held; were it, the copy would be garbage like what is deleted.
-            # No path that a user can name leads back from there.
-            lost = f"an unfinished snapshot to {job.target_path}".encode()
-            tables.insert(Table.TRASH, trash_key(0, copy), lost)
-            self._counters.trash += 1
+            # Not reached, as both paths were held; were it, the copy would be reclaimed like what is purged.
+            tables.insert(Table.TRASH, trash_key(CONDEMNED_MS, copy), b"")
             return InodeId(0)
         entry = dentry_value(copy, is_directory=record.is_directory)
         tables.insert(Table.DENTRIES, dentry_key(parent, names[-1]), entry)

@@ -11,6 +11,7 @@ from gfs.master.core.chunk_table import ChunkTable
 from gfs.master.core.digest import DIGEST_BYTES, digest_text
 from gfs.master.core.namespace import Namespace, root_record
 from gfs.master.core.owners import Owners
+from gfs.master.core.reclamation import Reclamation
 from gfs.master.core.records import (
     COUNTERS_KEY,
     DIGEST_KEY,
@@ -48,12 +49,15 @@ from gfs.messages.operations import (
     GrantLease,
     LogRecord,
     MakeDirectory,
+    PurgeTrash,
+    Reclaim,
     Refused,
     RenamePath,
     ReserveChunkCopy,
     SealChunk,
     SetLengthHint,
     SetTenure,
+    Undelete,
 )
 from gfs.vocabulary import ROOT_INODE, LogIndex
 
@@ -84,6 +88,7 @@ class MasterState:
         self._chunks = ChunkTable(self._tables, self.counters)
         self._copies = ChunkCopies(self._tables, self.counters, self._chunks)
         self._snapshots = Snapshots(self._tables, self.counters)
+        self._reclamation = Reclamation(self._tables, self.counters)
         self._sessions = Sessions(self._tables, self.counters)
         if fresh:
             tables.put(Table.META, FORMAT_KEY, STATE_FORMAT.to_bytes(2, "big"))
@@ -158,9 +163,17 @@ class MasterState:
             case MakeDirectory() as operation:
                 return Done(inode=self._namespace.make_directory(operation, at_ms=at_ms))
             case DeletePath() as operation:
-                return Done(inode=self._namespace.delete_path(operation))
+                return Done(inode=self._namespace.delete_path(operation, at_ms=at_ms))
             case RenamePath() as operation:
-                return Done(inode=self._namespace.rename_path(operation))
+                return Done(inode=self._namespace.rename_path(operation, at_ms=at_ms))
+            case Undelete() as operation:
+                return Done(inode=self._namespace.undelete(operation, at_ms=at_ms))
+            case PurgeTrash() as operation:
+                self._reclamation.condemn(operation)
+                return Done()
+            case Reclaim() as operation:
+                self._reclamation.reclaim(operation)
+                return Done()
             case ForgetSessions() as operation:
                 self._sessions.forget(idle_since_ms=operation.idle_since_ms, limit=operation.limit)
                 return Done()

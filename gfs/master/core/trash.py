@@ -1,0 +1,87 @@
+"""What lies in the trash: finding and listing what can still be undeleted (GFS §4.4). Changes nothing.
+
+A row is (deadline, inode) -> original path and time of deletion. Rows with the deadline CONDEMNED_MS are
+being reclaimed: they are the first of the table, and nobody is shown them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gfs.errors import InvalidArgument
+from gfs.master.core.lookup import entry_of, names_of, spell
+from gfs.master.core.records import (
+    CONDEMNED_MS,
+    ID_MAX,
+    TIME_MS_MAX,
+    read_trash_key,
+    read_trash_value,
+    trash_key,
+)
+from gfs.master.core.tables import ReadTables, Table
+from gfs.messages.operations import TrashName
+from gfs.messages.trash import TrashEntry
+from gfs.settings import LIST_PAGE_MAX, TRASH_SCAN_MAX
+from gfs.vocabulary import TRASH_DIRECTORY
+
+
+def trash_row(tables: ReadTables, name: TrashName) -> tuple[bytes, bytes | None]:
+    """Key and row of an entry that can be undeleted; the row is None when there is none (any more)."""
+    if not (CONDEMNED_MS < name.expires_at_ms <= TIME_MS_MAX and 0 < name.inode <= ID_MAX):
+        return b"", None
+    key = trash_key(name.expires_at_ms, name.inode)
+    return key, tables.get(Table.TRASH, key)
+
+
+def reclaim_due(tables: ReadTables, *, now_ms: int) -> bool:
+    """Whether anything was purged or has expired and is not taken apart yet."""
+    first = next(iter(tables.scan(Table.TRASH)), None)
+    return first is not None and read_trash_key(first[0])[0] <= now_ms
+
+
+def trash_page(
+    tables: ReadTables, *, under: str = "/", after: str = "", limit: int = LIST_PAGE_MAX
+) -> tuple[list[TrashEntry], str]:
+    """Deleted entries whose path was `under` or below it, soonest reclaimed first, strictly behind `after`.
+
+    Returns: at most `limit` (and LIST_PAGE_MAX) entries, and what to go on after, empty at the end. A page
+        ends early, perhaps without entries, when TRASH_SCAN_MAX rows were looked at.
+    Raises: InvalidPath (`under`), InvalidArgument (`after`).
+    """
+    top = spell(names_of(under), whole=True)
+    limit = min(max(1, limit), LIST_PAGE_MAX)
+    found: list[TrashEntry] = []
+    last = after
+    for looked_at, (name, path, deleted_at_ms) in enumerate(_rows_behind(tables, after)):
+        if looked_at >= TRASH_SCAN_MAX or len(found) == limit:
+            return found, last
+        last = f"{name.expires_at_ms}-{name.inode}"
+        if top in ("/", path) or path.startswith(top + "/"):
+            readable_at = f"{TRASH_DIRECTORY}/{name.inode}"
+            found.append(
+                TrashEntry(
+                    path=path,
+                    deleted_ms=deleted_at_ms,
+                    expires_ms=name.expires_at_ms,
+                    entry=entry_of(tables, readable_at, name.inode),
+                )
+            )
+    return found, ""
+
+
+def name_of(found: TrashEntry) -> TrashName:
+    return TrashName(found.expires_ms, found.entry.inode)
+
+
+def _rows_behind(tables: ReadTables, after: str) -> Iterator[tuple[TrashName, str, int]]:
+    start = trash_key(CONDEMNED_MS + 1, 0)
+    if after:
+        deadline, _, inode = after.partition("-")
+        if not (deadline.isdigit() and inode.isdigit() and len(after) < 40):
+            raise InvalidArgument(f"{after[:40]!r} is no place in the trash to go on from")
+        behind = TrashName(min(int(deadline), TIME_MS_MAX), min(int(inode), ID_MAX) + 1)  # type: ignore[arg-type]
+        start = max(start, trash_key(behind.expires_at_ms, behind.inode))
+    for key, row in tables.scan(Table.TRASH, start):
+        expires_at_ms, found = read_trash_key(key)
+        path, deleted_at_ms = read_trash_value(row)
+        yield TrashName(expires_at_ms, found), path.decode("utf-8"), deleted_at_ms
