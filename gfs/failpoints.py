@@ -34,6 +34,9 @@ NAMES = frozenset(
         "lease.granted",
         "lease.bumped_one",
         "lease.bumped_all",
+        "clone.before_fence",
+        "clone.after_fence",
+        "clone.before_grant",
         # chunk server
         "chunk.before_bump",
         "chunk.bumped",
@@ -48,6 +51,7 @@ NAMES = frozenset(
         "chunk.journal_rotated",
         "push.received",
         "push.forwarded",
+        "clone.received",  # the whole copy is on the disk; nobody has been told
         "write.before_reply",  # at the primary; all replicas have the mutation
     }
 )

@@ -52,6 +52,12 @@ DELETIONS_WAITING_MAX = 10_000  # replicas a leader has named and that are not d
 SCRUB_PIECE_BYTES = MIB  # verified in one visit to the scrubber's thread
 SCRUB_BUSY_DIVISOR = 8  # how much slower a scrubber goes while its server has work from clients
 SCRUB_SAVE_SECONDS = 10.0  # how much of a pass a kill may make a scrubber repeat
+CLONES_RUNNING_MAX = 8  # copies one chunk server receives at once; more are refused
+CLONE_PIECE_BYTES = MIB  # fetched in one read of a source
+CLONE_ROUNDS_MAX = 5  # copies of what a writer has changed meanwhile, before the chunk is fenced all the same
+CLONE_BYTES_LEFT_MAX = 4 * MIB  # so little is copied while the chunk is fenced
+GUEST_IDLE_SECONDS = 600.0  # a copy that nobody has gone on with for so long is deleted, unless it is whole
+GUESTS_NAMED_MAX = 1000  # whole guests in one heartbeat
 SESSION_WINDOW = 1024  # outcomes kept per client
 SESSION_IDLE_SECONDS = 3600.0
 RETRY_SECONDS_MAX = 120.0
@@ -120,6 +126,7 @@ class MasterSettings(_Section, frozen=True, kw_only=True):
     trash_seconds: float = 3 * 86400.0
     chunkserver_dead_seconds: float = 5.0
     bump_seconds: float = 0.7  # a replica that does not answer a version bump in time is left out
+    clone_bytes_per_second: int = 64 * MIB  # of one copy of a chunk, while writers go on (GFS §4.3)
     state_bytes_max: int = 64 * 2**30  # LMDB map size: address space, not memory
     loop: str = "auto"  # auto, uvloop or asyncio
 

@@ -1,7 +1,8 @@
 """One grant of a chunk's next version, from the log to equal replicas (§3.1). Why it is safe: core/grants.
 
 One attempt: log the version and its set, bump every replica of the set, judge the answers, cut all to one
-length. When a replica stays silent, again without it. Telling clients, or not, is lease_service's.
+length. When a replica stays silent, again without it. Telling clients, or not, is lease_service's; grants
+that no client is told of are quiet_grants'.
 """
 
 from __future__ import annotations
@@ -120,14 +121,39 @@ class Granting:
     ) -> Secured:
         """Bring the chunk to a new version that every replica of a logged set holds at one length."""
         file, chunk = await self.look_up(inode, index, certain=not create)
-        await self._await_heartbeats(() if chunk is None else chunk.replicas)
+        await self.await_heartbeats(() if chunk is None else chunk.replicas)
         if chunk is None:
             grant = await self._add_chunk(inode, index, file.replication_goal)
         else:
-            members = await self._candidates((inode, index), chunk, blamed)
-            grant = await self._log_grant(
-                inode, index, chunk, members, blamed, acknowledged_bytes=_acknowledged_bytes(file, index)
+            if chunk.sealed:
+                raise ChunkSealed(f"chunk {index} of inode {inode} is sealed")
+            members = await self.candidates((inode, index), chunk, blamed)
+            grant = await self.log_grant(
+                inode, index, chunk, members, blamed, acknowledged_bytes=acknowledged_bytes_of(file, index)
             )
+        return await self.settle(
+            inode,
+            index,
+            grant,
+            goal=file.replication_goal,
+            acknowledged_bytes=acknowledged_bytes_of(file, index),
+        )
+
+    # --- one grant ------------------------------------------------------------------------------
+
+    async def settle(
+        self,
+        inode: InodeId,
+        index: ChunkIndex,
+        grant: Grant,
+        *,
+        acknowledged_bytes: int,
+        goal: int = 0,
+    ) -> Secured:
+        """Bump and align the set of `grant`, again without those that fail, until all of a set hold it.
+
+        `goal`: how many replicas an empty chunk is filled up to; a quiet grant fills up nothing.
+        """
         left_out: set[ServerId] = set()
         for _ in range(GRANT_ATTEMPTS_MAX):
             bumped_at = self._clock.monotonic()
@@ -135,30 +161,28 @@ class Granting:
                 answers, failures = await self._calls.bump(grant)
             except Superseded as error:
                 raise self._commits.not_leader() from error
-            judged = judge_answers(
-                grant.replicas, answers, acknowledged_bytes=_acknowledged_bytes(file, index)
-            )
+            judged = judge_answers(grant.replicas, answers, acknowledged_bytes=acknowledged_bytes)
             members = list(judged.members)
             if judged.members == grant.replicas:
                 failed = await self._calls.align(grant, judged.longer, judged.align_to_bytes)
                 if not failed:
                     return Secured(grant, judged.align_to_bytes, bumped_at)
                 members = [server for server in members if server not in failed]
-            empty = grant.created or judged.empty
+            empty = not grant.quiet and (grant.created or judged.empty)
             left_out |= set(grant.replicas) - set(members)
             if empty:
-                members = self._refill(members, file.replication_goal, left_out)
+                members = self._refill(members, goal, left_out)
             elif not members:
-                raise self._unavailable(inode, index, grant.replicas, failures)
+                raise self.unavailable(inode, index, grant.replicas, failures)
             elif judged.doubtful:
                 raise self._incomplete(inode, index, members, failures)
-            grant = await self._log_again(inode, index, grant, members, fresh=empty)
+            grant = await self.log_again(inode, index, grant, members, fresh=empty)
         raise Unavailable(
             f"chunk {index} of inode {inode} found no steady replica set in {GRANT_ATTEMPTS_MAX} attempts",
             hint="Chunk servers are failing one after another; see 'gfs status'.",
         )
 
-    async def _await_heartbeats(self, members: Collection[ServerId]) -> None:
+    async def await_heartbeats(self, members: Collection[ServerId]) -> None:
         """Just after a start silence says nothing: better wait a moment than leave a good replica out."""
         while not self._locations.is_settled(now=self._clock.monotonic()):
             alive = {server.id for server in self._locations.alive(now=self._clock.monotonic())}
@@ -166,7 +190,7 @@ class Granting:
                 return
             await self._clock.sleep(UNSETTLED_POLL_SECONDS)
 
-    async def _candidates(
+    async def candidates(
         self, key: ChunkKey, chunk: ChunkRecord, blamed: Collection[ServerId]
     ) -> list[ServerId]:
         """Members of the set that are worth asking. Never empty while any member is known.
@@ -174,18 +198,16 @@ class Granting:
         A blamed replica is kept when it answers a ping, once; blamed again, it is left out: it may be
         alive for us and dead for the others.
         """
-        if chunk.sealed:
-            raise ChunkSealed(f"chunk {key[1]} of inode {key[0]} is sealed")
         known = [server for server in chunk.replicas if self._locations.get(server) is not None]
         if not known:
-            raise self._unavailable(*key, chunk.replicas, {})
+            raise self.unavailable(*key, chunk.replicas, {})
         sound = [server for server in known if self.is_sound(server, chunk)]
         if not sound:
             # Nobody is heard from: ask before another version is spent on a set that cannot take it.
             silent = await self._calls.silent(known)
             sound = [server for server in known if server not in silent]
             if not sound:
-                raise self._unavailable(*key, chunk.replicas, {})
+                raise self.unavailable(*key, chunk.replicas, {})
         accused = [server for server in sound if server in blamed]
         already_spared = self._spared.pop(key, frozenset())
         guilty = {server for server in accused if server in already_spared}
@@ -218,8 +240,8 @@ class Granting:
             # Another leader was first, or an earlier answer was lost: then somebody may know this version.
             _, chunk = await self.look_up(inode, index, certain=True)
             assert chunk is not None
-            candidates = await self._candidates((inode, index), chunk, ())
-            return await self._log_grant(inode, index, chunk, candidates, ())
+            candidates = await self.candidates((inode, index), chunk, ())
+            return await self.log_grant(inode, index, chunk, candidates, ())
         return Grant(
             handle=outcome.handle,
             version=outcome.version,
@@ -230,7 +252,7 @@ class Granting:
             created=True,
         )
 
-    async def _log_grant(
+    async def log_grant(
         self,
         inode: InodeId,
         index: ChunkIndex,
@@ -239,6 +261,7 @@ class Granting:
         blamed: Collection[ServerId],
         *,
         acknowledged_bytes: int = 0,
+        quiet: bool = False,
     ) -> Grant:
         held = chunk.version if self._leases.was_confirmed(chunk.handle, chunk.version) else ChunkVersion(0)
         present = Grant(
@@ -249,15 +272,16 @@ class Granting:
             held_version=max(held, chunk.held_version),
             term=self._commits.leading(),
             created=False,
+            quiet=quiet,
         )
         away = [s for s in chunk.replicas if s not in members and not self._is_damaged(s, chunk)]
         if away and not await self._calls.any_is_complete(
             present, members, acknowledged_bytes=acknowledged_bytes
         ):
             raise self._incomplete(inode, index, members, away)
-        return await self._log_again(inode, index, present, members, blamed=blamed)
+        return await self.log_again(inode, index, present, members, blamed=blamed)
 
-    async def _log_again(
+    async def log_again(
         self,
         inode: InodeId,
         index: ChunkIndex,
@@ -266,26 +290,37 @@ class Granting:
         *,
         fresh: bool = False,
         blamed: Collection[ServerId] = (),
+        joined: tuple[ServerId, ...] = (),
     ) -> Grant:
         """Log the next version with `members` as its set; nobody hears of it before it is committed (I1)."""
-        assert members
+        assert members and not (fresh and grant.quiet)
         primary = self._choose_primary(members, blamed)
         held = ChunkVersion(0) if fresh else grant.held_version
         self._leases.forget(grant.handle)
         failpoints.hit("lease.before_grant")
-        try:
-            outcome = await self._commits.commit(
-                operations.GrantLease(
-                    inode=inode,
-                    index=index,
-                    handle=grant.handle,
-                    from_version=grant.version,
-                    replicas=self._ordered(members, primary),
-                    primary=primary,
-                    fresh=fresh,
-                    held_version=held,
-                )
+        operation: operations.GrantLease | operations.ChangeReplicas
+        if grant.quiet:
+            operation = operations.ChangeReplicas(
+                handle=grant.handle,
+                from_version=grant.version,
+                replicas=self._ordered(members, primary),
+                primary=primary,
+                joined=joined,
+                held_version=held,
             )
+        else:
+            operation = operations.GrantLease(
+                inode=inode,
+                index=index,
+                handle=grant.handle,
+                from_version=grant.version,
+                replicas=self._ordered(members, primary),
+                primary=primary,
+                fresh=fresh,
+                held_version=held,
+            )
+        try:
+            outcome = await self._commits.commit(operation)
         except (Superseded, StaleVersion) as error:
             raise Unavailable(
                 f"chunk {index} of inode {inode} was granted anew meanwhile; ask again"
@@ -358,7 +393,7 @@ class Granting:
             details={"inode": str(inode), "index": str(index), "servers": ",".join(away)},
         )
 
-    def _unavailable(
+    def unavailable(
         self,
         inode: InodeId,
         index: ChunkIndex,
@@ -377,7 +412,7 @@ class Granting:
         )
 
 
-def _acknowledged_bytes(file: InodeRecord, index: ChunkIndex) -> int:
+def acknowledged_bytes_of(file: InodeRecord, index: ChunkIndex) -> int:
     """How far the acknowledged bytes of a file's last chunk are known to reach: to where its writer closed
     it. An earlier chunk may end in a hole."""
     if not file.length_exact or index != file.chunk_count - 1:

@@ -6,8 +6,8 @@ A client is told of a version only here, and only once granting has secured it o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from gfs.clock import Clock
 from gfs.errors import (
@@ -29,6 +29,8 @@ from gfs.messages.chunks import AcquireLease, ChunkLease, SealChunk
 from gfs.messages.namespace import MutationReply
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import ServerId
+
+T = TypeVar("T")
 
 GRANTS_RUNNING_MAX = 4096
 LEASE_FRACTION_LEFT_MIN = 0.05  # a lease about to end is granted anew rather than handed out
@@ -95,6 +97,27 @@ class LeaseService:
             await asyncio.wait({running})
         return await self._run(key, self._seal(request))
 
+    async def exclusively(self, key: ChunkKey, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work`, which changes the chunk's replica set, while no client's grant or seal is under way.
+
+        Clients that ask meanwhile wait, and then get a grant of their own: a failure of `work` is not theirs.
+        """
+        while (running := self._running.get(key)) is not None:
+            await asyncio.wait({running})
+        done: list[T] = []
+        failed: list[Exception] = []
+
+        async def keep() -> None:
+            try:
+                done.append(await work())
+            except Exception as error:
+                failed.append(error)
+
+        await self._run(key, keep())
+        if failed:
+            raise failed[0]
+        return done[0]
+
     def _usable(self, chunk: ChunkRecord, request: AcquireLease) -> ChunkLease | None:
         """The chunk's present lease, when a client can work with it."""
         if chunk.sealed:
@@ -129,16 +152,16 @@ class LeaseService:
 
     # --- granting ------------------------------------------------------------------------------
 
-    async def _run(self, key: ChunkKey, work: Coroutine[Any, Any, Reply]) -> Reply:
+    async def _run(self, key: ChunkKey, work: Coroutine[Any, Any, T]) -> T:
         """Do `work` as the one grant under way for this chunk; it outlives its caller."""
         assert key not in self._running
         if len(self._running) >= GRANTS_RUNNING_MAX:
             work.close()
             raise Unavailable(f"{GRANTS_RUNNING_MAX} grants are under way; ask again in a moment")
-        task: asyncio.Task[Reply] = asyncio.get_running_loop().create_task(work)
+        task: asyncio.Task[T] = asyncio.get_running_loop().create_task(work)
         self._running[key] = task
 
-        def ended(_: asyncio.Task[Reply]) -> None:
+        def ended(_: asyncio.Task[T]) -> None:
             del self._running[key]
             if not task.cancelled():
                 task.exception()  # the callers have it; nobody may be left, which is no fault

@@ -17,7 +17,7 @@ from gfs.errors import (
     Unavailable,
 )
 from gfs.master.core.grants import BumpAnswer
-from gfs.master.core.locations import Locations
+from gfs.master.core.locations import KnownServer, Locations
 from gfs.messages.base import Ack, Ping
 from gfs.messages.chunks import Replica
 from gfs.messages.replicas import (
@@ -26,6 +26,8 @@ from gfs.messages.replicas import (
     BumpVersion,
     ChunkStatus,
     ChunkStatusReply,
+    CloneChunk,
+    CloneReply,
     SealReplica,
 )
 from gfs.telemetry import logger
@@ -39,7 +41,10 @@ _log = logger("master.leases")
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One logged grant: version and replica set. `term` is the leadership it was made under."""
+    """One logged grant: version and replica set. `term` is the leadership it was made under.
+
+    `quiet`: made by ChangeReplicas, for no client; what follows upon it is made in the same way.
+    """
 
     handle: ChunkHandle
     version: ChunkVersion
@@ -48,6 +53,7 @@ class Grant:
     held_version: ChunkVersion
     term: Term
     created: bool  # this very call added the chunk: nobody was told of any version yet
+    quiet: bool = False
 
 
 class ReplicaCalls:
@@ -64,7 +70,7 @@ class ReplicaCalls:
     ) -> None:
         self._rpc = rpc
         self._locations = locations
-        self._cluster = cluster
+        self.cluster = cluster
         self._bump_seconds = bump_seconds
         self._lease_seconds = lease_seconds
 
@@ -80,7 +86,7 @@ class ReplicaCalls:
         replicas = self.replicas(grant.replicas)
         assert len(replicas) == len(grant.replicas), grant  # a set is chosen from servers heard of
         request = BumpVersion(
-            cluster=self._cluster,
+            cluster=self.cluster,
             master_term=grant.term,
             handle=grant.handle,
             version=grant.version,
@@ -107,7 +113,7 @@ class ReplicaCalls:
     async def align(self, grant: Grant, servers: Sequence[ServerId], length_bytes: int) -> set[ServerId]:
         """Cut `servers` back to `length_bytes`; returns those that did not confirm it."""
         request = AlignReplica(
-            cluster=self._cluster,
+            cluster=self.cluster,
             master_term=grant.term,
             handle=grant.handle,
             version=grant.version,
@@ -120,13 +126,21 @@ class ReplicaCalls:
         """Tell the replicas that the chunk is sealed. The log has said so already; one that misses it learns
         it is behind when it is next asked for a mutation, as its version is never granted again."""
         request = SealReplica(
-            cluster=self._cluster,
+            cluster=self.cluster,
             master_term=grant.term,
             handle=grant.handle,
             version=grant.version,
             length_bytes=length_bytes,
         )
         await asyncio.gather(*(self._send(server, request) for server in grant.replicas))
+
+    async def clone(self, target: KnownServer, request: CloneChunk, *, seconds: float) -> CloneReply:
+        """Let `target` copy a chunk; a target that cannot be reached is doubted."""
+        try:
+            return await self._rpc.call(target.control, request, CloneReply, deadline_seconds=seconds)
+        except GfsError as error:
+            self._doubt(target.id, error)
+            raise
 
     async def any_is_complete(
         self, present: Grant, servers: Sequence[ServerId], *, acknowledged_bytes: int

@@ -80,6 +80,34 @@ class SealReplica(Request, tag="seal_replica", frozen=True, kw_only=True):
     length_bytes: int
 
 
+class CloneReply(Reply, tag="cloned", frozen=True, kw_only=True):
+    """The guest is `length_bytes` long now; `fetched_bytes` of it had to be fetched for that."""
+
+    fetched_bytes: int
+    length_bytes: int
+
+
+class CloneChunk(Request, tag="clone", frozen=True, kw_only=True):
+    """Master to the server that shall get a replica: make a *guest*, a copy of what `sources` hold (§4.3).
+
+    The chunk is held in `version` there; the first source that can is copied, block by block, only what the
+    guest lacks or has otherwise. A guest is seen by nobody until a bump makes it a replica: which it can
+    only once it is whole. `fenced_bytes` >= 0 asks for that: the chunk is fenced at this length, so the copy
+    must be equal to the last byte, and on the disk before the answer. `bytes_per_second` 0: no limit.
+    Refused as Superseded when a higher `master_term` was seen, as StaleVersion when a source holds another
+    version, or when this server holds the version, or a later one, itself.
+    """
+
+    reply: ClassVar[type[Reply]] = CloneReply
+    cluster: ClusterId
+    master_term: Term
+    handle: ChunkHandle
+    version: ChunkVersion
+    sources: list[Replica]
+    bytes_per_second: int = 0
+    fenced_bytes: int = -1
+
+
 class WriteReply(Reply, tag="written", frozen=True, kw_only=True):
     serial: SerialNumber
     length_bytes: int  # of the chunk, after this mutation

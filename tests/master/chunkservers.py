@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gfs.errors import GfsError, LeaseExpired, NotFound, ReplicaFailed, StaleVersion, Superseded
+from gfs.errors import GfsError, LeaseExpired, NotFound, ReplicaFailed, StaleVersion, Superseded, Unavailable
 from gfs.messages.base import Ack, Ping, Reply, Request
 from gfs.messages.chunks import Replica
 from gfs.messages.heartbeat import Heartbeat, HeartbeatReply, HeldChunk, HeldLease
@@ -17,6 +17,8 @@ from gfs.messages.replicas import (
     BumpVersion,
     ChunkStatus,
     ChunkStatusReply,
+    CloneChunk,
+    CloneReply,
     SealReplica,
 )
 from gfs.transport.interface import CallContext, Handler
@@ -37,6 +39,15 @@ class HeldReplica:
     lease_ends: float = 0.0
 
 
+@dataclass
+class Guest:
+    """A copy under way, or `whole`: then it is on the disk, and equal to the source at `version`."""
+
+    version: ChunkVersion
+    content: list[int] = field(default_factory=list)
+    whole: bool = False
+
+
 class FakeChunkServer:
     """Answers a master's orders, and applies mutations for the client that the test plays."""
 
@@ -47,6 +58,9 @@ class FakeChunkServer:
         self.incarnation = "first"
         self.disk_free_bytes = DISK_BYTES // 2
         self.replicas: dict[ChunkHandle, HeldReplica] = {}
+        self.guests: dict[ChunkHandle, Guest] = {}
+        self.peers: dict[ServerId, FakeChunkServer] = {}  # whom it can copy from
+        self.copy_seconds = 0.0  # how long the first half of a copy takes
         self.term = Term(0)
         self.may_be_short = False
         self.refuse: GfsError | None = None
@@ -58,6 +72,7 @@ class FakeChunkServer:
             AlignReplica: self._align,
             SealReplica: self._seal,
             ChunkStatus: self._status,
+            CloneChunk: self._clone,
             Ping: self._ping,
         }
         self.server: FakeServer = network.server(self.address, handlers, name=name, role="chunk server")
@@ -69,6 +84,7 @@ class FakeChunkServer:
         self.incarnation += "+"
         for held in self.replicas.values():
             held.primary, held.members, held.active = None, (), False
+        self.guests = {handle: guest for handle, guest in self.guests.items() if guest.whole}
         self.server.serve()
 
     def heartbeat(self, *, report: bool = False, cluster: str = CLUSTER) -> Heartbeat:
@@ -124,6 +140,12 @@ class FakeChunkServer:
         self._check_term(request.master_term)
         if self.refuse is not None:
             raise self.refuse
+        guest = self.guests.get(request.handle)
+        if guest is not None:
+            if request.create or not guest.whole or not request.oldest_version <= guest.version:
+                raise NotFound(f"{self.id} has no more than a guest of {request.handle}")
+            self.replicas[request.handle] = HeldReplica(guest.version, content=guest.content)
+            del self.guests[request.handle]
         held = self.replicas.get(request.handle)
         replaced = ChunkVersion(0) if held is None else held.version
         if held is None and not request.create:
@@ -156,6 +178,46 @@ class FakeChunkServer:
         assert isinstance(request, SealReplica)
         self.sealed[request.handle] = request.length_bytes
         return Ack()
+
+    async def _clone(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, CloneChunk)
+        self._check_term(request.master_term)
+        held = self.replicas.get(request.handle)
+        if held is not None and held.version >= request.version:
+            raise StaleVersion(f"{self.id} holds version {held.version}")
+        guest = self.guests.get(request.handle)
+        if guest is not None and guest.version > request.version:
+            raise StaleVersion(f"{self.id} has a guest of version {guest.version}")
+        if guest is None or not (guest.whole and guest.version == request.version):
+            await self._copy(request, guest or Guest(request.version, list(held.content) if held else []))
+        guest = self.guests[request.handle]
+        return CloneReply(fetched_bytes=0, length_bytes=len(guest.content))
+
+    async def _copy(self, request: CloneChunk, guest: Guest) -> None:
+        """In two halves, between which the source may change, or go away."""
+        self.replicas.pop(request.handle, None)
+        guest.version, guest.whole = request.version, False
+        self.guests[request.handle] = guest
+        source = self.peers[request.sources[0].server]
+        middle = len(self._readable(source, request)) // 2
+        guest.content[:middle] = self._readable(source, request)[:middle]
+        if self.copy_seconds:
+            await self._network.clock.sleep(self.copy_seconds)
+        if self.guests.get(request.handle) is not guest or guest.version != request.version or guest.whole:
+            raise Superseded(f"{self.id} was asked for another copy")
+        guest.content[middle:] = self._readable(source, request)[middle:]
+        if request.fenced_bytes >= 0:
+            if guest.content != self._readable(source, request) or len(guest.content) != request.fenced_bytes:
+                raise StaleVersion(f"{source.id} was not fenced")
+            guest.whole = True
+
+    def _readable(self, source: FakeChunkServer, request: CloneChunk) -> list[int]:
+        held = source.replicas.get(request.handle)
+        if source.address not in self._network.servers or self._network.link(self.id, source.id).cut:
+            raise Unavailable(f"{self.id} cannot reach {source.id}")
+        if held is None or held.version != request.version:
+            raise StaleVersion(f"{source.id} does not hold version {request.version}")
+        return held.content
 
     async def _status(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, ChunkStatus)

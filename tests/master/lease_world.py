@@ -11,6 +11,7 @@ from gfs.errors import GfsError, OutcomeUnknown
 from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
+from gfs.master.core.clone_task import CloneTask
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of
@@ -20,8 +21,10 @@ from gfs.master.core.server_pool import ServerPool
 from gfs.master.granting import Granting
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
+from gfs.master.quiet_grants import QuietGrants
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import ReplicaCalls
+from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.service import MasterService
 from gfs.master.standing import Standing
 from gfs.messages.base import Reply, Request
@@ -29,7 +32,16 @@ from gfs.messages.chunks import AcquireLease, ChunkLease
 from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
 from gfs.messages.namespace import CreateFile, MutationReply
 from gfs.telemetry import Metrics
-from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, MasterId, ServerId
+from gfs.vocabulary import (
+    CHUNK_BYTES,
+    Address,
+    ChunkHandle,
+    ChunkIndex,
+    ChunkVersion,
+    InodeId,
+    MasterId,
+    ServerId,
+)
 from tests.fakes.clock import VirtualClock, settle
 from tests.fakes.network import FakeNetwork
 from tests.fakes.replicator import FakeLog, FakeReplicator
@@ -84,20 +96,31 @@ class FakeMaster:
             chance=Random(world.seed),
             configured_servers=servers,
         )
+        leases = LeaseService(
+            commits=self.commits,
+            reads=self.reads,
+            leases=self.leases,
+            calls=calls,
+            granting=granting,
+            clock=clock,
+            lease_seconds=LEASE_SECONDS,
+        )
+        self.moves = ReplicaMoves(
+            commits=self.commits,
+            locations=self.locations,
+            grants=QuietGrants(commits=self.commits, reads=self.reads, granting=granting),
+            leases=leases,
+            calls=calls,
+            clock=clock,
+            chance=Random(world.seed),
+            bytes_per_second=CHUNK_BYTES,
+        )
         self.service = MasterService(
             namespace=NamespaceService(
                 self.commits, self.reads, clock, replication_goal=goal, trash_seconds=60.0
             ),
             chunks=ChunkService(self.reads, self.locations, clock),
-            leases=LeaseService(
-                commits=self.commits,
-                reads=self.reads,
-                leases=self.leases,
-                calls=calls,
-                granting=granting,
-                clock=clock,
-                lease_seconds=LEASE_SECONDS,
-            ),
+            leases=leases,
             cluster=ClusterService(
                 cluster=CLUSTER,
                 replicator=self.replicator,
@@ -131,6 +154,8 @@ class LeaseWorld:
             server.id: server
             for server in (FakeChunkServer(self.network, f"s{n + 1}") for n in range(servers))
         }
+        for server in self.servers.values():
+            server.peers = self.servers
         self.client = self.network.caller("client")
         self.inode = InodeId(0)
         self.leader = self.masters["m1"]
@@ -215,6 +240,33 @@ class LeaseWorld:
 
     def content(self, server: ServerId, handle: ChunkHandle) -> list[int]:
         return self.servers[server].replicas[handle].content
+
+    def task(self, target: str, *, drop: str = "", handle: ChunkHandle | None = None) -> CloneTask:
+        """The move of the file's chunk to `target`."""
+        return CloneTask(
+            inode=self.inode,
+            index=FIRST,
+            handle=self.chunk().handle if handle is None else handle,
+            target=ServerId(target),
+            drop=ServerId(drop) if drop else None,
+            reason="rebalance" if drop else "lost replica",
+            priority=0,
+        )
+
+    def check_members(self, acknowledged: set[int]) -> None:
+        """The claim of core/grants: each member of the logged set has all that was acknowledged on its disk,
+        whichever version it holds."""
+        chunk = self.chunk()
+        for server in chunk.replicas:
+            replica, guest = (
+                self.servers[server].replicas.get(chunk.handle),
+                self.servers[server].guests.get(chunk.handle),
+            )
+            content = replica.content if replica is not None else []
+            if replica is None and guest is not None:
+                assert guest.whole, (self.seed, server)
+                content = guest.content
+            assert acknowledged <= set(content), (self.seed, server, chunk, acknowledged - set(content))
 
     def version(self, server: ServerId, handle: ChunkHandle) -> ChunkVersion:
         held = self.servers[server].replicas.get(handle)

@@ -146,7 +146,7 @@ class ChunkTable:
         )
 
     def change_replicas(self, operation: ChangeReplicas) -> ChunkGranted:
-        """Raises: InvalidArgument, NotFound, StaleVersion."""
+        """Raises: InvalidArgument, NotFound, StaleVersion; Unavailable when who joins is to leave."""
         _check_set(operation.replicas, operation.primary)
         row, chunk = self._chunk(operation.handle)
         if chunk.version != operation.from_version:
@@ -166,6 +166,7 @@ class ChunkTable:
             raise InvalidArgument(f"nobody of version {chunk.version} would stay")
         if joined and not (chunk.quiet and operation.held_version == chunk.version):
             raise InvalidArgument(f"version {chunk.version} is not fenced: nobody can join")
+        refuse_leaving(self._tables, operation.joined)
         changed = StoredChunk(
             version=chunk.version + 1,
             references=chunk.references,

@@ -2,8 +2,10 @@
 
 Why it is safe. S(v) is the logged replica set of version v. Facts, each held by one place:
 
- F1  Versions come from the log, one set each, before any replica hears of them (apply of GrantLease). [I1]
- F2  S(v+1) is a non-empty subset of S(v), unless the grant is `fresh`.                (checked by apply)
+ F1  Versions come from the log, one set each, before any replica hears of them (apply of GrantLease and
+     ChangeReplicas). [I1]
+ F2  S(v+1) is a non-empty subset of S(v), unless the grant is `fresh`, or a stranger joins by F7.
+                                                                                    (checked by apply)
  F3  A replica accepts mutations of exactly the version it holds, never goes back to a lower one, and
      persists a bump before it answers.                                                 (chunk server)
  F4  A primary acknowledges a mutation of v only when every member of S(v) has applied it.  (chunk server)
@@ -15,9 +17,18 @@ Why it is safe. S(v) is the logged replica set of version v. Facts, each held by
      bump to v with length 0 and none with more. As acknowledged bytes are on every member (the claim
      below) there are none; and as that member now holds v, none can be acknowledged under less (F3).
 
+ F7  A stranger joins S(v+1) only when v is *quiet*: made by ChangeReplicas (checked by apply), hence told to
+     no client by any leader, hence nothing was or will be acknowledged under it. The leader that proposed v
+     has had every member of S(v) answer the bump and be cut to one length, has then had the stranger put a
+     copy equal to a member's, whole and synced, on its disk, and grants from v. The copy is of version v and
+     counts as holding it; it is let into no set that asks for more (`held_version` is v). (quiet_grants,
+     replica_moves, chunkserver/guests)
+
 Claim: each member of S(v) holds every mutation acknowledged under any version u <= v, *whichever version
 it holds at the moment*. For a mutation acknowledged under u was applied, at version u, by every member of
-S(u) (F4), and S(v) is a subset of S(u) (F2; nothing is acknowledged from before a fresh grant, by F6).
+S(u) (F4), and S(v) is a subset of S(u) (F2; nothing is acknowledged from before a fresh grant, by F6) but for
+strangers, each of which had by F7 all that a member of a version between u and v had, when nothing could
+change any more.
 So the next grant may take any non-empty subset of S(v) [I2], and a bump to v may find any lower
 version: a member that still holds w < u proves by F3 and F4 that nothing was acknowledged under u. This is
 how a grant cut short by a crash resolves itself.
