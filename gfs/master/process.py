@@ -33,8 +33,10 @@ from gfs.master.gauges import MasterGauges
 from gfs.master.granting import Granting
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
+from gfs.master.quiet_grants import QuietGrants
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import ReplicaCalls
+from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode, end_process
 from gfs.master.service import MasterService
@@ -253,6 +255,25 @@ class Master:
             chance=self._chance,
             configured_servers=len(self._settings.chunkservers),
         )
+        leases = LeaseService(
+            commits=self._commits,
+            reads=self._reads,
+            leases=self._leases,
+            calls=calls,
+            granting=granting,
+            clock=self._clock,
+            lease_seconds=tuning.lease_seconds,
+        )
+        self.moves = ReplicaMoves(
+            commits=self._commits,
+            locations=self.locations,
+            grants=QuietGrants(commits=self._commits, reads=self._reads, granting=granting),
+            leases=leases,
+            calls=calls,
+            clock=self._clock,
+            chance=self._chance,
+            bytes_per_second=tuning.clone_bytes_per_second,
+        )
         return MasterService(
             namespace=NamespaceService(
                 self._commits,
@@ -262,15 +283,7 @@ class Master:
                 trash_seconds=tuning.trash_seconds,
             ),
             chunks=ChunkService(self._reads, self.locations, self._clock),
-            leases=LeaseService(
-                commits=self._commits,
-                reads=self._reads,
-                leases=self._leases,
-                calls=calls,
-                granting=granting,
-                clock=self._clock,
-                lease_seconds=tuning.lease_seconds,
-            ),
+            leases=leases,
             cluster=ClusterService(
                 cluster=self._cluster,
                 replicator=self._node,
