@@ -32,7 +32,7 @@ SILENCE_IDLE_SECONDS_MAX = 15.0  # without, and at the server: the peer is gone
 HTTP_CALL_SECONDS = 30.0  # deadline of a plain POST that names none
 HTTP_CALL_SECONDS_MAX = 300.0
 HTTP_HEAD_BYTES_MAX = 16 * 2**10  # bulk wire
-PUSH_BYTES_MAX = 8 * MIB  # one pushed piece; larger writes are split by the client (GFS §3.1)
+PUSH_BYTES_MAX = 16 * MIB  # one pushed piece; larger writes are split by the client (GFS §3.1)
 LIST_PAGE_MAX = 4096
 GLOB_SCAN_MAX = 20_000  # entries looked at for one page of a glob
 TRASH_SCAN_MAX = 5000  # entries looked at for one page of the trash
@@ -43,6 +43,13 @@ REPORT_PAGE_CHUNKS = 20_000  # chunks in one page of a full report
 MUTATIONS_IN_FLIGHT_MAX = 256  # of one chunk version, at its primary and held at its secondaries
 ANSWERED_WRITES_KEPT = 256  # of one chunk version: a repeated write is answered as the first was
 APPLIED_MUTATIONS_KEPT = 1024  # of one chunk version: a repeated mutation is recognised, not applied again
+INLINE_RECORD_BYTES_MAX = 64 * 2**10  # a record up to this comes with its request, a longer one is pushed
+RECORD_BATCH_MAX = 512  # records that one mutation takes to the secondaries
+RECORD_BATCH_BYTES_MAX = MIB
+RECORD_BATCHES_RUNNING_MAX = 1  # of one chunk; what comes meanwhile makes up the next one
+RECORDS_WAITING_MAX = 4096  # for their place in one chunk; more are refused
+RECORDS_WAITING_BYTES_MAX = 16 * MIB
+RECORDS_REMEMBERED_MAX = 4096  # identified records of one chunk whose clients may still repeat them (I9)
 MUTATION_RUN_MAX = 8  # consecutive mutations of one chunk written in one visit to a worker thread
 STORE_THREADS = 8  # worker threads of a chunk server's storage
 CHUNK_ORDERS_KEPT = 65_536  # chunks whose order of mutations is in memory; idle ones beyond it are forgotten
@@ -78,6 +85,7 @@ assert SESSION_WINDOW >= CALLS_IN_FLIGHT_MAX
 assert READ_RANGES_IN_FLIGHT <= CLIENT_WORKERS_MAX
 assert READ_LONG_RANGE_BYTES % READ_RANGE_BYTES == 0 and CHUNK_BYTES % READ_LONG_RANGE_BYTES == 0
 assert LOOKUP_CHUNKS <= FIND_CHUNKS_MAX
+assert INLINE_RECORD_BYTES_MAX <= RECORD_BATCH_BYTES_MAX < FRAME_BYTES_MAX // 2
 assert APPLIED_MUTATIONS_KEPT > MUTATIONS_IN_FLIGHT_MAX  # whatever a primary may still repeat is known
 
 

@@ -17,6 +17,7 @@ from gfs.chunkserver.core.versions import settled_short_version
 from gfs.chunkserver.disk_health import disk_error
 from gfs.chunkserver.durable_commits import DurableCommits
 from gfs.chunkserver.stores.interface import ChunkStore
+from gfs.messages.replicas import AppendedRecord
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES
 
 
@@ -29,9 +30,17 @@ class Appender:
         self._index, self._store, self._commits = index, store, commits
         self._is_durable = is_durable
 
-    def append(self, state: ChunkState, offset: int, data: memoryview, given: Sequence[int] | None) -> None:
+    def append(
+        self,
+        state: ChunkState,
+        offset: int,
+        data: memoryview,
+        given: Sequence[int] | None,
+        records: Sequence[AppendedRecord] = (),
+    ) -> None:
         """Write `data` at or past the committed length (a gap is zeros); the chunk's lock is held.
 
+        `records`: what `data` consists of, as far as it is identified.
         Raises: NoSpace, Unavailable, ChecksumMismatch, InvalidArgument: the chunk is as it was.
             KeyError: the chunk's bytes are missing. OutcomeUnknown: a sync failed.
         """
@@ -51,7 +60,14 @@ class Appender:
             sealed=header.sealed,
             short_version=settled_short_version(header),
         )
-        record = Mutated(state.handle, following, header.full_blocks, sums.tobytes(), self._is_durable)
+        record = Mutated(
+            state.handle,
+            following,
+            header.full_blocks,
+            sums.tobytes(),
+            self._is_durable,
+            tuple(records) if any(record.client for record in records) else (),
+        )
         try:
             failpoints.hit("chunk.before_write")
             if state.has_surplus:

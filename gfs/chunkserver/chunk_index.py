@@ -1,9 +1,10 @@
-"""The chunk index: version, length, seal and checksums of every chunk, durable. Not the chunks' bytes.
+"""The chunk index: version, length, seal, checksums and append window of every chunk, durable. Not its bytes.
 
-`chunks.lmdb` holds per chunk one header and its full blocks' checksums in rows of 64, and which replicas are
-known to be damaged (damage_marks says which). It is only ever committed with sync (without it a power cut can
-leave a meta page that points at pages never written), and never for a change on the request path: such a one
-is one frame in the journal and one update of the overlay in memory. A flush moves what gathered to LMDB.
+`chunks.lmdb` holds per chunk one header, its full blocks' checksums in rows of 64, its append window, and
+which replicas are known to be damaged (damage_marks says which). It is only ever committed with sync (without
+it a power cut can leave a meta page that points at pages never written), and never for a change on the
+request path: such a one is one frame in the journal and one update of the overlay in memory. A flush moves
+what gathered to LMDB.
 
 Order of a flush, and why a stop at any point loses nothing:
  1. A new, empty segment n+1 is made durable under its name.
@@ -33,6 +34,7 @@ import msgspec
 from gfs import failpoints
 from gfs.checksums import crc32c
 from gfs.chunkserver.chunk_state import Change, ChunkState
+from gfs.chunkserver.core.append_window import AppendWindow, decode_window, encode_window
 from gfs.chunkserver.core.checksums import SUM_BYTES
 from gfs.chunkserver.core.chunk_record import (
     ROW_BYTES,
@@ -48,7 +50,7 @@ from gfs.disk import Disk
 from gfs.errors import CorruptState, GfsError, NoSpace, UnsupportedVersion
 from gfs.vocabulary import BLOCKS_PER_CHUNK, ChunkHandle
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 knew no append windows; its chunks have none
 INDEX_BYTES_MAX = 16 * 2**30  # address space, not memory or disk
 READERS_MAX = 512  # threads reading at one moment
 CACHED_CHUNKS_MAX = 4096  # clean chunks kept in memory, at most 4 KiB each
@@ -66,6 +68,7 @@ class _SetAside:
 
     headers: dict[ChunkHandle, bytes | None] = field(default_factory=dict)
     rows: list[tuple[ChunkHandle, int, bytes]] = field(default_factory=list)
+    windows: dict[ChunkHandle, bytes] = field(default_factory=dict)
     clean: bool = False
 
 
@@ -85,6 +88,7 @@ class ChunkIndex:
         self._durable_segments = durable_segments
         self._headers = environment.open_db(b"headers")
         self._rows = environment.open_db(b"rows")
+        self._windows = environment.open_db(b"windows")
         self._meta = environment.open_db(b"meta")
         self._damage = environment.open_db(b"damage")
         self._lock = threading.Condition()
@@ -233,10 +237,13 @@ class ChunkIndex:
                 if sums is None or len(sums) > ROW_BYTES or len(sums) % SUM_BYTES:
                     raise CorruptState(f"chunks.lmdb: checksum row {row} of chunk {handle:x} is damaged")
                 full.frombytes(sums)
+            window = _unseal_window(handle, transaction.get(_header_key(handle), db=self._windows))
         if len(full) < header.full_blocks:
             raise CorruptState(f"chunks.lmdb: checksums of chunk {handle:x} are missing")
         del full[header.full_blocks :]
-        return ChunkState(handle, header, full)
+        if window is None:
+            raise CorruptState(f"chunks.lmdb: the append window of chunk {handle:x} is damaged")
+        return ChunkState(handle, header, full, window)
 
     # --- changing -------------------------------------------------------------------------------
 
@@ -364,6 +371,7 @@ class ChunkIndex:
                 aside.headers[handle] = None
                 continue
             aside.headers[handle] = _seal_header(handle, state.header)
+            aside.windows[handle] = _seal_window(handle, state.window)
             rows_used = -(-len(state.full) // SUMS_PER_ROW)
             for row in sorted(state.rows_changed):
                 if row < rows_used:
@@ -380,6 +388,11 @@ class ChunkIndex:
                         self._delete_entry(transaction, handle)
                     else:
                         transaction.put(_header_key(handle), header, db=self._headers)
+                for handle, window in aside.windows.items():
+                    if window:
+                        transaction.put(_header_key(handle), window, db=self._windows)
+                    else:
+                        transaction.delete(_header_key(handle), db=self._windows)
                 for handle, row, sums in aside.rows:
                     transaction.put(_row_key(handle, row), sums, db=self._rows)
                 transaction.put(_FLUSHED, flushed.to_bytes(8, "big"), db=self._meta)
@@ -391,6 +404,7 @@ class ChunkIndex:
 
     def _delete_entry(self, transaction: lmdb.Transaction, handle: ChunkHandle) -> None:
         transaction.delete(_header_key(handle), db=self._headers)
+        transaction.delete(_header_key(handle), db=self._windows)
         for row in range(ROWS_PER_CHUNK):
             transaction.delete(_row_key(handle, row), db=self._rows)
 
@@ -429,7 +443,7 @@ def open_index(directory: str, disk: Disk, *, durable_segments: bool) -> ChunkIn
     path = os.path.join(directory, "chunks.lmdb")
     try:
         environment = lmdb.open(
-            path, map_size=INDEX_BYTES_MAX, max_dbs=4, max_readers=READERS_MAX, mode=0o600, subdir=False
+            path, map_size=INDEX_BYTES_MAX, max_dbs=5, max_readers=READERS_MAX, mode=0o600, subdir=False
         )
         index = ChunkIndex(environment, disk, directory, durable_segments=durable_segments)
         found = index._read_meta(_FORMAT)
@@ -460,6 +474,25 @@ def _unseal_header(handle: ChunkHandle, sealed: bytes) -> ChunkHeader | None:
         return None
     try:
         return decode_header(content)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _seal_window(handle: ChunkHandle, window: AppendWindow) -> bytes:
+    content = encode_window(window)
+    if not content:
+        return b""
+    return crc32c(content, crc32c(_header_key(handle))).to_bytes(SUM_BYTES, "little") + content
+
+
+def _unseal_window(handle: ChunkHandle, sealed: bytes | None) -> AppendWindow | None:
+    if sealed is None:
+        return AppendWindow()
+    content = sealed[SUM_BYTES:]
+    if int.from_bytes(sealed[:SUM_BYTES], "little") != crc32c(content, crc32c(_header_key(handle))):
+        return None
+    try:
+        return decode_window(content)
     except msgspec.MsgspecError:
         return None
 

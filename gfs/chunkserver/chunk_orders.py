@@ -7,18 +7,19 @@ Deciding is in core/primary_order and core/secondary_order, carrying out in seco
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from gfs.chunkserver.core.mutations import Mutation
-from gfs.chunkserver.core.primary_order import PrimaryOrder
+from gfs.chunkserver.core.mutations import InlineBytes, Mutation, fresh
+from gfs.chunkserver.core.primary_order import PrimaryOrder, RecordId
 from gfs.chunkserver.core.secondary_order import SecondaryOrder
 from gfs.chunkserver.push_buffer import Pushed
+from gfs.errors import GfsError
 from gfs.messages.chunks import Replica
 from gfs.messages.heartbeat import HeldLease
-from gfs.messages.replicas import WriteReply
+from gfs.messages.replicas import AppendRecord, AppendReply, WriteReply
 from gfs.settings import CHUNK_ORDERS_KEPT
 from gfs.vocabulary import ChunkHandle, ChunkVersion, SerialNumber, ServerId
 
@@ -29,7 +30,54 @@ class WaitingMutation:
 
     mutation: Mutation
     pushed: Pushed | None
+    inline: InlineBytes | None
     applied: asyncio.Future[int]
+
+
+@dataclass(slots=True)
+class WaitingRecord:
+    """A record at the primary that has no place yet, or whose place is not acknowledged yet."""
+
+    request: AppendRecord
+    reply: asyncio.Future[AppendReply]
+
+    def answer(self, reply: AppendReply) -> None:
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def fail(self, error: GfsError) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(fresh(error))
+
+
+class RecordQueue:
+    """Records that wait for their place in one chunk; those in batches under way are not in it."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[WaitingRecord] = deque()
+        self.waiting_bytes = 0
+        self.batches_running = 0
+        self.batches_named = 0
+
+    def add(self, record: WaitingRecord) -> None:
+        self.waiting.append(record)
+        self.waiting_bytes += record.request.length_bytes
+
+    def first(self, count_max: int, bytes_max: int) -> list[WaitingRecord]:
+        """The first ones that may go together, at least one."""
+        found: list[WaitingRecord] = []
+        batch_bytes = 0
+        for record in self.waiting:
+            batch_bytes += record.request.length_bytes
+            if found and (len(found) == count_max or batch_bytes > bytes_max):
+                break
+            found.append(record)
+        return found
+
+    def take(self, count: int) -> list[WaitingRecord]:
+        taken = [self.waiting.popleft() for _ in range(count)]
+        self.waiting_bytes -= sum([record.request.length_bytes for record in taken])
+        return taken
 
 
 @dataclass(slots=True)
@@ -45,6 +93,8 @@ class VersionOrder:
     lead: PrimaryOrder | None
     waiting: dict[SerialNumber, WaitingMutation] = field(default_factory=dict)
     writes: dict[SerialNumber, asyncio.Future[WriteReply]] = field(default_factory=dict)
+    records: RecordQueue = field(default_factory=RecordQueue)
+    appending: dict[RecordId, asyncio.Future[AppendReply]] = field(default_factory=dict)  # waiting or placed
 
     @property
     def has_begun(self) -> bool:

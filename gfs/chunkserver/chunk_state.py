@@ -1,4 +1,4 @@
-"""One chunk's header and checksums in memory, shared by everybody who uses the chunk. No I/O."""
+"""One chunk's header, sums and append window in memory, shared by everybody who uses the chunk. No I/O."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from array import array
 from dataclasses import dataclass
 
+from gfs.chunkserver.core.append_window import AppendWindow
 from gfs.chunkserver.core.checksums import SUM_BYTES
 from gfs.chunkserver.core.chunk_record import (
     SUMS_PER_ROW,
@@ -15,6 +16,7 @@ from gfs.chunkserver.core.chunk_record import (
     Record,
     apply_sums,
     check_header,
+    window_after,
 )
 from gfs.vocabulary import ChunkHandle
 
@@ -35,10 +37,18 @@ class ChunkState:
         "header",
         "lock",
         "rows_changed",
+        "window",
     )
 
-    def __init__(self, handle: ChunkHandle, header: ChunkHeader | None, full: array[int]) -> None:
+    def __init__(
+        self,
+        handle: ChunkHandle,
+        header: ChunkHeader | None,
+        full: array[int],
+        window: AppendWindow | None = None,
+    ) -> None:
         self.handle, self.header, self.full = handle, header, full
+        self.window = AppendWindow() if window is None else window  # changes only with `lock` held
         self.lock = threading.Lock()
         self.rows_changed: set[int] = set()
         self.has_surplus = False  # the store may hold bytes past the committed length
@@ -49,6 +59,7 @@ class ChunkState:
         if isinstance(record, Deleted):
             self.header = None
             self.full = array("I")
+            self.window = AppendWindow()
             self.rows_changed.clear()
         elif isinstance(record, Mutated):
             check_header(record.header)
@@ -58,6 +69,7 @@ class ChunkState:
                 last = record.first_block + len(record.sums) // SUM_BYTES - 1
                 self.rows_changed.update(range(record.first_block // SUMS_PER_ROW, last // SUMS_PER_ROW + 1))
             apply_sums(self.full, record)
+            self.window = window_after(self.window, record)
             self.header = record.header
 
 

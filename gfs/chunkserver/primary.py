@@ -15,6 +15,7 @@ from gfs.chunkserver.core.mutations import (
     Acknowledged,
     AppendAt,
     ChunkFull,
+    InlineBytes,
     Mutation,
     PadChunk,
     UnderWay,
@@ -34,7 +35,14 @@ from gfs.errors import (
 )
 from gfs.messages.base import Ack
 from gfs.messages.chunks import Replica
-from gfs.messages.replicas import AppendRecord, AppendReply, ApplyMutation, WriteChunk, WriteReply
+from gfs.messages.replicas import (
+    AppendedRecord,
+    AppendRecord,
+    AppendReply,
+    ApplyMutation,
+    WriteChunk,
+    WriteReply,
+)
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
 from gfs.vocabulary import CHUNK_BYTES, Address, ChunkHandle, SerialNumber, ServerId
@@ -115,10 +123,12 @@ class PrimaryWrites:
             self._pushes.release(pushed, used=False)
             raise
         # Shielded: a client that goes away must not leave a gap in the order.
-        return await asyncio.shield(self._send_everywhere(handle, order, mutation, pushed))
+        return await asyncio.shield(self.send_everywhere(handle, order, mutation, pushed))
 
-    async def append(self, handle: ChunkHandle, order: VersionOrder, request: AppendRecord) -> AppendReply:
-        """Place one record, or pad the chunk that has no room for it, on every replica (§3.3).
+    async def append_pushed(
+        self, handle: ChunkHandle, order: VersionOrder, request: AppendRecord
+    ) -> AppendReply:
+        """Place one pushed record, or pad the chunk that has no room for it, on every replica (§3.3).
 
         As for write(): no await before it is ordered, and the same errors.
         """
@@ -130,8 +140,11 @@ class PrimaryWrites:
         else:
             pushed = take_push(self._pushes, request.push, request.length_bytes)
             try:
-                new = lead.place_record(
-                    request.length_bytes,
+                record = AppendedRecord(
+                    request.client, request.sequence, request.settled_below, request.length_bytes
+                )
+                new = lead.place_records(
+                    [record],
                     push=request.push,
                     version=request.version,
                     now=self._clock.monotonic(),
@@ -143,9 +156,9 @@ class PrimaryWrites:
                 self._pushes.release(pushed, used=True)  # it is pushed anew for the next chunk
             match new:
                 case AppendAt(serial):
-                    waiting = self._send_everywhere(handle, order, lead.ordered(serial), pushed)
+                    waiting = self.send_everywhere(handle, order, lead.ordered(serial), pushed)
                 case PadChunk(serial):
-                    waiting = self._send_everywhere(handle, order, lead.ordered(serial), None)
+                    waiting = self.send_everywhere(handle, order, lead.ordered(serial), None)
                 case ChunkFull():
                     return AppendReply(serial=SerialNumber(0), offset_bytes=CHUNK_BYTES, padded=True)
             placed = new
@@ -168,9 +181,15 @@ class PrimaryWrites:
         while self._forwards:
             await asyncio.wait(self._forwards)
 
-    def _send_everywhere(
-        self, handle: ChunkHandle, order: VersionOrder, mutation: Mutation, pushed: Pushed | None
+    def send_everywhere(
+        self,
+        handle: ChunkHandle,
+        order: VersionOrder,
+        mutation: Mutation,
+        pushed: Pushed | None,
+        inline: InlineBytes | None = None,
     ) -> asyncio.Future[WriteReply]:
+        """Have every replica apply a mutation that has its place; `pushed` stays pinned meanwhile."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[WriteReply] = loop.create_future()
         reply.add_done_callback(_retrieve)
@@ -185,19 +204,24 @@ class PrimaryWrites:
             length_bytes=mutation.length_bytes,
             push=mutation.push,
             kind=mutation.kind,
+            records=list(mutation.records),
+            data=b"" if inline is None else inline.data,
+            checksums=[] if inline is None else list(inline.checksums),
         )
         for server, replica in order.replicas.items():
             if server != self._me:
                 task = loop.create_task(self._forward(order, write, request, replica))
                 self._forwards.add(task)
                 task.add_done_callback(self._forwards.discard)
-        self._apply_here(handle, order, write)
+        self._apply_here(handle, order, write, inline)
         return reply
 
-    def _apply_here(self, handle: ChunkHandle, order: VersionOrder, write: _Write) -> None:
+    def _apply_here(
+        self, handle: ChunkHandle, order: VersionOrder, write: _Write, inline: InlineBytes | None
+    ) -> None:
         try:
             applied = self._writer.submit(
-                handle, order, write.mutation, version=order.version, primary=self._me
+                handle, order, write.mutation, version=order.version, primary=self._me, inline=inline
             )
         except GfsError as error:
             self._member_failed(order, self._me, error)

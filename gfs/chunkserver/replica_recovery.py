@@ -62,7 +62,7 @@ def recover(index: ChunkIndex, store: ChunkStore, disk: Disk, directory: str) ->
         _finish_redo(replay, store, found)
         _verify(replay, store, found)
         state = index.load(replay.handle)
-        state.header, state.full = replay.header, replay.full
+        state.header, state.full, state.window = replay.header, replay.full, replay.window
         state.rows_changed.update(range(ROWS_PER_CHUNK))
         recovered[replay.handle] = state
     if may_be_short:
@@ -129,7 +129,7 @@ def _begin(index: ChunkIndex, handle: ChunkHandle, record: Record, found: Recove
         index.drop_damaged(handle)
         del found.corrupt[handle]
         state = index.load(handle)
-    return ChunkReplay(handle, state.header, array("I", state.full))
+    return ChunkReplay(handle, state.header, array("I", state.full), state.window.copy())
 
 
 def _handle_of(record: Record) -> ChunkHandle:

@@ -20,6 +20,7 @@ from gfs.chunkserver.block_reader import BlockReader
 from gfs.chunkserver.change_feed import ChangeFeed
 from gfs.chunkserver.chunk_index import ChunkIndex, open_index
 from gfs.chunkserver.chunk_state import Change, ChunkState
+from gfs.chunkserver.core.append_window import AppendWindow, encode_window
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated
 from gfs.chunkserver.core.versions import (
     check_cut,
@@ -46,7 +47,16 @@ from gfs.errors import (
     Unavailable,
 )
 from gfs.messages.heartbeat import HeldChunk
-from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion, Term
+from gfs.messages.replicas import AppendedRecord
+from gfs.vocabulary import (
+    CHECKSUM_BLOCK_BYTES,
+    CHUNK_BYTES,
+    MIB,
+    ChunkHandle,
+    ChunkVersion,
+    ClientId,
+    Term,
+)
 
 Durability = Literal["flush", "sync"]
 JOURNAL_BYTES_MAX = 64 * MIB  # a mutation that finds more flushes first
@@ -73,6 +83,7 @@ class ReplicaStatus:
     sealed: bool
     block_checksums: tuple[int, ...] = ()
     may_be_short: bool = False
+    append_window: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +218,13 @@ class ReplicaStore:
         offset: int,
         data: Bytes,
         checksums: Sequence[int] | None = None,
+        records: Sequence[AppendedRecord] = (),
     ) -> int:
         """Write `data` at `offset`: append, overwrite, both, or past the end (the gap is zeros).
 
         Args:
             checksums: CRC32C of the piece per chunk block it touches; spares summing it again.
+            records: those that `data` consists of; they go behind all that is committed (§3.3).
         Returns: the committed length after it. Acknowledged as `durability` says.
         Raises:
             NotFound, StaleVersion, ChunkSealed, InvalidArgument: nothing was written.
@@ -230,9 +243,13 @@ class ReplicaStore:
             require_writable(header, handle)
             self._require_undamaged(state)
             self._require_space(len(data))
+            if records and offset < header.length_bytes:
+                raise InvalidArgument(
+                    f"chunk {handle:x} has {header.length_bytes} bytes: no record is appended at {offset}"
+                )
             try:
                 if offset >= header.length_bytes:
-                    self._appender.append(state, offset, memoryview(data), checksums)
+                    self._appender.append(state, offset, memoryview(data), checksums, records)
                 else:
                     failpoint("chunk.before_write")
                     self._overwriter.overwrite(state, offset, memoryview(data), checksums)
@@ -376,16 +393,48 @@ class ReplicaStore:
         return self.status(handle, version, with_checksums=True), bad
 
     def status(
-        self, handle: ChunkHandle, version: ChunkVersion, *, with_checksums: bool = False
+        self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        *,
+        with_checksums: bool = False,
+        with_append_window: bool = False,
     ) -> ReplicaStatus:
         """Raises: NotFound, StaleVersion."""
         state = self._load(handle)
-        if not with_checksums:
+        if not with_checksums and not with_append_window:
             return _status(held(state.header, handle, version), ())
         with state.lock:
             header = held(state.header, handle, version)
             tail = (header.tail_sum,) if header.tail_bytes else ()
-            return _status(header, (*state.full, *tail))
+            return _status(
+                header,
+                (*state.full, *tail) if with_checksums else (),
+                encode_window(state.window) if with_append_window else b"",
+            )
+
+    def append_window(self, handle: ChunkHandle, version: ChunkVersion) -> AppendWindow:
+        """A copy of what is known of the identified records in the chunk. Raises: NotFound, StaleVersion."""
+        state = self._load(handle)
+        with state.lock:
+            held(state.header, handle, version)
+            return state.window.copy()
+
+    def find_record(
+        self, handle: ChunkHandle, client: ClientId, sequence: int, *, not_before: int
+    ) -> tuple[bool, int]:
+        """(the chunk is sealed, offset of that record in it or -1): only after the seal is it the last word.
+
+        Raises: NotFound; OutcomeUnknown (forgotten).
+        """
+        state = self._load(handle)
+        with state.lock:
+            if state.header is None:
+                raise NotFound(f"chunk {handle:x} is not here")
+            if not state.header.sealed:
+                return False, -1
+            place = state.window.find(client, sequence, repeated=True, not_before=not_before)
+            return True, -1 if place is None else place.offset_bytes
 
     def committed_length(self, handle: ChunkHandle, version: ChunkVersion, *, wanted_bytes: int = 0) -> int:
         """The length, for a reader that wants the first `wanted_bytes`.
@@ -636,11 +685,12 @@ def _unreadable(handle: ChunkHandle) -> HeldChunk:
     return HeldChunk(handle, ChunkVersion(0), 0)
 
 
-def _status(header: ChunkHeader, checksums: tuple[int, ...]) -> ReplicaStatus:
+def _status(header: ChunkHeader, checksums: tuple[int, ...], window: bytes = b"") -> ReplicaStatus:
     return ReplicaStatus(
         version=header.version,
         length_bytes=header.length_bytes,
         sealed=header.sealed,
         block_checksums=checksums,
         may_be_short=header.short_version > 0,
+        append_window=window,
     )

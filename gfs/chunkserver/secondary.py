@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from gfs.checksums import piece_checksums
 from gfs.chunkserver.chunk_orders import ChunkOrders, ChunkTurn, VersionOrder, WaitingMutation
-from gfs.chunkserver.core.mutations import Mutation
+from gfs.chunkserver.core.mutations import InlineBytes, Mutation
 from gfs.chunkserver.core.secondary_order import Receipt
 from gfs.chunkserver.disk_health import disk_error
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
@@ -25,6 +25,7 @@ from gfs.errors import (
     InternalFault,
     InvalidArgument,
 )
+from gfs.messages.replicas import AppendedRecord
 from gfs.telemetry import logger
 from gfs.vocabulary import (
     CHECKSUM_BLOCK_BYTES,
@@ -49,6 +50,7 @@ class MutableReplicas(Protocol):
         offset: int,
         data: Bytes,
         checksums: Sequence[int] | None,
+        records: Sequence[AppendedRecord] = (),
     ) -> int: ...
 
     def pad(self, handle: ChunkHandle, version: ChunkVersion, offset: int) -> int: ...
@@ -83,9 +85,11 @@ class OrderedWriter:
         *,
         version: ChunkVersion,
         primary: ServerId,
+        inline: InlineBytes | None = None,
     ) -> asyncio.Future[int] | None:
         """Accept one mutation; None says that it was applied before. No await: arrival order is kept.
 
+        `inline`: its bytes, when they were not pushed.
         Await the future shielded: the mutation has its place in the order whether or not anybody waits.
         Raises: PushMissing (may be sent again under the same serial number), InvalidArgument, and what
             SecondaryOrder.receive raises.
@@ -96,14 +100,14 @@ class OrderedWriter:
         if receipt is Receipt.UNDER_WAY:
             return order.waiting[mutation.serial].applied
         try:
-            pushed = self._take(mutation)
+            pushed = None if inline is not None else self._take(mutation)
         except GfsError:
             withdrawn = order.local.withdraw(mutation.serial)
             assert withdrawn
             raise
         applied = asyncio.get_running_loop().create_future()
         applied.add_done_callback(_retrieve)
-        order.waiting[mutation.serial] = WaitingMutation(mutation, pushed, applied)
+        order.waiting[mutation.serial] = WaitingMutation(mutation, pushed, inline, applied)
         self._drive(handle)
         return applied
 
@@ -197,10 +201,16 @@ class OrderedWriter:
         return lengths, None
 
     def _apply(self, handle: ChunkHandle, version: ChunkVersion, waiting: WaitingMutation) -> int:
-        offset, pushed = waiting.mutation.offset_bytes, waiting.pushed
+        offset, records = waiting.mutation.offset_bytes, waiting.mutation.records
+        if waiting.inline is not None:
+            data, sums = waiting.inline
+            if piece_checksums(offset, data) != list(sums):
+                raise ChecksumMismatch(f"the bytes for offset {offset} are not those that were sent")
+            return self._replicas.write(handle, version, offset, data, sums, records)
+        pushed = waiting.pushed
         if pushed is None:
             return self._replicas.pad(handle, version, offset)
-        return self._replicas.write(handle, version, offset, pushed.data, sums_at(pushed, offset))
+        return self._replicas.write(handle, version, offset, pushed.data, sums_at(pushed, offset), records)
 
     def _take(self, mutation: Mutation) -> Pushed | None:
         match mutation.kind:

@@ -12,13 +12,15 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
-from gfs.chunkserver.core.mutations import Mutation
+from gfs.chunkserver.core.append_window import AppendWindow
+from gfs.chunkserver.core.mutations import InlineBytes, Mutation
 from gfs.chunkserver.core.primary_order import PrimaryOrder
 from gfs.chunkserver.core.secondary_order import SecondaryOrder
 from gfs.chunkserver.disk_health import undone_on_error
 from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.primary import PrimaryWrites, PushCopy
 from gfs.chunkserver.push_buffer import PushBuffer
+from gfs.chunkserver.record_appends import RecordAppends
 from gfs.chunkserver.replica_store import Bumped, ReplicaStatus, ReplicaStore
 from gfs.chunkserver.secondary import OrderedWriter
 from gfs.chunkserver.tallies import Tallies
@@ -44,10 +46,12 @@ from gfs.messages.replicas import (
     BumpVersion,
     ChunkStatus,
     ChunkStatusReply,
+    FindRecord,
+    FindRecordReply,
     SealReplica,
     WriteChunk,
 )
-from gfs.settings import APPEND_BYTES_MAX, PUSH_BYTES_MAX
+from gfs.settings import APPEND_BYTES_MAX, INLINE_RECORD_BYTES_MAX, PUSH_BYTES_MAX, RECORD_BATCH_MAX
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
 from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ClusterId
@@ -93,6 +97,7 @@ class ChunkService:
             forward_seconds=forward_seconds,
             on_acknowledged=tallies.write_acknowledged,
         )
+        self._appends = RecordAppends(identity.server, self._primary, clock)
         self._changing: set[asyncio.Task[Any]] = set()  # Any: each change has its own result
         self._out_of_service = ""  # why no change is taken any more
 
@@ -106,6 +111,7 @@ class ChunkService:
             WriteChunk: self._write,
             AppendRecord: self._append,
             ApplyMutation: self._apply,
+            FindRecord: self._find_record,
             DiskStatus: self._disk_status,
         }
 
@@ -179,7 +185,14 @@ class ChunkService:
             # stays without an order, so that the next write brings a newer version (I4).
             if held is None or held.version < version:
                 may_be_short = held is not None and held.may_be_short
-                fresh = self._new_order(request, now, bumped.length_bytes, may_be_short=may_be_short)
+                window = None
+                if request.primary == self._identity.server:
+                    window = await self._writer.in_worker(
+                        lambda: self._replicas.append_window(handle, version)
+                    )
+                fresh = self._new_order(
+                    request, now, bumped.length_bytes, may_be_short=may_be_short, window=window
+                )
                 self.orders.install(handle, fresh, now=now)
             elif known is not None and known.version == version:
                 may_be_short = known.may_be_short
@@ -273,7 +286,10 @@ class ChunkService:
         assert isinstance(request, ChunkStatus)
         status = await self._writer.in_worker(
             lambda: self._replicas.status(
-                request.handle, request.version, with_checksums=request.with_checksums
+                request.handle,
+                request.version,
+                with_checksums=request.with_checksums,
+                with_append_window=request.with_append_window,
             )
         )
         return ChunkStatusReply(
@@ -282,7 +298,17 @@ class ChunkService:
             sealed=status.sealed,
             block_checksums=list(status.block_checksums),
             may_be_short=status.may_be_short,
+            append_window=status.append_window,
         )
+
+    async def _find_record(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, FindRecord)
+        sealed, offset_bytes = await self._writer.in_worker(
+            lambda: self._replicas.find_record(
+                request.handle, request.client, request.sequence, not_before=request.not_before
+            )
+        )
+        return FindRecordReply(sealed=sealed, offset_bytes=offset_bytes)
 
     # --- mutations ------------------------------------------------------------------------------
 
@@ -295,10 +321,9 @@ class ChunkService:
     async def _append(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, AppendRecord)
         self._check_in_service()
-        if not 0 < request.length_bytes <= APPEND_BYTES_MAX:
-            raise InvalidArgument(f"a record of {request.length_bytes} bytes: 1 to {APPEND_BYTES_MAX} can be")
+        _check_record(request)
         order = await self._led_order(request.handle, request.version)
-        return await self._primary.append(request.handle, order, request)
+        return await self._appends.append(request.handle, order, request)
 
     async def _led_order(self, handle: ChunkHandle, version: ChunkVersion) -> VersionOrder:
         """The order this server leads. Raises: NotPrimary; StaleVersion … when there is none here."""
@@ -321,12 +346,23 @@ class ChunkService:
         if request.serial < 1:
             raise InvalidArgument("serial numbers count from 1")
         mutation = Mutation(
-            request.serial, request.offset_bytes, request.length_bytes, request.push, request.kind
+            request.serial,
+            request.offset_bytes,
+            request.length_bytes,
+            request.push,
+            request.kind,
+            tuple(request.records),
         )
+        inline = _inline_bytes(request)
         if mutation.kind == "pad" and mutation.end_bytes != CHUNK_BYTES:
             raise InvalidArgument(f"padding ends at {mutation.end_bytes}, not at the chunk's end")
         applied = self._writer.submit(
-            request.handle, order, mutation, version=request.version, primary=request.primary
+            request.handle,
+            order,
+            mutation,
+            version=request.version,
+            primary=request.primary,
+            inline=inline,
         )
         if applied is not None:
             await self._writer.wait_applied(
@@ -390,7 +426,13 @@ class ChunkService:
             self._primary.end_outstanding(order, order.lead.supersede(reason))
 
     def _new_order(
-        self, request: BumpVersion, now: float, length_bytes: int, *, may_be_short: bool
+        self,
+        request: BumpVersion,
+        now: float,
+        length_bytes: int,
+        *,
+        may_be_short: bool,
+        window: AppendWindow | None,
     ) -> VersionOrder:
         me = self._identity.server
         lead = None
@@ -403,6 +445,7 @@ class ChunkService:
                 length_bytes=length_bytes,
                 now=now,
                 lease_seconds=request.lease_seconds,
+                window=window,
             )
         return VersionOrder(
             version=request.version,
@@ -419,6 +462,35 @@ class ChunkService:
 
 def _same_grant(order: VersionOrder, request: BumpVersion) -> bool:
     return order.primary == request.primary and order.replicas.keys() == {r.server for r in request.replicas}
+
+
+def _check_record(request: AppendRecord) -> None:
+    if not 0 < request.length_bytes <= APPEND_BYTES_MAX:
+        raise InvalidArgument(f"a record of {request.length_bytes} bytes: 1 to {APPEND_BYTES_MAX} can be")
+    inline = len(request.data)
+    if inline and (inline != request.length_bytes or inline > INLINE_RECORD_BYTES_MAX or request.push):
+        raise InvalidArgument(
+            f"{inline} bytes came with a record of {request.length_bytes}: all of them come with it, at most "
+            f"{INLINE_RECORD_BYTES_MAX}, or all are pushed"
+        )
+    if request.client and not 0 <= request.settled_below <= request.sequence:
+        raise InvalidArgument(f"record {request.sequence} is repeated though it was settled")
+
+
+def _inline_bytes(request: ApplyMutation) -> InlineBytes | None:
+    records = request.records
+    if records and (
+        request.kind != "record"
+        or len(records) > RECORD_BATCH_MAX
+        or min(record.length_bytes for record in records) <= 0
+        or sum(record.length_bytes for record in records) != request.length_bytes
+    ):
+        raise InvalidArgument(f"{len(records)} records do not make up {request.length_bytes} bytes")
+    if not request.data:
+        return None
+    if request.kind != "record" or len(request.data) != request.length_bytes:
+        raise InvalidArgument(f"{len(request.data)} bytes came with a mutation of {request.length_bytes}")
+    return InlineBytes(request.data, request.checksums)
 
 
 def _check_length(length_bytes: int) -> None:

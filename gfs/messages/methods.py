@@ -23,6 +23,7 @@ from gfs.messages.replicas import (
     ApplyMutation,
     BumpVersion,
     ChunkStatus,
+    FindRecord,
     SealReplica,
     WriteChunk,
 )
@@ -58,5 +59,6 @@ CHUNKSERVER_REQUESTS: tuple[type[Request], ...] = (
     WriteChunk,
     AppendRecord,
     ApplyMutation,
+    FindRecord,
     DiskStatus,
 )

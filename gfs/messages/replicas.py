@@ -4,9 +4,34 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import msgspec
+
 from gfs.messages.base import Ack, Reply, Request
 from gfs.messages.chunks import Replica
-from gfs.vocabulary import ChunkHandle, ChunkVersion, ClusterId, PushId, SerialNumber, ServerId, Term
+from gfs.vocabulary import (
+    ChunkHandle,
+    ChunkVersion,
+    ClientId,
+    ClusterId,
+    PushId,
+    SerialNumber,
+    ServerId,
+    Term,
+)
+
+
+class AppendedRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One record of a mutation of records, which stand behind each other in the order given.
+
+    `client`, `sequence`: which record it is, so that a repeat is recognised on every replica, also by a later
+    primary and after a seal (I9); client 0: nobody asks (at least once). The client never repeats a sequence
+    below `settled_below`, so that replicas may forget those.
+    """
+
+    client: ClientId
+    sequence: int
+    settled_below: int
+    length_bytes: int
 
 
 class BumpReply(Reply, tag="bumped", frozen=True, kw_only=True):
@@ -53,22 +78,31 @@ class AlignReplica(Request, tag="align", frozen=True, kw_only=True):
 
 
 class ChunkStatusReply(Reply, tag="chunk_status_reply", frozen=True, kw_only=True):
-    """`may_be_short`: as in BumpReply; only when all members say so, the longest has the chunk's end."""
+    """`may_be_short`: as in BumpReply; only when all members say so, the longest has the chunk's end.
+
+    `append_window`: which identified records the replica holds (chunkserver/core/append_window tells the
+    format). A copy of the chunk must take it over, or a repeated append would be there twice.
+    """
 
     version: ChunkVersion
     length_bytes: int
     sealed: bool = False
     block_checksums: list[int] = []
     may_be_short: bool = False
+    append_window: bytes = b""
 
 
 class ChunkStatus(Request, tag="chunk_status", frozen=True, kw_only=True):
-    """Committed length (and checksums when asked) of one replica; StaleVersion unless it holds `version`."""
+    """Committed length of one replica, and when asked its checksums and append window.
+
+    StaleVersion unless it holds `version`.
+    """
 
     reply: ClassVar[type[Reply]] = ChunkStatusReply
     handle: ChunkHandle
     version: ChunkVersion
     with_checksums: bool = False
+    with_append_window: bool = False
 
 
 class SealReplica(Request, tag="seal_replica", frozen=True, kw_only=True):
@@ -128,7 +162,8 @@ class AppendReply(Reply, tag="appended", frozen=True, kw_only=True):
     """The record is at `offset_bytes` of the chunk, on every replica.
 
     `padded`: it is not, because it would have crossed the chunk's end; what was left of the chunk is zeros,
-    from `offset_bytes` on, and the record goes to the next chunk. `serial` 0: there was nothing left.
+    from `offset_bytes` on, and the record goes to the next chunk. `serial` 0: nothing was ordered, the record
+    was there already, or nothing was left of the chunk.
     """
 
     serial: SerialNumber
@@ -137,13 +172,45 @@ class AppendReply(Reply, tag="appended", frozen=True, kw_only=True):
 
 
 class AppendRecord(Request, tag="append", frozen=True, kw_only=True):
-    """Client to primary: apply the bytes pushed as `push`, at an offset of the primary's choice (§3.3)."""
+    """Client to primary: append one record at an offset of the primary's choice (§3.3).
+
+    Its bytes are in `data` with their CRC32C in `checksum`, or, when there are many, pushed as `push`.
+    With a `client` it is done exactly once (I9): repeats carry the same `sequence` and `repeated`; see
+    AppendedRecord. A repeat's earlier tries cannot be at an offset below `not_before`.
+    """
 
     reply: ClassVar[type[Reply]] = AppendReply
     handle: ChunkHandle
     version: ChunkVersion
     length_bytes: int
-    push: PushId
+    push: PushId = PushId("")
+    data: bytes = b""
+    checksum: int = 0
+    client: ClientId = ClientId(0)
+    sequence: int = 0
+    settled_below: int = 0
+    repeated: bool = False
+    not_before: int = 0
+
+
+class FindRecordReply(Reply, tag="record_found", frozen=True, kw_only=True):
+    """`sealed` False: the replica cannot tell, the chunk may still change. `offset_bytes` -1: not there."""
+
+    sealed: bool
+    offset_bytes: int = -1
+
+
+class FindRecord(Request, tag="find_record", frozen=True, kw_only=True):
+    """Client to any replica: did the record of an append whose outcome is unknown get into a sealed chunk?
+
+    Refused as OutcomeUnknown when the replica has forgotten records at `not_before` or behind it.
+    """
+
+    reply: ClassVar[type[Reply]] = FindRecordReply
+    handle: ChunkHandle
+    client: ClientId
+    sequence: int
+    not_before: int = 0
 
 
 MutationKind = Literal["write", "record", "pad"]
@@ -153,7 +220,9 @@ class ApplyMutation(Request, tag="apply", frozen=True, kw_only=True):
     """Primary to secondary: mutation number `serial` of this version; applied in serial order (I4).
 
     `kind`: "write", bytes pushed for this offset; "record", bytes pushed before their offset was known;
-    "pad", zeros up to the chunk's end, of `push` (the record that had no room) no byte is needed.
+    "pad", zeros up to the chunk's end, of `push` (the record that had no room) no byte is needed. `records`
+    are those that the bytes consist of, as far as they are identified. With `data` nothing was pushed:
+    `checksums` are those of each block the bytes touch, and `push` only names the mutation.
     """
 
     reply: ClassVar[type[Reply]] = Ack
@@ -165,3 +234,6 @@ class ApplyMutation(Request, tag="apply", frozen=True, kw_only=True):
     length_bytes: int
     push: PushId
     kind: MutationKind = "write"
+    records: list[AppendedRecord] = []
+    data: bytes = b""
+    checksums: list[int] = []

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from gfs import failpoints
 from gfs.checksums import piece_checksums
+from gfs.chunkserver.chunk_index import FORMAT_VERSION
 from gfs.chunkserver.index_journal import segment_path
 from gfs.chunkserver.replica_store import Durability
 from gfs.errors import CorruptState, DataUnavailable, GfsError, Unavailable, UnsupportedVersion
@@ -589,10 +590,10 @@ def test_an_index_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_an_index_of_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path)
-    monkeypatch.setattr("gfs.chunkserver.chunk_index.FORMAT_VERSION", 2)
+    monkeypatch.setattr("gfs.chunkserver.chunk_index.FORMAT_VERSION", FORMAT_VERSION + 1)
     machine.open().close()
     monkeypatch.undo()
-    with pytest.raises(UnsupportedVersion, match="format 2"):
+    with pytest.raises(UnsupportedVersion, match=f"format {FORMAT_VERSION + 1}"):
         machine.open()
 
 

@@ -360,9 +360,9 @@ async def test_large_pieces_are_not_copied_by_the_service(rig: Rig) -> None:
     class Recording:
         write_failure = None
 
-        def write(self, handle, version, offset, data, checksums=None):  # type: ignore[no-untyped-def]
+        def write(self, handle, version, offset, data, checksums=None, records=()):  # type: ignore[no-untyped-def]
             seen.append((type(data), tuple(checksums)))
-            return inner.write(handle, version, offset, data, checksums)
+            return inner.write(handle, version, offset, data, checksums, records)
 
     a.service._writer._replicas = Recording()
     await rig.write(push, 4 * MIB, to="a")

@@ -20,7 +20,17 @@ from gfs.chunkserver.core.mutations import Acknowledged, ChunkFull, Mutation, Un
 from gfs.chunkserver.core.primary_order import PrimaryOrder
 from gfs.chunkserver.core.secondary_order import Receipt, SecondaryOrder
 from gfs.errors import GfsError, LeaseExpired, NotPrimary, StaleVersion, Unavailable
-from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion, PushId, SerialNumber, ServerId
+from gfs.messages.replicas import AppendedRecord
+from gfs.vocabulary import (
+    CHUNK_BYTES,
+    MIB,
+    ChunkHandle,
+    ChunkVersion,
+    ClientId,
+    PushId,
+    SerialNumber,
+    ServerId,
+)
 
 HANDLE = ChunkHandle(7)
 SERVERS = [ServerId(name) for name in "abc"]
@@ -194,7 +204,8 @@ class MutationOrderMachine(RuleBasedStateMachine):
         if known is not None:
             return
         try:
-            placed = lead.place_record(record_bytes, push=push, version=version, now=1.0)
+            record = AppendedRecord(ClientId(0), 0, 0, record_bytes)
+            placed = lead.place_records([record], push=push, version=version, now=1.0)
         except GfsError:
             return
         if not isinstance(placed, ChunkFull):

@@ -15,17 +15,22 @@ from gfs.errors import (
     StaleVersion,
     Unavailable,
 )
+from gfs.messages.replicas import AppendedRecord
 from gfs.settings import APPEND_BYTES_MAX, MUTATIONS_IN_FLIGHT_MAX
-from gfs.vocabulary import CHUNK_BYTES, PushId, SerialNumber
+from gfs.vocabulary import CHUNK_BYTES, ClientId, PushId, SerialNumber
 from tests.core.test_mutation_order import V1, V2, A, B, C, admit, primary_order
 
 
 def place(
     order: PrimaryOrder, push: str, record_bytes: int = 100, *, now: float = 101.0
 ) -> AppendAt | PadChunk | ChunkFull:
-    placed = order.place_record(record_bytes, push=PushId(push), version=V1, now=now)
+    placed = order.place_records([anonymous(record_bytes)], push=PushId(push), version=V1, now=now)
     order.check_invariants()
     return placed
+
+
+def anonymous(record_bytes: int) -> AppendedRecord:
+    return AppendedRecord(ClientId(0), 0, 0, record_bytes)
 
 
 def acknowledge(order: PrimaryOrder, serial: SerialNumber) -> Acknowledged | None:
@@ -102,7 +107,7 @@ def test_records_obey_the_lease_the_version_and_the_seal_as_writes_do() -> None:
     with pytest.raises(LeaseExpired):
         place(primary_order(), "x", now=160.0)
     with pytest.raises(StaleVersion):
-        primary_order().place_record(1, push=PushId("x"), version=V2, now=101.0)
+        primary_order().place_records([anonymous(1)], push=PushId("x"), version=V2, now=101.0)
     sealed = primary_order()
     sealed.seal()
     with pytest.raises(ChunkSealed):

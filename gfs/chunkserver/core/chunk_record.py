@@ -11,7 +11,9 @@ from array import array
 
 import msgspec
 
+from gfs.chunkserver.core.append_window import AppendWindow, decode_window
 from gfs.chunkserver.core.checksums import SUM_BYTES
+from gfs.messages.replicas import AppendedRecord
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES, ChunkHandle, ChunkVersion, Term
 
 SUMS_PER_ROW = 64  # 256 bytes: cheap to read and rewrite for an append, 16 rows for a full chunk
@@ -49,6 +51,8 @@ class Mutated(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """The chunk now has `header`; `sums` are those of full blocks from `first_block` on that changed.
 
     `data_synced`: every byte below the header's length was on the disk before this record was written.
+    `appended`: the identified records that the chunk's last bytes consist of. `window`: what a copy of a
+    chunk took over of the records it holds; empty in all other records.
     """
 
     handle: ChunkHandle
@@ -56,6 +60,8 @@ class Mutated(msgspec.Struct, frozen=True, array_like=True, tag=1):
     first_block: int = 0
     sums: bytes = b""
     data_synced: bool = False
+    appended: tuple[AppendedRecord, ...] = ()
+    window: bytes = b""
 
 
 class Redo(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -112,6 +118,16 @@ def apply_sums(full: array[int], record: Mutated) -> None:
         full[record.first_block : record.first_block + len(changed)] = changed
     del full[record.header.full_blocks :]
     assert len(full) == record.header.full_blocks, (len(full), record.header)
+
+
+def window_after(window: AppendWindow, record: Mutated) -> AppendWindow:
+    """The append window once `record` is taken over; `window` is changed in place, or replaced."""
+    if record.window:
+        window = decode_window(record.window)
+    window.cut(record.header.length_bytes)
+    if record.appended:
+        window.note(record.appended, end_bytes=record.header.length_bytes)
+    return window
 
 
 def check_header(header: ChunkHeader) -> None:

@@ -5,17 +5,19 @@ The orders are next door: primary_order gives serial numbers, secondary_order ob
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gfs.errors import GfsError
-from gfs.messages.replicas import MutationKind
+from gfs.messages.replicas import AppendedRecord, MutationKind
 from gfs.vocabulary import PushId, SerialNumber
 
 
 class Mutation(NamedTuple):
     """One mutation in its place in the order. Two with one serial number are the same only if all is equal.
 
-    `push` of a pad is the record that had no room: it names the pad, none of its bytes are used.
+    `push` of a pad is the record that had no room: it names the pad, none of its bytes are used. `records`
+    are those that the bytes consist of.
     """
 
     serial: SerialNumber
@@ -23,10 +25,18 @@ class Mutation(NamedTuple):
     length_bytes: int
     push: PushId
     kind: MutationKind = "write"
+    records: tuple[AppendedRecord, ...] = ()
 
     @property
     def end_bytes(self) -> int:
         return self.offset_bytes + self.length_bytes
+
+
+class InlineBytes(NamedTuple):
+    """A mutation's bytes that came with it instead of being pushed; sums of each block they touch there."""
+
+    data: bytes
+    checksums: Sequence[int]
 
 
 class UnderWay(NamedTuple):
@@ -43,10 +53,11 @@ class Acknowledged(NamedTuple):
 
 
 class AppendAt(NamedTuple):
-    """A record goes to this offset, on every replica."""
+    """The first `taken` of the records that wait go to this offset, behind each other, on every replica."""
 
     serial: SerialNumber
     offset_bytes: int
+    taken: int = 1
 
 
 class PadChunk(NamedTuple):

@@ -7,8 +7,9 @@ The primary's own copy is ordered by a SecondaryOrder too, so all replicas obey 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from gfs.chunkserver.core.append_window import AppendWindow, RecordPlace
 from gfs.chunkserver.core.mutations import (
     Acknowledged,
     AppendAt,
@@ -28,9 +29,19 @@ from gfs.errors import (
     ReplicaFailed,
     StaleVersion,
 )
-from gfs.messages.replicas import MutationKind
+from gfs.messages.replicas import AppendedRecord, MutationKind
 from gfs.settings import ANSWERED_WRITES_KEPT, APPEND_BYTES_MAX, MUTATIONS_IN_FLIGHT_MAX
-from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkVersion, PushId, SerialNumber, ServerId
+from gfs.vocabulary import (
+    CHUNK_BYTES,
+    ChunkHandle,
+    ChunkVersion,
+    ClientId,
+    PushId,
+    SerialNumber,
+    ServerId,
+)
+
+RecordId = tuple[ClientId, int]  # and its sequence
 
 
 class _Outstanding:
@@ -50,6 +61,7 @@ class PrimaryOrder:
         an outstanding mutation is missing at least one member, an acknowledged one none (I2);
         once a member has failed, or a newer version has fenced this one, nothing is outstanding,
         and nothing is admitted or acknowledged any more: the failed member has a gap (I4);
+        an identified record is outstanding once, and in the window once it is acknowledged (I9);
         every mutation ordered under this version ends at or before `end_bytes`, and a record begins where
         `end_bytes` was: so no two records overlap, acknowledged or not (§3.3).
     """
@@ -64,8 +76,13 @@ class PrimaryOrder:
         length_bytes: int,
         now: float,
         lease_seconds: float,
+        window: AppendWindow | None = None,
     ) -> None:
-        """`length_bytes`: what this replica has committed of the chunk as the version begins."""
+        """
+        Args:
+            length_bytes: what this replica has committed of the chunk as the version begins.
+            window: the identified records in that; this order's own from now on.
+        """
         self.handle = handle
         self.version = version
         self.me = me
@@ -73,6 +90,8 @@ class PrimaryOrder:
         assert me in self.members, (me, self.members)
         assert 0 <= length_bytes <= CHUNK_BYTES, length_bytes
         self._end_bytes = length_bytes
+        self._window = AppendWindow() if window is None else window
+        self._identified: set[RecordId] = set()  # of the outstanding records
         self.lease_until = now + lease_seconds
         self.admitted_at = -1.0  # when the last mutation was admitted; -1 before the first
         self._next_serial = 1
@@ -136,30 +155,54 @@ class PrimaryOrder:
             )
         return AppendAt(first.serial, first.offset_bytes)
 
-    def place_record(
-        self, record_bytes: int, *, push: PushId, version: ChunkVersion, now: float
+    def find_record(
+        self, client: ClientId, sequence: int, *, repeated: bool, not_before: int
+    ) -> RecordPlace | None:
+        """Where an identified record is on every replica; None when it is to be ordered, or is outstanding.
+
+        Raises: as AppendWindow.find; what this version ended with, after which a record that is here may
+            not be everywhere.
+        """
+        if self._over is not None:
+            raise fresh(self._over)
+        return self._window.find(client, sequence, repeated=repeated, not_before=not_before)
+
+    def place_records(
+        self, records: Sequence[AppendedRecord], *, push: PushId, version: ChunkVersion, now: float
     ) -> AppendAt | PadChunk | ChunkFull:
-        """Choose where one record goes, on this and every secondary: behind all that is ordered so far.
+        """Choose where records go, on this and every secondary: behind all that is ordered so far.
 
         Args:
-            record_bytes: 1..APPEND_BYTES_MAX.
+            records: each of 1..APPEND_BYTES_MAX bytes; find_record() does not know them.
+            push: names the mutation.
             now: monotonic seconds.
         Returns:
-            AppendAt; or PadChunk when the record would cross the chunk's end: pad every replica from
-            there, the client then tries the next chunk; or ChunkFull when nothing is left to pad.
+            AppendAt for the first ones, as many as there is room for; or PadChunk when the first one would
+            cross the chunk's end: pad every replica from there, all clients then try the next chunk; or
+            ChunkFull when nothing is left to pad.
         Raises: as admit().
         Source: GFS §3.3.
         """
-        assert 0 < record_bytes <= APPEND_BYTES_MAX, record_bytes  # the service refuses others
+        assert records and all(0 < record.length_bytes <= APPEND_BYTES_MAX for record in records), records
         self._check_open(version, now)
         offset_bytes = self._end_bytes
         if offset_bytes == CHUNK_BYTES:
             return ChunkFull()
-        if offset_bytes + record_bytes > CHUNK_BYTES:
+        fitting: list[AppendedRecord] = []
+        end_bytes = offset_bytes
+        for record in records:
+            if end_bytes + record.length_bytes > CHUNK_BYTES:
+                break
+            fitting.append(record)
+            end_bytes += record.length_bytes
+        if not fitting:
             pad = self._order(offset_bytes, CHUNK_BYTES - offset_bytes, push, "pad", now)
             return PadChunk(pad.serial, pad.offset_bytes)
-        record = self._order(offset_bytes, record_bytes, push, "record", now)
-        return AppendAt(record.serial, record.offset_bytes)
+        identified = [(record.client, record.sequence) for record in fitting if record.client]
+        assert self._identified.isdisjoint(identified), (push, identified)
+        self._identified.update(identified)
+        mutation = self._order(offset_bytes, end_bytes - offset_bytes, push, "record", now, tuple(fitting))
+        return AppendAt(mutation.serial, offset_bytes, len(fitting))
 
     def ordered(self, serial: SerialNumber) -> Mutation:
         """The outstanding mutation of this number."""
@@ -169,6 +212,7 @@ class PrimaryOrder:
         """This replica was cut to the length that all members have, before any client knew the version."""
         assert not self.has_ordered and 0 <= length_bytes <= CHUNK_BYTES, (self._next_serial, length_bytes)
         self._end_bytes = length_bytes
+        self._window.cut(length_bytes)
 
     @property
     def has_ordered(self) -> bool:
@@ -188,10 +232,16 @@ class PrimaryOrder:
             raise Overloaded(f"{MUTATIONS_IN_FLIGHT_MAX} mutations of chunk {self.handle:x} are under way")
 
     def _order(
-        self, offset_bytes: int, length_bytes: int, push: PushId, kind: MutationKind, now: float
+        self,
+        offset_bytes: int,
+        length_bytes: int,
+        push: PushId,
+        kind: MutationKind,
+        now: float,
+        records: tuple[AppendedRecord, ...] = (),
     ) -> Mutation:
         assert push not in self._serial_of_push and push not in self._answered  # recall() was asked first
-        mutation = Mutation(SerialNumber(self._next_serial), offset_bytes, length_bytes, push, kind)
+        mutation = Mutation(SerialNumber(self._next_serial), offset_bytes, length_bytes, push, kind, records)
         self._next_serial += 1
         self._end_bytes = max(self._end_bytes, mutation.end_bytes)
         self._outstanding[mutation.serial] = _Outstanding(mutation, self.members)
@@ -219,6 +269,9 @@ class PrimaryOrder:
         del self._outstanding[serial]
         mutation = outstanding.mutation
         del self._serial_of_push[mutation.push]
+        if mutation.records:
+            self._identified.difference_update((r.client, r.sequence) for r in mutation.records)
+            self._window.note(mutation.records, end_bytes=mutation.end_bytes)
         done = Acknowledged(serial, outstanding.length_bytes)
         self._answered[mutation.push] = (mutation, done)
         if len(self._answered) > ANSWERED_WRITES_KEPT:
@@ -316,6 +369,14 @@ class PrimaryOrder:
             assert outstanding.mutation.push not in self._answered
         assert len(self._serial_of_push) == len(self._outstanding) <= MUTATIONS_IN_FLIGHT_MAX
         assert len(self._answered) <= ANSWERED_WRITES_KEPT
+        outstanding_ids = [
+            (record.client, record.sequence)
+            for outstanding in self._outstanding.values()
+            for record in outstanding.mutation.records
+            if record.client
+        ]
+        assert len(outstanding_ids) == len(self._identified) and self._identified.issuperset(outstanding_ids)
+        self._window.check_invariants()
         if self._over is not None:
             assert not self._outstanding
         assert not self._failed or self._over is not None
@@ -328,6 +389,7 @@ class PrimaryOrder:
         cut_short = tuple(self._outstanding)
         self._outstanding.clear()
         self._serial_of_push.clear()
+        self._identified.clear()
         return cut_short
 
     def _check_repeat(self, first: Mutation, offset_bytes: int, length_bytes: int) -> None:

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated, Record, Redo, apply_sums
+from gfs.chunkserver.core.append_window import AppendWindow
+from gfs.chunkserver.core.chunk_record import (
+    ChunkHeader,
+    Deleted,
+    Mutated,
+    Record,
+    Redo,
+    apply_sums,
+    window_after,
+)
 from gfs.errors import CorruptState
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES, ChunkHandle, ChunkVersion
 
@@ -27,8 +36,15 @@ class ChunkReplay:
     `header` None: no such chunk (any more). `redo`: an overwrite that was begun and not concluded.
     """
 
-    def __init__(self, handle: ChunkHandle, header: ChunkHeader | None, full: array[int]) -> None:
+    def __init__(
+        self,
+        handle: ChunkHandle,
+        header: ChunkHeader | None,
+        full: array[int],
+        window: AppendWindow | None = None,
+    ) -> None:
         self.handle, self.header, self.full = handle, header, full
+        self.window = AppendWindow() if window is None else window
         self.redo: Redo | None = None
         self.deleted = False
         self._synced = (header.length_bytes, header.tail_sum) if header else (0, 0)
@@ -42,6 +58,7 @@ class ChunkReplay:
         if isinstance(record, Deleted):
             self.header, self.redo, self.full, self.deleted = None, None, array("I"), True
             self._synced, self._appended = (0, 0), []
+            self.window = AppendWindow()
             return
         outcome = record.outcome if isinstance(record, Redo) else record
         if not isinstance(outcome, Mutated):
@@ -69,6 +86,7 @@ class ChunkReplay:
         self.redo = None
         self.header = outcome.header
         apply_sums(self.full, outcome)
+        self.window = window_after(self.window, outcome)
         tail = (outcome.header.length_bytes, outcome.header.tail_sum)
         if outcome.data_synced:
             self._synced, self._appended = tail, []
@@ -115,6 +133,7 @@ class ChunkReplay:
         length, tail_sum = max((length, tail_sum), self._synced)
         self.header = msgspec.structs.replace(self.header, length_bytes=length, tail_sum=tail_sum)
         del self.full[self.header.full_blocks :]
+        self.window.cut(length)
         self._appended = []
 
 
