@@ -40,6 +40,8 @@ NAMES = frozenset(
         # chunk server
         "chunk.before_bump",
         "chunk.bumped",
+        "chunk.before_copy",
+        "chunk.copied",  # bytes are, its record is not
         "chunk.before_write",
         "chunk.data_written",
         "chunk.index_committed",

@@ -65,6 +65,7 @@ CLONE_ROUNDS_MAX = 5  # copies of what a writer has changed meanwhile, before th
 CLONE_BYTES_LEFT_MAX = 4 * MIB  # so little is copied while the chunk is fenced
 GUEST_IDLE_SECONDS = 600.0  # a copy that nobody has gone on with for so long is deleted, unless it is whole
 GUESTS_NAMED_MAX = 1000  # whole guests in one heartbeat
+REVOKED_CHUNKS_MAX = 10_000  # leases one message takes back
 SESSION_WINDOW = 1024  # outcomes kept per client
 SESSION_IDLE_SECONDS = 3600.0
 RETRY_SECONDS_MAX = 120.0

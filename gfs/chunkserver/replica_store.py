@@ -26,6 +26,7 @@ from gfs.chunkserver.core.versions import (
     check_cut,
     header_after_bump,
     header_after_cut,
+    header_to_copy,
     held,
     require_writable,
 )
@@ -290,6 +291,59 @@ class ReplicaStore:
     ) -> None:
         """Cut back to `length` and accept no mutation any more. Errors as for align()."""
         self._cut(handle, version, length, master_term, seal=True)
+
+    def copy_replica(
+        self,
+        handle: ChunkHandle,
+        copy: ChunkHandle,
+        version: ChunkVersion,
+        *,
+        oldest_version: ChunkVersion,
+        master_term: Term,
+    ) -> ReplicaStatus:
+        """Make `copy` a replica like that of `handle`, at `version`; on the disk when this returns (§3.4).
+
+        The checksums come along unverified: a block that does not fit them is found when it is read.
+        Nothing else changes either chunk meanwhile. A copy that is there already is answered as the first.
+        Raises: NotFound, StaleVersion (`handle` is not within the versions), Superseded, ChecksumMismatch
+            (known damage), NoSpace, Unavailable.
+        """
+        assert handle < copy, (handle, copy)  # the order in which their locks are taken
+        failpoint("chunk.before_copy")
+        self._health.require()
+        source, target = self._load(handle), self._load(copy)
+        with source.lock, target.lock:
+            header = header_to_copy(
+                source.header,
+                handle,
+                version,
+                oldest_version=oldest_version,
+                master_term=master_term,
+            )
+            if target.header is not None:
+                return _status(held(target.header, copy, version), ())
+            self._require_undamaged(source)
+            self._require_space(header.length_bytes)
+            try:
+                with undone_on_error(f"copying chunk {handle:x} to {copy:x}"):
+                    self._store.clone(handle, copy)
+                    if self._store.length(copy) > header.length_bytes:  # an append that was never committed
+                        self._store.truncate(copy, header.length_bytes)
+            except KeyError as error:
+                raise self._missing(handle) from error
+            target.broken = target.has_surplus = False
+            failpoint("chunk.copied")
+            record = Mutated(
+                copy,
+                header,
+                sums=source.full.tobytes(),
+                data_synced=True,
+                window=encode_window(source.window),
+            )
+            with undone_on_error(f"recording chunk {copy:x}"):
+                self._commits.commit(Change(target, record), sync_bytes=True)
+            self._feed.changed(copy)
+            return _status(header, ())
 
     def delete(self, handle: ChunkHandle) -> None:
         """Forget a replica for good; no error when there is none. Raises: NoSpace, Unavailable."""

@@ -23,6 +23,7 @@ from gfs.chunkserver.push_buffer import PushBuffer
 from gfs.chunkserver.record_appends import RecordAppends
 from gfs.chunkserver.replica_store import Bumped, ReplicaStatus, ReplicaStore
 from gfs.chunkserver.secondary import OrderedWriter
+from gfs.chunkserver.snapshot_orders import SnapshotOrders
 from gfs.chunkserver.tallies import Tallies
 from gfs.clock import Clock
 from gfs.errors import (
@@ -51,6 +52,7 @@ from gfs.messages.replicas import (
     SealReplica,
     WriteChunk,
 )
+from gfs.messages.snapshots import CopyReplica, RevokeLeases
 from gfs.settings import APPEND_BYTES_MAX, INLINE_RECORD_BYTES_MAX, PUSH_BYTES_MAX, RECORD_BATCH_MAX
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
@@ -98,6 +100,7 @@ class ChunkService:
             on_acknowledged=tallies.write_acknowledged,
         )
         self._appends = RecordAppends(identity.server, self._primary, clock)
+        self._snapshots = SnapshotOrders(replicas, self.orders, self._writer, give_up=self._give_up_order)
         self._changing: set[asyncio.Task[Any]] = set()  # Any: each change has its own result
         self._out_of_service = ""  # why no change is taken any more
 
@@ -113,6 +116,8 @@ class ChunkService:
             ApplyMutation: self._apply,
             FindRecord: self._find_record,
             DiskStatus: self._disk_status,
+            RevokeLeases: self._revoke,
+            CopyReplica: self._copy,
         }
 
     def join(self, cluster: ClusterId) -> bool:
@@ -310,6 +315,16 @@ class ChunkService:
         )
         return FindRecordReply(sealed=sealed, offset_bytes=offset_bytes)
 
+    async def _revoke(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, RevokeLeases)
+        self.join(request.cluster)
+        return await self._finish(self._snapshots.revoke(request))
+
+    async def _copy(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, CopyReplica)
+        self.join(request.cluster)
+        return await self._finish(self._snapshots.copy(request))
+
     # --- mutations ------------------------------------------------------------------------------
 
     async def _write(self, request: Request, _: CallContext) -> Reply:
@@ -419,7 +434,13 @@ class ChunkService:
         return await asyncio.shield(task)
 
     def _end_order(self, order: VersionOrder, newer: ChunkVersion, reason: str) -> None:
-        never = order.local.supersede(newer)
+        self._end_applied(order, order.local.supersede(newer), reason)
+
+    def _give_up_order(self, order: VersionOrder, reason: str) -> None:
+        """End an order without a newer one: a version that nobody writes to any more."""
+        self._end_applied(order, order.local.revoke(reason), reason)
+
+    def _end_applied(self, order: VersionOrder, never: tuple[Mutation, ...], reason: str) -> None:
         if never:
             self._writer.refuse(order, never, order.local.verdict())
         if order.lead is not None:

@@ -27,6 +27,7 @@ from gfs.messages.replicas import (
     SealReplica,
     WriteChunk,
 )
+from gfs.messages.snapshots import CopyReplica, RevokeLeases
 
 DIAGNOSIS_REQUESTS: tuple[type[Request], ...] = (ReadRpcLog, ReadEvents)  # answered by every program
 
@@ -61,4 +62,6 @@ CHUNKSERVER_REQUESTS: tuple[type[Request], ...] = (
     ApplyMutation,
     FindRecord,
     DiskStatus,
+    RevokeLeases,
+    CopyReplica,
 )

@@ -8,7 +8,15 @@ from collections import OrderedDict
 from enum import Enum
 
 from gfs.chunkserver.core.mutations import Mutation, fresh
-from gfs.errors import ChunkSealed, GfsError, NotPrimary, Overloaded, ReplicaFailed, StaleVersion
+from gfs.errors import (
+    ChunkSealed,
+    GfsError,
+    LeaseExpired,
+    NotPrimary,
+    Overloaded,
+    ReplicaFailed,
+    StaleVersion,
+)
 from gfs.settings import APPLIED_MUTATIONS_KEPT, MUTATION_RUN_MAX, MUTATIONS_IN_FLIGHT_MAX
 from gfs.vocabulary import ChunkHandle, ChunkVersion, SerialNumber, ServerId
 
@@ -141,6 +149,11 @@ class SecondaryOrder:
     def seal(self) -> tuple[Mutation, ...]:
         assert not self._run_length
         return self._end(ChunkSealed(f"chunk {self.handle:x} is sealed on {self.me}"))
+
+    def revoke(self, reason: str) -> tuple[Mutation, ...]:
+        """The master has taken the lease back: nothing more of this version is applied here (§3.1, §3.4)."""
+        assert not self._run_length
+        return self._end(LeaseExpired(f"version {self.version} of chunk {self.handle:x}: {reason}"))
 
     def verdict(self) -> GfsError:
         """The error that a mutation which will never be applied is answered with."""

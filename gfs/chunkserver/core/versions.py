@@ -82,6 +82,29 @@ def header_after_cut(
     )
 
 
+def header_to_copy(
+    header: ChunkHeader | None,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    *,
+    oldest_version: ChunkVersion,
+    master_term: Term,
+) -> ChunkHeader:
+    """The header of a copy, at `version`, of a replica that is written to no more (GFS §3.4).
+
+    A replica that a bump has not reached is as good as one that it has: nothing was acknowledged since.
+    Raises: NotFound, Superseded, StaleVersion, InvalidArgument.
+    """
+    if version <= 0 or not 0 <= oldest_version <= version:
+        raise InvalidArgument(f"chunk {handle:x}: version {version}, oldest {oldest_version}")
+    if header is None:
+        raise NotFound(f"chunk {handle:x} is not here")
+    require_term(header, handle, master_term)
+    if not oldest_version <= header.version <= version:
+        raise stale(handle, header, f"a copy at version {version} (oldest {oldest_version}) was asked")
+    return msgspec.structs.replace(header, version=version, master_term=master_term, revision=1, sealed=False)
+
+
 def check_cut(header: ChunkHeader, handle: ChunkHandle, length: int, master_term: Term) -> None:
     """Raises: Superseded, ChunkSealed, InvalidArgument; StaleVersion when the replica is shorter."""
     if not 0 <= length <= CHUNK_BYTES:
