@@ -67,7 +67,19 @@ piece_sizes = st.sampled_from([1, 300, 5_000, BLOCK - 1, BLOCK, BLOCK + 1, 100_0
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            ["append", "append", "append", "overwrite", "gap", "bump", "align", "flush", "delete", "reopen"]
+            [
+                "append",
+                "append",
+                "append",
+                "overwrite",
+                "gap",
+                "bump",
+                "align",
+                "flush",
+                "delete",
+                "reopen",
+                "copy",
+            ]
         ),
         st.sampled_from([ONE, TWO]),
         st.floats(0, 1, exclude_max=True),
@@ -101,6 +113,8 @@ class Run:
             for each in self.chunks.values():
                 each.states = [each.now]
             self.store = self.machine.open()
+        elif kind == "copy":
+            self._copy()
         elif now is None or kind == "bump":
             version, held = now or (0, b"")
             self._do(handle, (version + 1, held), True, lambda: self._bump(handle, version + 1))
@@ -146,6 +160,19 @@ class Run:
         self.in_flight = None
         chunk = self.chunks[handle]
         chunk.states = [after] if is_durable else [*chunk.states, after]
+
+    def _copy(self) -> None:
+        """Make TWO a copy of ONE, unless there is no ONE, or a TWO already."""
+        original = self.chunks[ONE].now
+        if original is None or self.chunks[TWO].now is not None:
+            return
+        version = ChunkVersion(original[0])
+        self._do(
+            TWO,
+            original,
+            True,
+            lambda: self.store.copy_replica(ONE, TWO, version, oldest_version=version, master_term=T1),
+        )
 
     def _bump(self, handle: ChunkHandle, version: int) -> None:
         self.store.bump(
@@ -280,6 +307,9 @@ SCRIPT: list[Step] = [
     ("flush", ONE, 0, 1),
     ("align", ONE, 0.5, 1),
     ("append", ONE, 0, 300),
+    ("delete", TWO, 0, 1),
+    ("copy", TWO, 0, 1),
+    ("append", TWO, 0, 300),
     ("delete", TWO, 0, 1),
     ("bump", TWO, 0, 1),
     ("append", TWO, 0, 300),
