@@ -21,8 +21,9 @@ from gfs.errors import (
     StaleVersion,
     Superseded,
 )
+from gfs.messages.replicas import AppendedRecord
 from gfs.messages.snapshots import CopyReplica, CopyReply, RevokeLeases, RevokeReply
-from gfs.vocabulary import ChunkHandle, ChunkVersion, Term
+from gfs.vocabulary import ChunkHandle, ChunkVersion, ClientId, Term
 from tests.chunkserver.replicas import (
     BLOCK,
     ONE,
@@ -165,7 +166,8 @@ def filled(tmp_path: Path, data: bytes) -> tuple[Machine, ReplicaStore]:
     machine = Machine(tmp_path)
     store = machine.open()
     create(store)
-    store.write(ONE, V1, 0, data, piece_checksums(0, data))
+    if data:
+        store.write(ONE, V1, 0, data, piece_checksums(0, data))
     return machine, store
 
 
@@ -192,6 +194,16 @@ def test_a_copy_takes_only_what_is_committed_and_can_be_written_on(tmp_path: Pat
     store.write(TWO, V2, len(data) + 4, b"tail")
     assert content(store, TWO, V2) == data + bytes(4) + b"tail"
     assert content(store) == data
+    store.close()
+
+
+def test_a_copy_knows_the_records_it_holds_also_after_a_restart(tmp_path: Path) -> None:
+    machine, store = filled(tmp_path, b"")
+    record = AppendedRecord(ClientId(9), 4, 1, 6)
+    store.write(ONE, V1, 0, b"record", records=[record])
+    store.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
+    store = machine.open_after_kill(store)
+    assert store.append_window(TWO, V1).find(ClientId(9), 4, repeated=True) == (0, 6)
     store.close()
 
 
