@@ -13,7 +13,7 @@ second thought. False means nobody can say; only a request id makes a retry safe
         NotLeader  NoQuorum  Overloaded  PathBusy  Unavailable
           NotEnoughChunkServers  DataUnavailable             6
         ChecksumMismatch  CorruptState                       7
-        NoSpace                                              8
+        NoSpace  QuotaExceeded                               8
         LeaseExpired  NotPrimary  StaleVersion  ChunkSealed
           PushMissing  Superseded                           10
         FrameTooLarge  ProtocolFault  UnsupportedVersion
@@ -140,6 +140,14 @@ class CorruptState(GfsError):
 
 class NoSpace(GfsError):
     code, definite, exit_status = "no_space", True, 8
+
+
+class QuotaExceeded(GfsError):
+    code, definite, exit_status = "quota_exceeded", True, 8
+    default_hint = (
+        "What was written before stays. Delete something (what is in the trash does not count), or have the "
+        "quota raised: 'gfs policy show' tells it."
+    )
 
 
 class LeaseExpired(GfsError):

@@ -38,6 +38,7 @@ from gfs.master.core.placement import (
     lacks_room,
     order_replicas,
 )
+from gfs.master.core.policies import replication_goal_of
 from gfs.master.core.records import ChunkRecord, InodeRecord
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.reads import Reads
@@ -121,9 +122,10 @@ class Granting:
     ) -> Secured:
         """Bring the chunk to a new version that every replica of a logged set holds at one length."""
         file, chunk = await self.look_up(inode, index, certain=not create)
+        goal = replication_goal_of(self._reads.now(), inode) or file.replication_goal
         await self.await_heartbeats(() if chunk is None else chunk.replicas)
         if chunk is None:
-            grant = await self._add_chunk(inode, index, file.replication_goal)
+            grant = await self._add_chunk(inode, index, goal)
         else:
             if chunk.sealed:
                 raise ChunkSealed(f"chunk {index} of inode {inode} is sealed")
@@ -135,7 +137,7 @@ class Granting:
             inode,
             index,
             grant,
-            goal=file.replication_goal,
+            goal=goal,
             acknowledged_bytes=acknowledged_bytes_of(file, index),
         )
 

@@ -10,7 +10,8 @@ from gfs.clock import Clock
 from gfs.errors import InvalidArgument
 from gfs.master.commit import Commits
 from gfs.master.core.glob import glob_page
-from gfs.master.core.lookup import list_page, names_of, stat
+from gfs.master.core.lookup import NamePath, list_page, names_of, stat
+from gfs.master.core.policies import policy_at, trash_expiry
 from gfs.master.reads import Reads
 from gfs.messages import operations
 from gfs.messages.base import Reply, Request
@@ -71,35 +72,36 @@ class NamespaceService:
 
     async def create(self, request: Request, _context: CallContext) -> Reply:
         assert isinstance(request, CreateFile)
-        names_of(request.path)
-        goal = request.replication_goal or self._replication_goal
+        names = names_of(request.path)
+        goal = request.replication_goal or self._goal_at(names)
         if not 0 < goal <= REPLICATION_GOAL_MAX:
             raise InvalidArgument(f"the replication goal {goal} is not within 1..{REPLICATION_GOAL_MAX}")
         operation = operations.CreateFile(
             path=request.path,
             replication_goal=goal,
             replace=request.replace,
-            expires_at_ms=self._expires_at_ms() if request.replace else 0,
+            expires_at_ms=self._expires_at_ms(names) if request.replace else 0,
+            inherits_goal=request.replication_goal == 0,
         )
         return await self._mutate(operation, request.request)
 
     async def delete(self, request: Request, _context: CallContext) -> Reply:
         assert isinstance(request, DeletePath)
-        names_of(request.path)
+        names = names_of(request.path)
         operation = operations.DeletePath(
-            path=request.path, recursive=request.recursive, expires_at_ms=self._expires_at_ms()
+            path=request.path, recursive=request.recursive, expires_at_ms=self._expires_at_ms(names)
         )
         return await self._mutate(operation, request.request)
 
     async def rename(self, request: Request, _context: CallContext) -> Reply:
         assert isinstance(request, RenamePath)
         names_of(request.source)
-        names_of(request.destination)
+        replaced = names_of(request.destination)
         operation = operations.RenamePath(
             source=request.source,
             destination=request.destination,
             replace=request.replace,
-            expires_at_ms=self._expires_at_ms(),
+            expires_at_ms=self._expires_at_ms(replaced),
         )
         return await self._mutate(operation, request.request)
 
@@ -117,5 +119,10 @@ class NamespaceService:
         assert isinstance(outcome, operations.Done), outcome
         return MutationReply(inode=outcome.inode, applied_index=self._reads.applied_index())
 
-    def _expires_at_ms(self) -> int:
-        return self._clock.wall_ms() + self._trash_ms
+    def _goal_at(self, names: NamePath) -> int:
+        """How many replicas a new file at this path gets when its creator does not care."""
+        return policy_at(self._reads.now(), names).replicas or self._replication_goal
+
+    def _expires_at_ms(self, names: NamePath) -> int:
+        """Until when the trash keeps what is deleted at this path now."""
+        return trash_expiry(self._reads.now(), names, at_ms=self._clock.wall_ms(), default_ms=self._trash_ms)

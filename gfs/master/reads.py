@@ -11,17 +11,15 @@ from collections.abc import Callable
 from gfs.clock import Clock
 from gfs.errors import NotLeader, Unavailable
 from gfs.master.commit import Commits
-from gfs.master.core.lookup import spell
-from gfs.master.core.records import TRASH_INODE, decode_inode, dentry_key, id_key, read_dentry
-from gfs.master.core.tables import ReadTables, Table
+from gfs.master.core.lookup import path_of
+from gfs.master.core.tables import ReadTables
 from gfs.master.replication.replicator import Replicator
 from gfs.master.standing import Standing
 from gfs.messages.base import Consistency
-from gfs.vocabulary import ROOT_INODE, InodeId, LogIndex
+from gfs.vocabulary import InodeId, LogIndex
 
 SESSION_WAIT_SECONDS = 0.5  # how long a read waits for what its client has already seen
 SESSION_POLL_SECONDS = 0.002
-PATH_SEARCH_ROWS_MAX = 5000  # entries looked at to name a file in an error message
 
 
 class Reads:
@@ -71,24 +69,7 @@ class Reads:
 
     def path_of(self, inode: InodeId) -> str:
         """How to name a file to a person; its path where that is found by reading few rows."""
-        tables = self.now()
-        names: list[bytes] = []
-        rows_left = PATH_SEARCH_ROWS_MAX
-        at = inode
-        while at != ROOT_INODE:
-            inode_row = tables.get(Table.INODES, id_key(at))
-            if inode_row is None or (above := decode_inode(inode_row).parent) == TRASH_INODE:
-                return f"the file with inode {inode}"
-            parent = InodeId(above)
-            for key, row in tables.scan(Table.DENTRIES, id_key(parent), id_key(parent + 1)):
-                rows_left -= 1
-                if read_dentry(row)[0] == at:
-                    names.append(key[len(dentry_key(parent, b"")) :])
-                    break
-                if rows_left <= 0:
-                    return f"the file with inode {inode}"
-            at = parent
-        return spell(tuple(reversed(names)))
+        return path_of(self.now(), inode)
 
     async def _catch_up(self, index: int) -> None:
         give_up_at = self._clock.monotonic() + SESSION_WAIT_SECONDS

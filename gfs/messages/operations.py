@@ -43,7 +43,7 @@ class CreateFile(Operation, tag="create", frozen=True, kw_only=True):
     """`path` comes into being, empty. `replace`: an existing file moves to the trash first (§6.3.4).
 
     `expires_at_ms`: until when the trash keeps a replaced file; 0 is three days. Owner, group and mode as for
-    MakeDirectory.
+    MakeDirectory. `inherits_goal`: a later policy on replicas holds for this file, too.
     """
 
     path: str
@@ -53,6 +53,7 @@ class CreateFile(Operation, tag="create", frozen=True, kw_only=True):
     owner: str = ""
     group: str = ""
     mode: int = -1
+    inherits_goal: bool = False
 
 
 class DeletePath(Operation, tag="delete", frozen=True, kw_only=True):
@@ -171,6 +172,26 @@ class Reclaim(Operation, tag="reclaim", frozen=True, kw_only=True):
     rows_max: int
 
 
+POLICY_FIELDS = ("replicas", "racks", "trash_ms", "durability", "files_max", "bytes_max")
+
+
+class SetPolicy(Operation, tag="set_policy", frozen=True, kw_only=True):
+    """Set and unset fields of the policy of the directory `path`; -1 and "" leave a field as it is.
+
+    Units and meaning: `PolicyRecord` of the state. `unset` names the fields that the directory shall inherit
+    again, or of which it shall have none.
+    """
+
+    path: str
+    replicas: int = -1
+    racks: int = -1
+    trash_ms: int = -1
+    durability: str = ""
+    files_max: int = -1
+    bytes_max: int = -1
+    unset: tuple[str, ...] = ()
+
+
 class ForgetSessions(Operation, tag="forget_sessions", frozen=True, kw_only=True):
     """Drop the outcomes kept for clients not heard of since `idle_since_ms`, at most `limit` of them."""
 
@@ -262,6 +283,7 @@ AnyOperation = (
     | Undelete
     | PurgeTrash
     | Reclaim
+    | SetPolicy
     | ForgetSessions
     | CheckDigest
     | SetTenure

@@ -63,6 +63,11 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     "undelete": op.Undelete(entry=op.TrashName(2**41, InodeId(5)), path="/f"),
     "purge": op.PurgeTrash(entries=(op.TrashName(2**41, InodeId(5)), op.TrashName(2**41 + 1, InodeId(6)))),
     "reclaim": op.Reclaim(now_ms=2**41, rows_max=500),
+    "create, inheriting": op.CreateFile(path="/f", replication_goal=3, inherits_goal=True),
+    "set_policy": op.SetPolicy(
+        path="/d", replicas=2, racks=2, trash_ms=0, durability="sync", files_max=10, bytes_max=2**40
+    ),
+    "set_policy, unset": op.SetPolicy(path="/d", unset=("replicas", "bytes_max")),
     "forget_sessions": op.ForgetSessions(idle_since_ms=2**40, limit=100),
     "begin_snapshot": op.BeginSnapshot(source="/d", target="/save"),
     "copy_snapshot": op.CopySnapshot(copy=InodeId(9), rows=256),

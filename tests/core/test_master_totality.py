@@ -46,6 +46,8 @@ def values(annotation: object) -> st.SearchStrategy[object]:
         return st.lists(INTEGERS, max_size=3).map(tuple)
     if of is op.TrashName:
         return st.lists(TRASH_NAMES, max_size=4).map(tuple)
+    if of is str:
+        return st.lists(st.sampled_from(op.POLICY_FIELDS) | TEXT, max_size=3).map(tuple)
     assert of is ServerId, annotation
     return SERVERS
 

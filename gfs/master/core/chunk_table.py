@@ -16,6 +16,7 @@ import msgspec
 from gfs.errors import ChunkSealed, InvalidArgument, NotFound, StaleVersion
 from gfs.master.core.digest import DigestedTables
 from gfs.master.core.lookup import handle_of, live_file, server_by_number
+from gfs.master.core.quotas import Quotas
 from gfs.master.core.records import (
     FILE_CHUNKS_MAX,
     ID_MAX,
@@ -28,6 +29,7 @@ from gfs.master.core.records import (
     file_chunk_key,
     handle_value,
     id_key,
+    inode_share,
     server_id_key,
     server_number_key,
 )
@@ -49,12 +51,13 @@ VERSION_MAX = 2**62
 class ChunkTable:
     """Every method checks first and writes after: when it raises, nothing was written."""
 
-    def __init__(self, tables: DigestedTables, counters: Counters) -> None:
+    def __init__(self, tables: DigestedTables, counters: Counters, quotas: Quotas) -> None:
         self._tables = tables
+        self._quotas = quotas
         self._counters = counters
 
     def add_chunk(self, operation: AddChunk, *, at_ms: int) -> ChunkGranted:
-        """Raises: InvalidArgument, NotFound, IsADirectory."""
+        """Raises: InvalidArgument, NotFound, IsADirectory, QuotaExceeded."""
         _check_set(operation.replicas, operation.primary)
         row, file = live_file(self._tables, operation.inode)
         if 0 <= operation.index < file.chunk_count:
@@ -64,6 +67,9 @@ class ChunkTable:
                 f"chunk {operation.index} cannot be added to the {file.chunk_count} of the file"
             )
         refuse_leaving(self._tables, operation.replicas)
+        # The chunks so far will be charged in full, however far their writer has told of them.
+        more_bytes = max(0, file.chunk_count * CHUNK_BYTES - inode_share(row)[2])
+        self._quotas.check_chunk(file.parent, more_bytes)
         handle = self._counters.next_handle
         assert handle <= ID_MAX
         self._counters.next_handle = handle + 1
@@ -92,6 +98,7 @@ class ChunkTable:
             first_chunk=file.first_chunk or handle,
             mode=file.mode,
             ownership=file.ownership,
+            goal_inherited=file.goal_inherited,
         )
         self._rewrite_file(operation.inode, row, grown)
         return ChunkGranted(

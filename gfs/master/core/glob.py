@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from gfs.master.core.lookup import NamePath, entry_of, names_of, spell
+from gfs.master.core.policies import InheritedPolicies
 from gfs.master.core.records import dentry_key, id_key, read_dentry
 from gfs.master.core.tables import ReadTables, Table
 from gfs.messages.namespace import Entry
@@ -39,13 +40,14 @@ def glob_page(
     behind = names_of(after) if after else None
     limit = min(max(1, limit), LIST_PAGE_MAX)
     entries: list[Entry] = []
+    policies = InheritedPolicies(tables)
     last: NamePath = ()
     for looked_at, (names, inode, matched) in enumerate(_walk(tables, components, behind)):
         if looked_at >= scan_max or len(entries) == limit:
             return entries, spell(last, whole=True)
         last = names
         if matched:
-            entries.append(entry_of(tables, spell(names, whole=True), inode))
+            entries.append(entry_of(tables, spell(names, whole=True), inode, policies))
     return entries, ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from gfs.errors import CorruptState, InvalidArgument, InvalidPath, IsADirectory, NotADirectory, NotFound
 from gfs.master.core.digest import digest_text
 from gfs.master.core.owners import owner_and_group
+from gfs.master.core.policies import InheritedPolicies
 from gfs.master.core.records import (
     CONDEMNED_MS,
     COUNTERS_KEY,
@@ -49,6 +50,7 @@ from gfs.vocabulary import (
 NamePath = tuple[bytes, ...]  # a path as the tables know it: names in UTF-8, the root is ()
 
 _TRASH_NAME = TRASH_DIRECTORY[1:].encode("utf-8")
+PATH_SEARCH_ROWS_MAX = 5000  # entries looked at to name a file in an error message
 _SPELL_MAX = 200  # characters of a path in an error message: messages are kept with the outcomes
 
 
@@ -132,6 +134,33 @@ def find_directory(tables: ReadTables, names: NamePath) -> InodeId:
     return inode
 
 
+def path_of(tables: ReadTables, inode: InodeId, *, rows_max: int = PATH_SEARCH_ROWS_MAX) -> str:
+    """How to name a file or directory to a person: its path where that is found by reading few rows."""
+    names: list[bytes] = []
+    rows_left = rows_max
+    at = inode
+    while at != ROOT_INODE:
+        inode_row = tables.get(Table.INODES, id_key(at))
+        if inode_row is None or (above := decode_inode(inode_row).parent) == TRASH_INODE:
+            return _nameless(tables, inode)
+        parent = InodeId(above)
+        for key, row in tables.scan(Table.DENTRIES, id_key(parent), id_key(parent + 1)):
+            rows_left -= 1
+            if read_dentry(row)[0] == at:
+                names.append(key[len(dentry_key(parent, b"")) :])
+                break
+            if rows_left <= 0:
+                return _nameless(tables, inode)
+        at = parent
+    return spell(tuple(reversed(names)))
+
+
+def _nameless(tables: ReadTables, inode: InodeId) -> str:
+    record = inode_record(tables, inode)
+    kind = "directory" if record is not None and record.is_directory else "file"
+    return f"the {kind} with inode {inode}"
+
+
 def stat(tables: ReadTables, path: str) -> Entry:
     """Raises: InvalidPath, NotFound, NotADirectory."""
     names = names_of(path)
@@ -140,12 +169,20 @@ def stat(tables: ReadTables, path: str) -> Entry:
     return entry_of(tables, spelled, inode)
 
 
-def entry_of(tables: ReadTables, path: str, inode: InodeId) -> Entry:
-    """The entry at `path`, whose inode the caller has just found."""
-    return _entry(tables, path, inode, _inode(tables, inode))
+def entry_of(
+    tables: ReadTables, path: str, inode: InodeId, policies: InheritedPolicies | None = None
+) -> Entry:
+    """The entry at `path`, whose inode the caller has just found. `policies`, of this view, serve many."""
+    return _entry(tables, path, inode, _inode(tables, inode), policies)
 
 
-def _entry(tables: ReadTables, path: str, inode: InodeId, record: InodeRecord) -> Entry:
+def _entry(
+    tables: ReadTables,
+    path: str,
+    inode: InodeId,
+    record: InodeRecord,
+    policies: InheritedPolicies | None = None,
+) -> Entry:
     owner, group = owner_and_group(tables, record.ownership)
     if record.is_directory:
         return Entry(
@@ -158,6 +195,9 @@ def _entry(tables: ReadTables, path: str, inode: InodeId, record: InodeRecord) -
             group=group,
             mode=record.mode,
         )
+    goal = record.replication_goal
+    if record.goal_inherited:
+        goal = (policies or InheritedPolicies(tables)).goal_of(record)
     return Entry(
         path=path,
         inode=inode,
@@ -167,7 +207,7 @@ def _entry(tables: ReadTables, path: str, inode: InodeId, record: InodeRecord) -
         length_bytes=record.length_bytes,
         length_exact=record.length_exact,
         chunk_count=record.chunk_count,
-        replication_goal=record.replication_goal,
+        replication_goal=goal,
         owner=owner,
         group=group,
         mode=record.mode,
@@ -205,11 +245,12 @@ def list_page(
         start = dentry_key(directory, name_after + b"\0")
     prefix = spell(names, whole=True).rstrip("/") + "/"
     entries: list[Entry] = []
+    policies = InheritedPolicies(tables)
     for key, row in tables.scan(Table.DENTRIES, start, id_key(directory + 1)):
         name = key[8:].decode("utf-8")
         if len(entries) == limit:
             return entries, entries[-1].path[len(prefix) :]
-        entries.append(entry_of(tables, prefix + name, read_dentry(row)[0]))
+        entries.append(entry_of(tables, prefix + name, read_dentry(row)[0], policies))
     return entries, ""
 
 

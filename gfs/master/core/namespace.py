@@ -21,9 +21,9 @@ from gfs.errors import (
     NotADirectory,
     NotFound,
 )
-from gfs.master.core.digest import DigestedTables
 from gfs.master.core.lookup import NamePath, find_directory, names_to_change, spell
 from gfs.master.core.owners import Owners
+from gfs.master.core.quotas import Quotas
 from gfs.master.core.records import (
     CONDEMNED_MS,
     ID_MAX,
@@ -43,6 +43,7 @@ from gfs.master.core.records import (
 )
 from gfs.master.core.tables import Table
 from gfs.master.core.trash import trash_row
+from gfs.master.core.usage import NOTHING, AccountedTables
 from gfs.messages.operations import CreateFile, DeletePath, MakeDirectory, RenamePath, Undelete
 from gfs.vocabulary import (
     DIRECTORY_MODE_DEFAULT,
@@ -64,13 +65,14 @@ def root_record() -> InodeRecord:
 class Namespace:
     """Every method checks first and writes after: when it raises, nothing was written."""
 
-    def __init__(self, tables: DigestedTables, counters: Counters, owners: Owners) -> None:
+    def __init__(self, tables: AccountedTables, counters: Counters, owners: Owners, quotas: Quotas) -> None:
         self._tables = tables
         self._counters = counters
         self._owners = owners
+        self._quotas = quotas
 
     def make_directory(self, operation: MakeDirectory, *, at_ms: int) -> InodeId:
-        """Raises: InvalidPath, NotFound, NotADirectory, AlreadyExists."""
+        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, QuotaExceeded."""
         names = names_to_change(operation.path)
         mode = DIRECTORY_MODE_DEFAULT if operation.mode < 0 else _checked_mode(operation.mode)
         self._owners.check(operation.owner, operation.group)
@@ -81,6 +83,7 @@ class Namespace:
                 missing = names[depth:]
                 if len(missing) > 1 and not operation.parents:
                     raise NotFound(f"the directory {spell(names[: depth + 1])} does not exist")
+                self._quotas.check_entries(inode, len(missing))
                 ownership = self._owners.number_of(operation.owner, operation.group)
                 for new_name in missing:
                     inode = self._add_directory(inode, new_name, at_ms=at_ms, mode=mode, ownership=ownership)
@@ -95,7 +98,7 @@ class Namespace:
         return inode
 
     def create_file(self, operation: CreateFile, *, at_ms: int) -> InodeId:
-        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, IsADirectory."""
+        """Raises: as make_directory; IsADirectory."""
         names = names_to_change(operation.path)
         if not 0 < operation.replication_goal <= REPLICATION_GOAL_MAX:
             raise InvalidArgument(
@@ -114,6 +117,8 @@ class Namespace:
                 raise IsADirectory(f"{spell(names)} is a directory")
             if not operation.replace:
                 raise AlreadyExists(f"{spell(names)} exists")
+        if present is None:
+            self._quotas.check_entries(parent, 1)
         ownership = self._owners.number_of(operation.owner, operation.group)
         if present is not None:
             expires_at_ms = operation.expires_at_ms or at_ms + TRASH_MS_DEFAULT
@@ -127,6 +132,7 @@ class Namespace:
             replication_goal=operation.replication_goal,
             mode=mode,
             ownership=ownership,
+            goal_inherited=operation.inherits_goal,
         )
         tables.insert(Table.INODES, id_key(inode), encode_inode(record))
         entry = dentry_value(inode, is_directory=False)
@@ -155,7 +161,7 @@ class Namespace:
         return inode
 
     def rename_path(self, operation: RenamePath, *, at_ms: int) -> InodeId:
-        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists."""
+        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, QuotaExceeded."""
         source, destination = names_to_change(operation.source), names_to_change(operation.destination)
         if not source or not destination:
             raise InvalidArgument("the root directory can neither be renamed nor be replaced")
@@ -176,12 +182,16 @@ class Namespace:
         new_parent = find_directory(tables, destination[:-1])
         new_key = dentry_key(new_parent, destination[-1])
         present = tables.get(Table.DENTRIES, new_key)
+        replaced = 0
         if present is not None:
             replaced, replaced_is_directory = read_dentry(present)
             if replaced_is_directory or not operation.replace:
                 raise AlreadyExists(f"{spell(destination)} exists")
             if is_directory:
                 raise NotADirectory(f"{spell(destination)} is a file; a directory cannot replace it")
+        if new_parent != old_parent:
+            self._check_room(inode, old_parent, new_parent, replaced=replaced)
+        if present is not None:
             self._move_to_trash(replaced, destination, expires_at_ms=operation.expires_at_ms, at_ms=at_ms)
         tables.remove(Table.DENTRIES, old_key, old=row)
         if present is None:
@@ -193,7 +203,9 @@ class Namespace:
         return inode
 
     def undelete(self, operation: Undelete, *, at_ms: int) -> InodeId:
-        """Raises: InvalidPath, InvalidArgument, NotFound (not in the trash), NotADirectory, AlreadyExists."""
+        """Raises: InvalidPath, InvalidArgument, NotFound (not in the trash), NotADirectory, AlreadyExists,
+        QuotaExceeded.
+        """
         names = names_to_change(operation.path)
         if not names:
             raise InvalidArgument("nothing can take the place of the root directory")
@@ -203,6 +215,7 @@ class Namespace:
         tables, inode = self._tables, operation.entry.inode
         inode_row = tables.get(Table.INODES, id_key(inode))
         assert inode_row is not None, inode
+        self._check_room_below(names, inode)
         # Where a parent has to be made nothing can be in the way of the entry: no check fails after it.
         above = MakeDirectory(path=spell(names[:-1], whole=True), parents=True)
         try:
@@ -218,6 +231,37 @@ class Namespace:
         tables.insert(Table.DENTRIES, entry_key, dentry_value(inode, is_directory=is_directory))
         self._set_parent(inode, parent)
         return inode
+
+    def _check_room(self, inode: int, old_parent: int, new_parent: int, *, replaced: int) -> None:
+        """Before an inode, with what is below it, moves from one directory to another in place of `replaced`
+        (0: of nothing). Raises: QuotaExceeded."""
+        already_in = self._quotas.above(old_parent)
+        if not already_in:
+            return  # there are no quotas
+        moved = self._tables.usage_with(inode)
+        freed = self._tables.usage_with(replaced) if replaced else NOTHING
+        self._quotas.check_entries(
+            new_parent,
+            moved.entries - freed.entries,
+            moved.content_bytes - freed.content_bytes,
+            already_in=already_in,
+        )
+
+    def _check_room_below(self, names: NamePath, inode: int) -> None:
+        """Before an inode comes to these names from the trash. Raises: QuotaExceeded."""
+        at = ROOT_INODE
+        for depth, name in enumerate(names[:-1]):
+            row = self._tables.get(Table.DENTRIES, dentry_key(at, name))
+            if row is None:
+                missing = len(names) - 1 - depth
+                break
+            at, is_directory = read_dentry(row)
+            if not is_directory:
+                return  # it cannot come there at all
+        else:
+            missing = 0
+        back = self._tables.usage_with(inode)
+        self._quotas.check_entries(at, missing + back.entries, back.content_bytes)
 
     def _rewrite(self, inode: int, old: bytes, record: InodeRecord) -> None:
         new = encode_inode(record)

@@ -63,7 +63,8 @@ class InodeRecord(msgspec.Struct, frozen=True, gc=False):
 
     `parent` is the directory that holds its entry, TRASH_INODE once deleted. `first_chunk` is the handle of
     chunk 0 (0: none): most files have one chunk, and need no row in `file_chunks` then. `ownership` is the
-    number of its owner and group (see `Owners`), `mode` nine bits rwxrwxrwx.
+    number of its owner and group (see `Owners`), `mode` nine bits rwxrwxrwx. `goal_inherited`: a policy that
+    says how many replicas to have goes before `replication_goal` (see `policies`).
     """
 
     is_directory: bool
@@ -77,6 +78,7 @@ class InodeRecord(msgspec.Struct, frozen=True, gc=False):
     first_chunk: int = 0
     mode: int = FILE_MODE_DEFAULT
     ownership: int = 0
+    goal_inherited: bool = False
 
 
 class StoredChunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -148,6 +150,21 @@ class ChunkRecord:
     quiet: bool = False
 
 
+class PolicyRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is set at one directory; the defaults mean "not set". `racks` 1: any racks will do.
+
+    `racks`: in how many different racks at least the replicas of a chunk lie. `files_max` counts directories,
+    too. Sizes in bytes, `trash_ms` in milliseconds (0: what is deleted is reclaimed at once).
+    """
+
+    replicas: int = 0
+    racks: int = 0
+    trash_ms: int = -1
+    durability: str = ""
+    files_max: int = -1
+    bytes_max: int = -1
+
+
 class SessionHeader(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """One client's window of remembered outcomes.
 
@@ -189,9 +206,11 @@ class DigestMark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 _encode = msgspec.msgpack.Encoder().encode
-encode_chunk = encode_session = encode_counters = encode_mark = encode_job = encode_copy = _encode
+encode_chunk = encode_session = encode_counters = encode_mark = _encode
+encode_job = encode_copy = encode_policy = _encode
 _decode_chunk = msgspec.msgpack.Decoder(StoredChunk).decode
 _decode_session = msgspec.msgpack.Decoder(SessionHeader).decode
+_decode_policy = msgspec.msgpack.Decoder(PolicyRecord).decode
 _decode_counters = msgspec.msgpack.Decoder(Counters).decode
 _decode_mark = msgspec.msgpack.Decoder(DigestMark).decode
 _decode_job = msgspec.msgpack.Decoder(SnapshotJob).decode
@@ -201,7 +220,7 @@ _decode_copy = msgspec.msgpack.Decoder(ChunkCopy).decode
 def encode_inode(record: InodeRecord) -> bytes:
     access = record.ownership << 9 | record.mode
     return _INODE.pack(
-        record.is_directory | record.length_exact << 1,
+        record.is_directory | record.length_exact << 1 | record.goal_inherited << 2,
         record.replication_goal,
         record.chunk_count,
         access >> 8,
@@ -236,6 +255,7 @@ def decode_inode(row: bytes) -> InodeRecord:
         first_chunk=f1 << 32 | f0,
         mode=(a1 << 8 | a0) & MODE_MAX,
         ownership=a1 >> 1,
+        goal_inherited=bool(flags & 4),
     )
 
 
@@ -264,6 +284,13 @@ def decode_session(row: bytes) -> SessionHeader:
         return _decode_session(row)
     except msgspec.DecodeError as error:
         raise CorruptState(f"a session row cannot be read: {error}") from error
+
+
+def decode_policy(row: bytes) -> PolicyRecord:
+    try:
+        return _decode_policy(row)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"a policy's row cannot be read: {error}") from error
 
 
 def decode_counters(row: bytes) -> Counters:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of, chunks_after, inode_record
+from gfs.master.core.policies import InheritedPolicies
 from gfs.master.core.records import ChunkRecord
 from gfs.master.core.tables import ReadTables
 from gfs.vocabulary import ChunkIndex, InodeId
@@ -43,10 +44,11 @@ class ReplicationScan:
         assert chunks_max > 0
         known_servers = len(locations.servers())
         named, following = chunks_after(tables, *self._at, limit=chunks_max)
+        policies = InheritedPolicies(tables)
         for inode, index in named:
             file, chunk = inode_record(tables, inode), chunk_of(tables, inode, index)
             assert file is not None and chunk is not None, (inode, index)
-            self._count(chunk, min(file.replication_goal, known_servers), locations, now)
+            self._count(chunk, min(policies.goal_of(file), known_servers), locations, now)
         if following is not None:
             self._at = following
             return False

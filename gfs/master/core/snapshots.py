@@ -15,8 +15,8 @@ from itertools import islice
 import msgspec
 
 from gfs.errors import AlreadyExists, InvalidArgument, NotFound, PathBusy
-from gfs.master.core.digest import DigestedTables
 from gfs.master.core.lookup import NamePath, find, find_directory, handle_of, names_of, names_to_change, spell
+from gfs.master.core.quotas import Quotas
 from gfs.master.core.records import (
     CONDEMNED_MS,
     ID_MAX,
@@ -42,6 +42,7 @@ from gfs.master.core.records import (
     trash_key,
 )
 from gfs.master.core.tables import ReadTables, Table
+from gfs.master.core.usage import AccountedTables
 from gfs.messages.operations import (
     AnyOperation,
     BeginSnapshot,
@@ -67,8 +68,9 @@ def jobs_under_way(tables: ReadTables) -> dict[InodeId, SnapshotJob]:
 class Snapshots:
     """Every method checks first and writes after: when it raises, nothing was written."""
 
-    def __init__(self, tables: DigestedTables, counters: Counters) -> None:
+    def __init__(self, tables: AccountedTables, counters: Counters, quotas: Quotas) -> None:
         self._tables = tables
+        self._quotas = quotas
         self._counters = counters
         # source inode and both paths of each job, as they are in the tables
         self._held: dict[int, tuple[int, NamePath, NamePath]] = {}
@@ -92,7 +94,9 @@ class Snapshots:
             self._require_inode_free(inode)
 
     def begin(self, operation: BeginSnapshot) -> InodeId:
-        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, PathBusy."""
+        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, PathBusy,
+        QuotaExceeded.
+        """
         # What is in the trash may be reclaimed at any time, also half-way through a copy.
         source, target = names_to_change(operation.source), names_to_change(operation.target)
         if not source:
@@ -109,6 +113,9 @@ class Snapshots:
             raise AlreadyExists(f"{spell(target)} exists")
         if len(self._held) >= SNAPSHOTS_MAX:
             raise PathBusy(f"{SNAPSHOTS_MAX} snapshots are under way already")
+        whole = self._tables.usage_with(inode)
+        # Asked once: what others add to the quota meanwhile does not stop a copy half-way.
+        self._quotas.check_entries(parent, whole.entries, whole.content_bytes)
         record = self._inode(inode)
         copy = self._add_copy(record, TRASH_INODE)
         job = SnapshotJob(

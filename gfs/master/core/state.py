@@ -11,6 +11,8 @@ from gfs.master.core.chunk_table import ChunkTable
 from gfs.master.core.digest import DIGEST_BYTES, digest_text
 from gfs.master.core.namespace import Namespace, root_record
 from gfs.master.core.owners import Owners
+from gfs.master.core.policy_table import PolicyTable
+from gfs.master.core.quotas import Quotas
 from gfs.master.core.reclamation import Reclamation
 from gfs.master.core.records import (
     COUNTERS_KEY,
@@ -56,6 +58,7 @@ from gfs.messages.operations import (
     ReserveChunkCopy,
     SealChunk,
     SetLengthHint,
+    SetPolicy,
     SetTenure,
     Undelete,
 )
@@ -84,10 +87,12 @@ class MasterState:
         self._mark = DigestMark(index=0, digest="") if mark is None else decode_mark(mark)
         self._tables = AccountedTables(tables, int.from_bytes(digest or bytes(DIGEST_BYTES), "big"))
         self._owners = Owners(self._tables, self.counters)
-        self._namespace = Namespace(self._tables, self.counters, self._owners)
-        self._chunks = ChunkTable(self._tables, self.counters)
+        self._quotas = Quotas(self._tables)
+        self._policies = PolicyTable(self._tables, self._quotas)
+        self._namespace = Namespace(self._tables, self.counters, self._owners, self._quotas)
+        self._chunks = ChunkTable(self._tables, self.counters, self._quotas)
         self._copies = ChunkCopies(self._tables, self.counters, self._chunks)
-        self._snapshots = Snapshots(self._tables, self.counters)
+        self._snapshots = Snapshots(self._tables, self.counters, self._quotas)
         self._reclamation = Reclamation(self._tables, self.counters)
         self._sessions = Sessions(self._tables, self.counters)
         if fresh:
@@ -174,6 +179,8 @@ class MasterState:
             case Reclaim() as operation:
                 self._reclamation.reclaim(operation)
                 return Done()
+            case SetPolicy() as operation:
+                return Done(inode=self._policies.set_policy(operation))
             case ForgetSessions() as operation:
                 self._sessions.forget(idle_since_ms=operation.idle_since_ms, limit=operation.limit)
                 return Done()

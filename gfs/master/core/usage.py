@@ -107,6 +107,16 @@ class AccountedTables(DigestedTables):
         written, change = usage_of(self, directory), self._unwritten.get(directory)
         return written if change is None else Sum(*[a + b for a, b in zip(written, change, strict=True)])
 
+    def usage_with(self, inode: int) -> Sum:
+        """What an inode and all below it add to the directory it is in."""
+        row = self.get(Table.INODES, id_key(inode))
+        assert row is not None, inode
+        is_directory, _, content_bytes = inode_share(row)
+        if not is_directory:
+            return Sum(1, 0, content_bytes)
+        below = self.usage(inode)
+        return below._replace(directories=below.directories + 1)
+
     def save(self) -> None:
         """Write the rows of USAGE."""
         self._settle()
