@@ -12,6 +12,7 @@ from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import MasterSession
 from gfs.clock import SystemClock
 from gfs.errors import InvalidArgument
+from gfs.messages.base import Consistency
 from gfs.settings import ClientSettings
 from gfs.transport.data_client import DataClient
 from gfs.transport.websocket_client import WebSocketCaller
@@ -25,7 +26,11 @@ _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 
 
 async def connect(
-    masters: str | Sequence[str], *, settings: ClientSettings | None = None, cluster: str = ""
+    masters: str | Sequence[str],
+    *,
+    settings: ClientSettings | None = None,
+    cluster: str = "",
+    consistency: Consistency = "linearizable",
 ) -> AsyncClient:
     """Connect to the cluster of these masters; any one that is alive suffices.
 
@@ -35,6 +40,7 @@ async def connect(
         masters: "gfs://m1:9500,m2:9500,m3:9500", or a sequence of "host:port"; the port defaults to 9500.
         settings: time limits and sizes, by default those of gfs.settings.
         cluster: id of the cluster meant; programs of another one at these addresses are not used. "": any.
+        consistency: of all reads that do not name another; see AsyncClient.
     Raises: InvalidArgument for something that is not an address.
     """
     settings = settings or ClientSettings()
@@ -52,6 +58,7 @@ async def connect(
         clock=clock,
         chance=chance,
         settings=settings,
+        consistency=consistency,
     )
     session.start()
     return AsyncClient(connections)

@@ -9,12 +9,15 @@ import importlib
 import json
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
 
 from gfs.errors import GfsError
+
+if TYPE_CHECKING:
+    from gfs.messages.base import Consistency
 
 VERSION = "0.1.0"
 EXIT_BROKEN_PIPE = 141  # as a shell shows death by SIGPIPE
@@ -98,6 +101,7 @@ class GlobalOptions(NamedTuple):
     quiet: bool
     timeout: float | None
     request_id: str
+    consistency: Consistency
 
 
 @click.group(
@@ -123,6 +127,13 @@ class GlobalOptions(NamedTuple):
     default="",
     metavar="ID",
     help="Name of this command for 'gfs trace' (default: random).",
+)
+@click.option(
+    "--consistency",
+    type=click.Choice(["linearizable", "session", "stale"]),
+    default="linearizable",
+    show_default=True,
+    help="Of reads; 'stale' is answered by any master, also without a quorum.",
 )
 @click.version_option(VERSION, prog_name="gfs")
 @click.pass_context

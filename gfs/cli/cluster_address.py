@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
 from gfs import settings as settings_module
+from gfs.cli.render import note
 from gfs.errors import DeadlineExceeded, InvalidArgument, NotFound
 from gfs.settings import Settings
 
 if TYPE_CHECKING:
     from gfs.cli.app import GlobalOptions
     from gfs.client.client import AsyncClient
+    from gfs.messages.base import Consistency
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])  # Any: a command's own arguments
 
 RETRY_SHARE = 0.95  # the SDK gives up a little before --timeout does, as it can say what it tried
 RETRY_SECONDS = 20.0  # how long a command goes on trying when --timeout does not say
@@ -69,6 +72,34 @@ def remote_path(text: str) -> str:
     return text
 
 
+def consistency_option(command: C) -> C:
+    """`--consistency` behind a command that reads, as well as before it."""
+
+    def keep(ctx: click.Context, _: click.Parameter, value: Consistency | None) -> None:
+        if value is not None:
+            ctx.obj = ctx.obj._replace(consistency=value)
+
+    return click.option(
+        "--consistency",
+        type=click.Choice(["linearizable", "session", "stale"]),
+        expose_value=False,
+        callback=keep,
+        help="'stale': by any master, also without a quorum; 'session': never older than this command saw.",
+    )(command)
+
+
+def _tell_freshness(client: AsyncClient, options: GlobalOptions) -> None:
+    """A person who asked for an answer that may be old wants to know how old."""
+    age = client.freshness
+    if age is None or options.quiet:
+        return
+    behind = f"{age.lag_entries} log entries and " if age.lag_entries else ""
+    if age.lag_seconds < 0:
+        note(f"gfs: answered by {age.answered_by}, which has heard no leader since it started")
+    else:
+        note(f"gfs: answered by {age.answered_by}, at most {behind}{age.lag_seconds:.2f} s behind")
+
+
 def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
     """Connect, run `work`, close. Raises whatever `work` raises; DeadlineExceeded after --timeout."""
     from gfs import aio
@@ -91,11 +122,15 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
         # One id for all that this command asks, so that 'gfs trace' shows it as one.
         trace_id.set(options.request_id or new_trace_id())
         client = await aio.connect(
-            master_addresses(options, settings), settings=client_settings, cluster=settings.cluster.id
+            master_addresses(options, settings),
+            settings=client_settings,
+            cluster=settings.cluster.id,
+            consistency=options.consistency,
         )
         try:
             return await work(client)
         finally:
+            _tell_freshness(client, options)
             await client.close()
 
     async def bounded() -> T:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import click
 
-from gfs.cli.cluster_address import remote_path, run_with_client
+from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
 from gfs.cli.render import emit_many, emit_one, human_bytes, human_time, note, text_table
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError, PartlyDone
@@ -19,6 +19,7 @@ from gfs.vocabulary import split_path
 @click.option("-l", "--long", is_flag=True, help="Sizes, times and chunk counts.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below as well.")
 @click.option("-d", "--directory", is_flag=True, help="The entry itself, not what is in it.")
+@consistency_option
 @click.pass_context
 def ls(ctx: click.Context, path: str, long: bool, recursive: bool, directory: bool) -> None:
     """List a directory."""
@@ -63,6 +64,7 @@ def _shown(entry: Entry, whole_path: bool) -> str:
 
 @click.command()
 @click.argument("path")
+@consistency_option
 @click.pass_context
 def stat(ctx: click.Context, path: str) -> None:
     """Show one file or directory, with its exact length."""
@@ -150,6 +152,7 @@ async def is_directory(client: AsyncClient, path: str) -> bool:
 @click.command("glob")
 @click.argument("pattern")
 @click.option("-l", "--long", is_flag=True, help="Sizes, times and chunk counts.")
+@consistency_option
 @click.pass_context
 def glob(ctx: click.Context, pattern: str, long: bool) -> None:
     """List the paths that match PATTERN: * ? [abc] within a name, ** across directories."""

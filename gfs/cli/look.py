@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gfs.cli.cluster_address import remote_path, run_with_client
+from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
 from gfs.cli.render import emit_many, emit_one, human_bytes, text_table
 from gfs.client.client import AsyncClient
 from gfs.messages.chunks import ChunkPlace
@@ -67,6 +67,7 @@ def _as_text(found: ClusterStatusReply) -> str:
 
 @click.command()
 @click.argument("path")
+@consistency_option
 @click.pass_context
 def chunks(ctx: click.Context, path: str) -> None:
     """Show a file's chunks: handle, version, and the chunk servers that hold a good replica."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import click
 
-from gfs.cli.cluster_address import remote_path, run_with_client
+from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
 from gfs.cli.files import is_directory, walk
 from gfs.cli.render import emit_one, human_bytes, note, on_terminal
 from gfs.client.client import AsyncClient
@@ -216,6 +216,7 @@ async def _local_tree(client: AsyncClient, source: str, final: str, unread: list
 @click.argument("destination")
 @click.option("-r", "--recursive", is_flag=True, help="Directories with everything in them.")
 @click.option("-f", "--force", is_flag=True, help="Replace existing local files.")
+@consistency_option
 @click.pass_context
 def get(ctx: click.Context, sources: Sequence[str], destination: str, recursive: bool, force: bool) -> None:
     """Fetch files to this machine; '-' is standard output.
@@ -293,6 +294,7 @@ def _conclude(failures: list[str], files: int, total: int, verb: str, ctx: click
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="First byte.")
 @click.option("--length", type=click.IntRange(min=0), default=None, help="How many bytes.")
+@consistency_option
 @click.pass_context
 def cat(ctx: click.Context, paths: Sequence[str], offset: int, length: int | None) -> None:
     """Write the bytes of files to standard output."""

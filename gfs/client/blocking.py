@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from gfs import aio
 from gfs.client.client import AsyncClient, Names, Places, WriteMode
 from gfs.client.file import AsyncReader, AsyncWriter
+from gfs.client.master_session import Freshness
 from gfs.client.transfer import Progress
 from gfs.errors import Unavailable
 from gfs.messages.base import Consistency
@@ -29,12 +30,17 @@ WRITE_GATHER_BYTES = 256 * KIB  # small writes are gathered before they cross to
 T = TypeVar("T")
 
 
-def connect(masters: str | Sequence[str], *, settings: ClientSettings | None = None) -> Client:
+def connect(
+    masters: str | Sequence[str],
+    *,
+    settings: ClientSettings | None = None,
+    consistency: Consistency = "linearizable",
+) -> Client:
     """Connect to the cluster of these masters; see gfs.aio.connect. Close the client, or use it in `with`.
 
     Raises: InvalidArgument for something that is not an address.
     """
-    return Client(lambda: aio.connect(masters, settings=settings))
+    return Client(lambda: aio.connect(masters, settings=settings, consistency=consistency))
 
 
 class _LoopThread:
@@ -107,23 +113,27 @@ class Client:
                 self._thread.run(self._client.close())
                 self._thread.stop()
 
-    def stat(self, path: str, *, consistency: Consistency = "linearizable") -> Entry:
+    @property
+    def freshness(self) -> Freshness | None:
+        return self._client.freshness
+
+    def stat(self, path: str, *, consistency: Consistency | None = None) -> Entry:
         return self._thread.run(self._client.stat(path, consistency=consistency))
 
-    def exists(self, path: str) -> bool:
-        return self._thread.run(self._client.exists(path))
+    def exists(self, path: str, *, consistency: Consistency | None = None) -> bool:
+        return self._thread.run(self._client.exists(path, consistency=consistency))
 
-    def list(self, path: str, *, consistency: Consistency = "linearizable") -> Iterator[Entry]:
+    def list(self, path: str, *, consistency: Consistency | None = None) -> Iterator[Entry]:
         return self._each(self._client.list(path, consistency=consistency))
 
-    def listdir(self, path: str) -> Names:
-        return self._thread.run(self._client.listdir(path))
+    def listdir(self, path: str, *, consistency: Consistency | None = None) -> Names:
+        return self._thread.run(self._client.listdir(path, consistency=consistency))
 
-    def glob(self, pattern: str, *, consistency: Consistency = "linearizable") -> Iterator[Entry]:
+    def glob(self, pattern: str, *, consistency: Consistency | None = None) -> Iterator[Entry]:
         return self._each(self._client.glob(pattern, consistency=consistency))
 
-    def chunks(self, path: str) -> Places:
-        return self._thread.run(self._client.chunks(path))
+    def chunks(self, path: str, *, consistency: Consistency | None = None) -> Places:
+        return self._thread.run(self._client.chunks(path, consistency=consistency))
 
     def cluster_status(self) -> ClusterStatusReply:
         return self._thread.run(self._client.cluster_status())
@@ -141,7 +151,9 @@ class Client:
         self._thread.run(self._client.rename(source, destination, replace=replace))
 
     @overload
-    def open(self, path: str, mode: Literal["rb"] = "rb") -> io.BufferedReader: ...
+    def open(
+        self, path: str, mode: Literal["rb"] = "rb", *, consistency: Consistency | None = ...
+    ) -> io.BufferedReader: ...
 
     @overload
     def open(
@@ -150,25 +162,46 @@ class Client:
 
     @overload
     def open(
-        self, path: str, mode: str, *, atomic: bool = ..., replication_goal: int = ...
+        self,
+        path: str,
+        mode: str,
+        *,
+        atomic: bool = ...,
+        replication_goal: int = ...,
+        consistency: Consistency | None = ...,
     ) -> io.BufferedReader | BlockingWriter: ...
 
     def open(
-        self, path: str, mode: str = "rb", *, atomic: bool = False, replication_goal: int = 0
+        self,
+        path: str,
+        mode: str = "rb",
+        *,
+        atomic: bool = False,
+        replication_goal: int = 0,
+        consistency: Consistency | None = None,
     ) -> io.BufferedReader | BlockingWriter:
         """A binary file as the io module knows them; modes and promises as AsyncClient.open()."""
         file = self._thread.run(
-            self._client.open(path, mode, atomic=atomic, replication_goal=replication_goal)
+            self._client.open(
+                path, mode, atomic=atomic, replication_goal=replication_goal, consistency=consistency
+            )
         )
         if isinstance(file, AsyncWriter):
             return BlockingWriter(file, self._thread)
         return io.BufferedReader(BlockingReader(file, self._thread), READ_BUFFER_BYTES)
 
-    def read(self, path: str, offset: int = 0, length_bytes: int = -1) -> bytes:
-        return self._thread.run(self._client.read(path, offset, length_bytes))
+    def read(
+        self,
+        path: str,
+        offset: int = 0,
+        length_bytes: int = -1,
+        *,
+        consistency: Consistency | None = None,
+    ) -> bytes:
+        return self._thread.run(self._client.read(path, offset, length_bytes, consistency=consistency))
 
-    def read_bytes(self, path: str) -> bytes:
-        return self._thread.run(self._client.read_bytes(path))
+    def read_bytes(self, path: str, *, consistency: Consistency | None = None) -> bytes:
+        return self._thread.run(self._client.read_bytes(path, consistency=consistency))
 
     def write(self, path: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._thread.run(self._client.write(path, offset, data))

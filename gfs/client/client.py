@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Literal, Self, TypeVar, overload
+from typing import Literal, Self, overload
 
 import msgspec
 
 from gfs.client import publishing, transfer
 from gfs.client.connections import Connections
 from gfs.client.file import AsyncReader, AsyncWriter
+from gfs.client.master_session import Freshness
 from gfs.client.mutator import Mutator
 from gfs.client.reader import Reader
 from gfs.client.record_appender import RecordAppenders
@@ -25,7 +26,7 @@ from gfs.errors import (
     Unavailable,
     WrongCluster,
 )
-from gfs.messages.base import Ack, Consistency, Reply, Request
+from gfs.messages.base import Ack, Consistency
 from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks
 from gfs.messages.cluster import ClusterStatus, ClusterStatusReply, ReadmitMaster
 from gfs.messages.namespace import (
@@ -53,7 +54,6 @@ from gfs.vocabulary import (
 STATUS_SECONDS = 1.5
 REOPEN_MAX = 8  # a file replaced under a whole-file read is read anew, so often
 
-R = TypeVar("R", bound=Reply)
 WriteMode = Literal["wb", "xb"]
 Names = list[str]  # within the class `list` is a verb
 Places = list[ChunkPlace]
@@ -65,6 +65,11 @@ class AsyncClient:
     Every method raises GfsError: InvalidPath for a path that cannot be one, NotFound, AlreadyExists … as the
     master answered, Unavailable or OutcomeUnknown when `retry_seconds` were not enough.
     Namespace mutations take effect exactly once, also over retries and changes of the leader.
+
+    Reads take a `consistency`, by default the one given to connect(): "linearizable" sees every change that
+    was acknowledged before; "session" is answered by any master, and is never older than what this client
+    has seen or done; "stale" is answered by any master from what it has, also when there is no quorum (GFS
+    §5.1.3). `freshness` then tells how old. File content is never stale, only what a name stands for.
     """
 
     def __init__(self, connections: Connections) -> None:
@@ -83,67 +88,76 @@ class AsyncClient:
         await self._appenders.close()
         await self._connections.close()
 
+    @property
+    def freshness(self) -> Freshness | None:
+        """How old the state was that the last session or stale read was answered from, and by whom."""
+        return self._masters.freshness
+
     # --- looking --------------------------------------------------------------------------------
 
-    async def stat(self, path: str, *, consistency: Consistency = "linearizable") -> Entry:
+    async def stat(self, path: str, *, consistency: Consistency | None = None) -> Entry:
         """The entry at `path`. A file's length is exact, also while it is written, if its end can be asked;
         otherwise `length_exact` stays False."""
-        request = Stat(path=_checked(path), consistency=consistency, min_applied_index=self._seen())
-        found = await self._ask(request, EntryReply, f"stat {path}", consistency)
-        return await self._with_exact_length(found.entry)
+        found = await self._stat(path, consistency)
+        return await self._with_exact_length(found.entry, consistency)
 
-    async def exists(self, path: str) -> bool:
+    async def exists(self, path: str, *, consistency: Consistency | None = None) -> bool:
         """True when there is a file or directory at `path`."""
-        request = Stat(path=_checked(path))
         try:
-            await self._masters.ask_leader(request, EntryReply, f"stat {path}")
+            await self._stat(path, consistency)
         except (NotFound, NotADirectory):
             return False
         return True
 
-    async def list(self, path: str, *, consistency: Consistency = "linearizable") -> AsyncIterator[Entry]:
+    async def list(self, path: str, *, consistency: Consistency | None = None) -> AsyncIterator[Entry]:
         """Entries of a directory in byte order of their names, fetched page by page.
 
         Each page is of one moment; a long listing may see some of what changes meanwhile.
         """
         after = ""
+        how = consistency or self._connections.consistency
         while True:
             request = ListDirectory(
-                path=_checked(path), after=after, consistency=consistency, min_applied_index=self._seen()
+                path=_checked(path), after=after, consistency=how, min_applied_index=self._seen()
             )
-            page = await self._ask(request, EntriesReply, f"list {path}", consistency)
+            page = await self._connections.ask(request, EntriesReply, f"list {path}", how)
             for entry in page.entries:
                 yield entry
             if not (after := page.next_after):
                 return
 
-    async def listdir(self, path: str) -> Names:
+    async def listdir(self, path: str, *, consistency: Consistency | None = None) -> Names:
         """Names in a directory, in byte order."""
-        return [split_path(entry.path)[-1] async for entry in self.list(path)]
+        return [split_path(entry.path)[-1] async for entry in self.list(path, consistency=consistency)]
 
-    async def glob(self, pattern: str, *, consistency: Consistency = "linearizable") -> AsyncIterator[Entry]:
+    async def glob(self, pattern: str, *, consistency: Consistency | None = None) -> AsyncIterator[Entry]:
         """Entries matching `pattern`: `*`, `?`, `[…]` within a name, `**` for any depth."""
         after = ""
+        how = consistency or self._connections.consistency
         while True:
             request = Glob(
-                pattern=_checked(pattern),
-                after=after,
-                consistency=consistency,
-                min_applied_index=self._seen(),
+                pattern=_checked(pattern), after=after, consistency=how, min_applied_index=self._seen()
             )
-            page = await self._ask(request, EntriesReply, f"glob {pattern}", consistency)
+            page = await self._connections.ask(request, EntriesReply, f"glob {pattern}", how)
             for entry in page.entries:
                 yield entry
             if not (after := page.next_after):
                 return
 
-    async def chunks(self, path: str) -> Places:
+    async def chunks(self, path: str, *, consistency: Consistency | None = None) -> Places:
         """All chunks of a file with their replicas, as the master knows them now."""
         places: Places = []
         first = 0
+        how = consistency or self._connections.consistency
         while True:
-            request = FindChunks(path=_checked(path), first_index=ChunkIndex(first), count=FIND_CHUNKS_MAX)
-            found = await self._masters.ask_leader(request, FileChunks, f"chunks {path}")
+            request = FindChunks(
+                path=_checked(path),
+                first_index=ChunkIndex(first),
+                count=FIND_CHUNKS_MAX,
+                consistency=how,
+                min_applied_index=self._seen(),
+            )
+            found = await self._connections.ask(request, FileChunks, f"chunks {path}", how)
             places += found.chunks
             first += FIND_CHUNKS_MAX
             if first >= found.entry.chunk_count:
@@ -211,7 +225,9 @@ class AsyncClient:
     # --- files ----------------------------------------------------------------------------------
 
     @overload
-    async def open(self, path: str, mode: Literal["rb"] = "rb") -> AsyncReader: ...
+    async def open(
+        self, path: str, mode: Literal["rb"] = "rb", *, consistency: Consistency | None = ...
+    ) -> AsyncReader: ...
 
     @overload
     async def open(
@@ -220,11 +236,23 @@ class AsyncClient:
 
     @overload
     async def open(
-        self, path: str, mode: str, *, atomic: bool = ..., replication_goal: int = ...
+        self,
+        path: str,
+        mode: str,
+        *,
+        atomic: bool = ...,
+        replication_goal: int = ...,
+        consistency: Consistency | None = ...,
     ) -> AsyncReader | AsyncWriter: ...
 
     async def open(
-        self, path: str, mode: str = "rb", *, atomic: bool = False, replication_goal: int = 0
+        self,
+        path: str,
+        mode: str = "rb",
+        *,
+        atomic: bool = False,
+        replication_goal: int = 0,
+        consistency: Consistency | None = None,
     ) -> AsyncReader | AsyncWriter:
         """Open a file.
 
@@ -232,11 +260,12 @@ class AsyncClient:
             mode: "rb"; "wb" writes from scratch, a file that exists goes to the trash; "xb" wants none.
             atomic: write under a hidden name and publish at close, so that no reader sees half a file.
             replication_goal: replicas of each chunk; 0 takes the cluster's default.
+            consistency: of the lookups of a reader.
         Raises: InvalidArgument for another mode; NotFound; IsADirectory; AlreadyExists in mode "xb".
         """
         match mode:
             case "rb" if not atomic:
-                reader = Reader(self._connections, _checked(path))
+                reader = Reader(self._connections, _checked(path), consistency=consistency)
                 await reader.open()
                 return AsyncReader(reader)
             case "wb" | "xb":
@@ -249,22 +278,29 @@ class AsyncClient:
                 )
         raise InvalidArgument(f"cannot open {path} in mode {mode!r}", hint="Modes are rb, wb and xb.")
 
-    async def read(self, path: str, offset: int = 0, length_bytes: int = -1) -> bytes:
+    async def read(
+        self,
+        path: str,
+        offset: int = 0,
+        length_bytes: int = -1,
+        *,
+        consistency: Consistency | None = None,
+    ) -> bytes:
         """Bytes of a file from `offset`; fewer than `length_bytes` only at its end, -1 reads to the end."""
-        async with await self.open(path, "rb") as file:
+        async with await self.open(path, "rb", consistency=consistency) as file:
             if length_bytes >= 0:
                 return await file.pread(offset, length_bytes)
             file.seek(offset)
             return await file.read()
 
-    async def read_bytes(self, path: str) -> bytes:
+    async def read_bytes(self, path: str, *, consistency: Consistency | None = None) -> bytes:
         """All bytes of a file, of one file even when it is replaced meanwhile."""
         for _ in range(REOPEN_MAX):
             try:
-                return await self.read(path)
+                return await self.read(path, consistency=consistency)
             except Superseded:
                 continue
-        return await self.read(path)
+        return await self.read(path, consistency=consistency)
 
     async def write(self, path: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write into an existing file at `offset`; returns when every replica has it.
@@ -353,19 +389,19 @@ class AsyncClient:
     def _seen(self) -> int:
         return self._masters.applied_index
 
-    async def _ask(self, request: Request, expected: type[R], what: str, consistency: Consistency) -> R:
-        if consistency == "linearizable":
-            return await self._masters.ask_leader(request, expected, what)
-        return await self._masters.ask_any(request, expected, what)
+    async def _stat(self, path: str, consistency: Consistency | None) -> EntryReply:
+        how = consistency or self._connections.consistency
+        request = Stat(path=_checked(path), consistency=how, min_applied_index=self._seen())
+        return await self._connections.ask(request, EntryReply, f"stat {path}", how)
 
-    async def _with_exact_length(self, entry: Entry) -> Entry:
+    async def _with_exact_length(self, entry: Entry, consistency: Consistency | None) -> Entry:
         if entry.kind == "directory" or entry.length_exact:
             return entry
         if entry.chunk_count == 0:  # no byte can have been acknowledged
             return msgspec.structs.replace(entry, length_exact=True)
         # Places known from before may name a replica that was left out since, and is shorter.
         self._connections.places.forget(entry.path)
-        reader = Reader(self._connections, entry.path, entry)
+        reader = Reader(self._connections, entry.path, entry, consistency=consistency)
         try:
             length = await reader.exact_length(patient=False)
         except GfsError:

@@ -16,7 +16,7 @@ from gfs.client.core.retry_plan import RetryPlan
 from gfs.client.master_session import MasterSession
 from gfs.clock import Clock
 from gfs.errors import GfsError
-from gfs.messages.base import Ack, Ping
+from gfs.messages.base import Ack, Consistency, Ping, Reply, Request
 from gfs.messages.chunks import Replica
 from gfs.messages.data import PushAnswer
 from gfs.settings import CACHED_PLACES_MAX, CLIENT_WORKERS_MAX, ClientSettings
@@ -27,6 +27,7 @@ PING_SECONDS = 0.5  # a chunk server that does not answer a ping by then keeps s
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Reply)
 
 
 class BulkClient(Protocol):
@@ -84,8 +85,10 @@ class Connections:
         clock: Clock,
         chance: random.Random,
         settings: ClientSettings,
+        consistency: Consistency = "linearizable",
     ) -> None:
         self.masters = masters
+        self.consistency: Consistency = consistency  # of reads that do not say
         self.caller = caller
         self.bulk = bulk
         self.client = client
@@ -96,6 +99,12 @@ class Connections:
         self.local_hosts = frozenset((*LOOPBACK_HOSTS, socket.gethostname()))
         self._workers = ThreadPoolExecutor(CLIENT_WORKERS_MAX, thread_name_prefix="gfs-bulk")
         self._pushes = 0
+
+    async def ask(self, request: Request, expected: type[R], what: str, consistency: Consistency) -> R:
+        """A read from the leader, or from any master when the answer need not be the newest state."""
+        if consistency == "linearizable":
+            return await self.masters.ask_leader(request, expected, what)
+        return await self.masters.ask_any(request, expected, what)
 
     def new_push_id(self) -> PushId:
         """Unique among all clients: the client's id is random, the number its own."""

@@ -9,13 +9,13 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gfs.client.core.request_window import RequestWindow
 from gfs.client.core.retry_plan import GiveUp, RetryPlan, may_pass, speaks_of_the_master, wait_seconds
 from gfs.clock import Clock
-from gfs.errors import ConnectionLost, GfsError, NotLeader, Unavailable
-from gfs.messages.base import Reply, Request
+from gfs.errors import ConnectionLost, GfsError, NoQuorum, NotLeader, Unavailable
+from gfs.messages.base import Reply, Request, ViewReply
 from gfs.messages.namespace import EntryReply, MutationReply, Stat
 from gfs.messages.operations import RequestId
 from gfs.settings import CLIENT_CALLS_IN_FLIGHT_MAX, RETRY_SECONDS_MAX, SESSION_WINDOW, ClientSettings
@@ -27,8 +27,18 @@ PROBE_SECONDS = 0.25  # a master that does not answer "are you the leader" by th
 # word from it, the others are asked whether they have elected a new one.
 SILENCE_SECONDS = 0.25
 WATCH_SECONDS = 0.1
+ANY_PATIENCE_SECONDS = 1.0  # for one master's answer to a read that another may answer as well
 
 R = TypeVar("R", bound=Reply)
+
+
+class Freshness(NamedTuple):
+    """Of what age an answer is. `lag_seconds`: it was the newest state that long ago at most; below zero: the
+    master has not heard a leader since it started, and cannot tell."""
+
+    answered_by: str
+    lag_entries: int
+    lag_seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +85,8 @@ class MasterSession:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.applied_index = 0  # the newest state this client has seen: session reads are never older
+        self.freshness: Freshness | None = None  # of the last answer that need not be the newest state
+        self._reader: Address | None = None  # the master that last answered such a read
 
     @property
     def known_masters(self) -> list[Address]:
@@ -130,11 +142,17 @@ class MasterSession:
         """Send a read that a follower may answer: each master in turn until one does."""
         plan = self._new_plan(what, effects=False)
         first = self._chance.randrange(len(self._known))
+        patience = min(ANY_PATIENCE_SECONDS, self._settings.call_seconds)
         while True:
             wait = 0.0
-            for address in (*self._known[first:], *self._known[:first]):
+            order = [*self._known[first:], *self._known[:first]]
+            order.sort(key=lambda address: address != self._reader)
+            for address in order:
+                left = plan.seconds_left(self._clock.monotonic())
                 try:
-                    return await self._ask(address, request, expected, self._settings.call_seconds)
+                    reply = await self._ask(address, request, expected, max(0.001, min(patience, left)))
+                    self._reader = address
+                    return reply
                 except GfsError as error:
                     if not may_pass(error):
                         raise
@@ -142,6 +160,7 @@ class MasterSession:
                     if isinstance(verdict, GiveUp):
                         raise verdict.error from error
                     wait = verdict.wait_seconds
+            patience = self._settings.call_seconds  # all were slow: the request may need its time
             await self._clock.sleep(wait)
 
     async def ask_everyone(
@@ -161,10 +180,10 @@ class MasterSession:
 
     # --- one request, several tries -------------------------------------------------------------
 
-    def _new_plan(self, what: str, *, effects: bool) -> RetryPlan:
+    def _new_plan(self, what: str, *, effects: bool, started: float | None = None) -> RetryPlan:
         return RetryPlan(
             what,
-            started=self._clock.monotonic(),
+            started=self._clock.monotonic() if started is None else started,
             budget_seconds=self._budget_seconds,
             chance=self._chance.random,
             has_effects=effects,
@@ -175,20 +194,22 @@ class MasterSession:
     ) -> R:
         if self._closed:
             raise Unavailable(f"{what}: this client is closed")
+        started = self._clock.monotonic()  # the budget is of all tries, the first included
         plan: RetryPlan | None = None
         followed_hint = False
         while True:
             leader = self._leader
             if leader is None:
-                plan = plan or self._new_plan(what, effects=effects)
+                plan = plan or self._new_plan(what, effects=effects, started=started)
                 leader = await self._find_leader(plan)
-            seconds = self._settings.call_seconds
+            left = self._budget_seconds
             if plan is not None:
-                seconds = max(0.001, min(seconds, plan.seconds_left(self._clock.monotonic())))
+                left = plan.seconds_left(self._clock.monotonic())
+            seconds = max(0.001, min(self._settings.call_seconds, left))
             try:
                 return await self._ask(leader, build(), expected, seconds)
             except GfsError as error:
-                plan = plan or self._new_plan(what, effects=effects)
+                plan = plan or self._new_plan(what, effects=effects, started=started)
                 verdict = plan.after(error, target=leader, now=self._clock.monotonic())
                 if isinstance(verdict, GiveUp):
                     raise verdict.error from error
@@ -223,6 +244,8 @@ class MasterSession:
         seen: int = getattr(reply, "applied_index", 0)
         if seen > self.applied_index:
             self.applied_index = seen
+        if isinstance(reply, ViewReply) and reply.answered_by:
+            self.freshness = Freshness(reply.answered_by, reply.lag_entries, reply.lag_seconds)
         return reply
 
     def _leave(self, leader: Address, error: GfsError, *, may_follow: bool) -> bool:
@@ -259,7 +282,9 @@ class MasterSession:
             raise Unavailable("this client was closed")
         for address in self._known:
             plan.note(address, self._said.get(address, Unavailable("has not answered")))
-        raise plan.exhausted(nobody, now=self._clock.monotonic())
+        # One that can be reached and lacks the others knows better than silence what is wrong.
+        no_quorum = next((said for said in self._said.values() if isinstance(said, NoQuorum)), None)
+        raise plan.exhausted(no_quorum or nobody, now=self._clock.monotonic())
 
     def _start_search(self) -> asyncio.Task[Address]:
         """The one search under way, begun if there is none."""

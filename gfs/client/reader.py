@@ -20,6 +20,7 @@ from gfs.errors import (
     StaleVersion,
     Superseded,
 )
+from gfs.messages.base import Consistency
 from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks, Replica
 from gfs.messages.namespace import Entry
 from gfs.messages.replicas import ChunkStatus, ChunkStatusReply
@@ -49,8 +50,17 @@ class Reader:
     raise Superseded instead of mixing two files.
     """
 
-    def __init__(self, connections: Connections, path: str, entry: Entry | None = None) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        path: str,
+        entry: Entry | None = None,
+        *,
+        consistency: Consistency | None = None,
+    ) -> None:
+        """`consistency`: of lookups; the bytes are those of the chunk versions looked up, whatever it is."""
         self._connections = connections
+        self._consistency: Consistency = consistency or connections.consistency
         self._path = path
         self._entry = entry
         self._lookups: dict[ChunkIndex, asyncio.Task[FileChunks]] = {}
@@ -141,8 +151,14 @@ class Reader:
             task.exception()  # after a prefetch nobody may be waiting
 
     async def _find_chunks(self, first: ChunkIndex) -> FileChunks:
-        request = FindChunks(path=self._path, first_index=first, count=LOOKUP_CHUNKS)
-        found = await self._connections.masters.ask_leader(request, FileChunks, f"read {self._path}")
+        request = FindChunks(
+            path=self._path,
+            first_index=first,
+            count=LOOKUP_CHUNKS,
+            consistency=self._consistency,
+            min_applied_index=self._connections.masters.applied_index,
+        )
+        found = await self._connections.ask(request, FileChunks, f"read {self._path}", self._consistency)
         if self._entry is not None and found.entry.inode != self._entry.inode:
             raise Superseded(
                 f"{self._path} was replaced while it was being read",

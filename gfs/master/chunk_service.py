@@ -33,7 +33,7 @@ class ChunkService:
             place_of(self._locations, chunk, ChunkIndex(index), now=now)
             for index, chunk in enumerate(chunks, start=request.first_index)
         ]
-        return FileChunks(entry=entry, chunks=places, applied_index=self._reads.applied_index())
+        return self._reads.stamp(FileChunks(entry=entry, chunks=places), request.consistency)
 
 
 def place_of(locations: Locations, chunk: ChunkRecord, index: ChunkIndex, *, now: float) -> ChunkPlace:

@@ -71,7 +71,7 @@ class Commits:
             encoded = await self._replicator.propose(
                 _encode(LogRecord(at_ms=self._clock.wall_ms(), operation=operation, request=request))
             )
-        except NotLeader as error:
+        except (NotLeader, NoQuorum) as error:
             self._failures.labels(error.code).inc()
             raise self.not_leader() from error
         except GfsError as error:

@@ -49,19 +49,19 @@ class NamespaceService:
     async def stat(self, request: Request, _context: CallContext) -> Reply:
         assert isinstance(request, Stat)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
-        return EntryReply(entry=stat(tables, request.path), applied_index=self._reads.applied_index())
+        return self._reads.stamp(EntryReply(entry=stat(tables, request.path)), request.consistency)
 
     async def list_directory(self, request: Request, _context: CallContext) -> Reply:
         assert isinstance(request, ListDirectory)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
         entries, next_after = list_page(tables, request.path, after=request.after, limit=request.limit)
-        return EntriesReply(entries=entries, next_after=next_after, applied_index=self._reads.applied_index())
+        return self._reads.stamp(EntriesReply(entries=entries, next_after=next_after), request.consistency)
 
     async def glob(self, request: Request, _context: CallContext) -> Reply:
         assert isinstance(request, Glob)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
         entries, next_after = glob_page(tables, request.pattern, after=request.after, limit=request.limit)
-        return EntriesReply(entries=entries, next_after=next_after, applied_index=self._reads.applied_index())
+        return self._reads.stamp(EntriesReply(entries=entries, next_after=next_after), request.consistency)
 
     async def make_directory(self, request: Request, _context: CallContext) -> Reply:
         assert isinstance(request, MakeDirectory)

@@ -7,19 +7,24 @@ one, reads to the end without waiting, and answers: each answer is of one point 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
 
 from gfs.clock import Clock
-from gfs.errors import NotLeader, Unavailable
+from gfs.errors import NoQuorum, NotLeader, Unavailable
 from gfs.master.commit import Commits
 from gfs.master.core.lookup import path_of
 from gfs.master.core.tables import ReadTables
 from gfs.master.replication.replicator import Replicator
 from gfs.master.standing import Standing
-from gfs.messages.base import Consistency
+from gfs.messages.base import Consistency, ViewReply
 from gfs.vocabulary import InodeId, LogIndex
 
 SESSION_WAIT_SECONDS = 0.5  # how long a read waits for what its client has already seen
 SESSION_POLL_SECONDS = 0.002
+
+V = TypeVar("V", bound=ViewReply)
 
 
 class Reads:
@@ -63,9 +68,23 @@ class Reads:
     async def linearizable(self) -> ReadTables:
         try:
             await self._replicator.read_barrier()
-        except NotLeader as error:
+        except (NotLeader, NoQuorum) as error:
             raise self._commits.not_leader() from error
         return self.now()
+
+    def stamp(self, reply: V, consistency: Consistency) -> V:
+        """The reply to a read, with the state it is of and, where that need not be the newest, its age."""
+        applied = self.applied_index()
+        if consistency == "linearizable":
+            return msgspec.structs.replace(reply, applied_index=applied)
+        known = self._replicator.status()
+        return msgspec.structs.replace(
+            reply,
+            applied_index=applied,
+            answered_by=known.me,
+            lag_entries=known.lag_entries,
+            lag_seconds=round(known.lag_seconds, 3),
+        )
 
     def path_of(self, inode: InodeId) -> str:
         """How to name a file to a person; its path where that is found by reading few rows."""

@@ -40,6 +40,20 @@ class ErrorReply(Reply, tag="error", frozen=True, kw_only=True):
     details: dict[str, str] = {}
 
 
+class ViewReply(Reply, frozen=True, kw_only=True):
+    """Base of replies to reads: which state the answer is of.
+
+    `applied_index` is the session token: a later session read is never older. The rest is told of session and
+    stale reads: which master answered, and how far it may be behind the leader; `lag_seconds` below zero: it
+    has not heard a leader since it started.
+    """
+
+    applied_index: int = 0
+    answered_by: str = ""
+    lag_entries: int = 0
+    lag_seconds: float = 0.0
+
+
 class Ack(Reply, tag="ack", frozen=True, kw_only=True):
     """Done; nothing more to say."""
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
-from gfs.messages.base import Consistency, Reply, Request
+from gfs.messages.base import Consistency, Reply, Request, ViewReply
 from gfs.messages.namespace import Entry, MutationReply
 from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId
 
@@ -32,10 +32,9 @@ class ChunkPlace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     length_bytes: int = -1  # known only when sealed
 
 
-class FileChunks(Reply, tag="file_chunks", frozen=True, kw_only=True):
+class FileChunks(ViewReply, tag="file_chunks", frozen=True, kw_only=True):
     entry: Entry
     chunks: list[ChunkPlace]
-    applied_index: int
 
 
 class FindChunks(Request, tag="find_chunks", frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from gfs.messages.base import Consistency, Reply, Request
+from gfs.messages.base import Consistency, Reply, Request, ViewReply
 from gfs.messages.operations import RequestId
 from gfs.vocabulary import InodeId
 
@@ -32,19 +32,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mode: int = 0
 
 
-class EntryReply(Reply, tag="entry", frozen=True, kw_only=True):
-    """`applied_index` is the session token: a later session read is never older (§2.3 of the design)."""
-
+class EntryReply(ViewReply, tag="entry", frozen=True, kw_only=True):
     entry: Entry
-    applied_index: int
 
 
-class EntriesReply(Reply, tag="entries", frozen=True, kw_only=True):
+class EntriesReply(ViewReply, tag="entries", frozen=True, kw_only=True):
     """`next_after` is empty at the end; else pass it as `after` for the following page."""
 
     entries: list[Entry]
     next_after: str
-    applied_index: int
 
 
 class Stat(Request, tag="stat", frozen=True, kw_only=True):

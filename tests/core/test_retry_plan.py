@@ -72,7 +72,7 @@ def test_a_spent_budget_says_how_long_how_often_and_what_each_target_answered() 
     assert isinstance(verdict, GiveUp)
     assert isinstance(verdict.error, NoQuorum)
     assert verdict.error.hint == "start them"
-    assert "create /a: gave up after 10.0 s and 3 tries" in verdict.error.message
+    assert "create /a: 2 of 3 are away; gave up after 10.0 s and 3 tries" in verdict.error.message
     assert "m1:9500 (unavailable: refused)" in verdict.error.message
     assert "m2:9500 (no_quorum: 2 of 3 are away)" in verdict.error.message
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.paper.boxes import keeps
 from tests.processes.cluster import ProcessCluster
 
 
@@ -38,6 +39,7 @@ def documents(ran: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
+@keeps("diagnosis")
 async def test_a_put_is_followed_through_all_programs_and_its_bytes_are_in_no_log(
     cluster: ProcessCluster,
 ) -> None:
@@ -90,3 +92,25 @@ async def test_a_killed_program_tells_its_calls_from_its_directory_and_the_other
 
 def cluster_directory(cluster: ProcessCluster) -> Path:
     return Path(cluster.layout.directory)
+
+
+async def test_two_of_three_masters_dead_leave_reads_to_the_last_one_and_writers_a_clear_answer(
+    cluster: ProcessCluster,
+) -> None:
+    async with await cluster.connect() as client:
+        await cluster.ready(client)
+        await client.write_bytes("/file", b"still here\n")
+        await cluster.masters_agree()
+        leader = (await client.cluster_status()).leader
+    survivor = next(name for name in cluster.masters if name != leader)
+    cluster.kill([name for name in cluster.masters if name != survivor])
+    shown = gfs(cluster, "cat", "--consistency", "stale", "/file")
+    assert (shown.returncode, shown.stdout) == (0, b"still here\n")
+    assert f"answered by {survivor}, at most".encode() in shown.stderr
+    listed = gfs(cluster, "--consistency", "stale", "-q", "ls", "-l", "/")
+    assert listed.returncode == 0 and b"  file\n" in listed.stdout and listed.stderr == b""
+    refused = gfs(cluster, "--timeout", "2", "mkdir", "/new")
+    assert refused.returncode == 6
+    assert b"no quorum: 1 of 3 masters can reach each other, waiting for m" in refused.stderr
+    status = gfs(cluster, "status")
+    assert status.returncode == 6 and b"no quorum: 1 of 3 masters reachable" in status.stdout

@@ -132,6 +132,8 @@ class RetryPlan:
         told = "; ".join(f"{target} ({answer})" for target, answer in self._tried.items())
         spent = f"{now - self._started:.1f} s and {self._attempts} tries"
         message = f"{self._what}: gave up after {spent}. Tried {told}"
+        if isinstance(last, NoQuorum):  # says best what is wrong
+            message = f"{self._what}: {last.message}; gave up after {spent}. Tried {told}"
         details = {**last.details, "tried": ",".join(self._tried)}
         if self._may_have_happened:
             return OutcomeUnknown(message + ". It may have taken effect", details=details)

@@ -31,6 +31,7 @@ from gfs.master.replication.checkpoint_shipping import serve_piece
 from gfs.master.replication.checkpoints import CheckpointStore
 from gfs.master.replication.elections import Elections
 from gfs.master.replication.engine import Engine
+from gfs.master.replication.freshness import Freshness
 from gfs.master.replication.group_commit import (
     GroupCommit,
     decode_entry,
@@ -106,6 +107,7 @@ class RaftNode:
         self._log_thread: WorkerThread | None = None
         self._listeners: list[Listener] = []
         self._group, self._reads = GroupCommit(self._options), ReadIndex(me)
+        self._freshness = Freshness()
         self._turn_asked = False
         self._running = False
         self._stopping = False
@@ -177,6 +179,7 @@ class RaftNode:
         engine = self._engine
         role = "leader" if engine.is_leader else "candidate" if engine.is_candidate else "follower"
         leader = self._leadership.known_leader()
+        lag_entries, lag_seconds = self._lag()
         return ReplicatorStatus(
             me=self._me,
             role=role,
@@ -187,7 +190,14 @@ class RaftNode:
             reachable=self._connections.connected(),
             ready=self._leadership.is_ready() if engine.is_leader else leader is not None,
             disk_full=self._writer.out_of_space,
+            lag_entries=lag_entries,
+            lag_seconds=lag_seconds,
         )
+
+    def _lag(self) -> tuple[int, float]:
+        if self._running and self._leadership.is_ready():
+            return 0, 0.0
+        return self._freshness.lag(applied=self._engine.applied_index, now=self._clock.monotonic())
 
     def on_leadership(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -254,7 +264,7 @@ class RaftNode:
             call_later=self._loop.call_later,
             away_seconds=options.heartbeat_seconds,
             on_other=self._other_message,
-            on_leader_heard=lambda: self._elections.leader_heard(),
+            on_leader_heard=self._leader_heard,
             on_checkpoint_needed=lambda member: self._checkpointing.offer(member),
             writer=self._writer,
             fatal=self._fail,
@@ -392,6 +402,13 @@ class RaftNode:
             raise NotLeader("this master is stopping or not started")
         if not self._leadership.is_ready():
             raise self._leadership.why_not()
+
+    def _leader_heard(self, commit_index: LogIndex | None) -> None:
+        self._elections.leader_heard()
+        if commit_index is not None:
+            self._freshness.leader_said(
+                commit_index, applied=self._engine.applied_index, now=self._clock.monotonic()
+            )
 
     def _engine_state_changed(self) -> None:
         if not self._engine.is_leader:

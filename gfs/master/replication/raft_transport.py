@@ -59,7 +59,7 @@ class RaftTransport(Transport):
         call_later: Callable[[float, Callable[[], None]], object],
         away_seconds: float,
         on_other: Callable[[MasterId, Message], None],
-        on_leader_heard: Callable[[], None],
+        on_leader_heard: Callable[[LogIndex | None], None],
         on_checkpoint_needed: Callable[[MasterId], None],
         writer: DiskState,
         fatal: Callable[[BaseException], None],
@@ -67,7 +67,7 @@ class RaftTransport(Transport):
         """
         Args:
             on_other: takes the messages that pysyncobj has no part in.
-            on_leader_heard: a message of the current leader has come in.
+            on_leader_heard: a message of the current leader has come in, with its commit index if it has one.
         """
         super().__init__(None, None, None)
         self._log, self._wire, self._call_later, self._away_seconds = log, wire, call_later, away_seconds
@@ -256,8 +256,9 @@ class RaftTransport(Transport):
             self.answer(member, 0, success=False)  # tells a leader that is none any more our term
             return
         self._check_entries(member, append)
-        self._on_leader_heard()
         previous, end = append.previous_index, self._log.end.index
+        # A message without an index before its entries (P1) tells nothing of what is committed.
+        self._on_leader_heard(LogIndex(append.commit_index) if previous > 0 else None)
         if previous == 0:
             self._take_sign_of_life(member, append, commit_index=0)
             self.answer(member, 0, success=False)
