@@ -18,7 +18,7 @@ from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.clock import Clock
 from gfs.errors import GfsError, WrongCluster
-from gfs.messages.heartbeat import Heartbeat, HeartbeatReply, HeldChunk, HeldLease
+from gfs.messages.heartbeat import GarbageReplica, Heartbeat, HeartbeatReply, HeldChunk, HeldLease
 from gfs.settings import CORRUPT_NAMED_MAX, DELETIONS_WAITING_MAX, LEASES_NAMED_MAX, REPORT_PAGE_CHUNKS
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
@@ -38,8 +38,8 @@ class RunBlocking(Protocol):
     def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
 
 
-class DeleteReplica(Protocol):
-    async def __call__(self, handle: ChunkHandle, *, known_at: float) -> bool: ...
+class CollectReplica(Protocol):
+    async def __call__(self, garbage: GarbageReplica, *, term: Term, known_at: float) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,15 @@ class Announcement:
     data: Address
     rack: str
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A replica to delete, on the word of which leader, and when the heartbeat it answered was written."""
+
+    garbage: GarbageReplica
+    term: Term
+    known_at: float
 
 
 @dataclass(slots=True)
@@ -105,7 +114,7 @@ class Heartbeats:
         clock: Clock,
         *,
         in_worker: RunBlocking,
-        delete: DeleteReplica,
+        collect: CollectReplica,
         heartbeat_seconds: float,
         registered_seconds: float,
         join: Callable[[ClusterId], bool],
@@ -118,21 +127,21 @@ class Heartbeats:
         self._caller = caller
         self._clock = clock
         self._in_worker = in_worker
-        self._delete = delete
+        self._collect = collect
         self._heartbeat_seconds = heartbeat_seconds
         self._registered_seconds = registered_seconds
         self._join = join
         self._links = [_MasterLink(address) for address in masters]
         self._leader_term = Term(0)  # highest a leader has spoken with; older ones are not obeyed (I3)
-        self._to_delete: dict[ChunkHandle, float] = {}  # handle -> when the heartbeat answered was written
-        self._deletion_waits = asyncio.Event()
+        self._garbage: dict[ChunkHandle, _Named] = {}
+        self._garbage_waits = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         assert not self._tasks
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._tell_for_ever(link)) for link in self._links]
-        self._tasks.append(loop.create_task(self._delete_for_ever()))
+        self._tasks.append(loop.create_task(self._collect_for_ever()))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -269,22 +278,22 @@ class Heartbeats:
         for handle in reply.extended:
             if handle in versions:
                 self._orders.extend(handle, versions[handle], now=told_at, lease_seconds=reply.lease_seconds)
-        for handle in reply.delete:
-            if len(self._to_delete) >= DELETIONS_WAITING_MAX:
+        for garbage in reply.garbage:
+            if len(self._garbage) >= DELETIONS_WAITING_MAX:
                 break  # it will name them again
-            self._to_delete[handle] = told_at
-        if self._to_delete:
-            self._deletion_waits.set()
+            self._garbage[garbage.handle] = _Named(garbage, reply.term, told_at)
+        if self._garbage:
+            self._garbage_waits.set()
 
-    async def _delete_for_ever(self) -> None:
+    async def _collect_for_ever(self) -> None:
         while True:
-            await self._deletion_waits.wait()
-            self._deletion_waits.clear()
-            while self._to_delete:
-                handle, known_at = next(iter(self._to_delete.items()))
-                del self._to_delete[handle]
+            await self._garbage_waits.wait()
+            self._garbage_waits.clear()
+            while self._garbage:
+                handle, named = next(iter(self._garbage.items()))
+                del self._garbage[handle]
                 try:
-                    deleted = await self._delete(handle, known_at=known_at)
+                    deleted = await self._collect(named.garbage, term=named.term, known_at=named.known_at)
                 except GfsError as error:
                     _log.warning("a replica could not be deleted", chunk=f"{handle:x}", error=error.message)
                 except Exception:

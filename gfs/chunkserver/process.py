@@ -204,7 +204,7 @@ class ChunkServer:
             caller,
             self._clock,
             in_worker=in_worker,
-            delete=service.delete,
+            collect=service.collect,
             heartbeat_seconds=self._settings.chunkserver.heartbeat_seconds,
             registered_seconds=self._settings.master.chunkserver_dead_seconds,
             join=service.join,

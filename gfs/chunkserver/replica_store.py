@@ -345,16 +345,29 @@ class ReplicaStore:
             self._feed.changed(copy)
             return _status(header, ())
 
-    def delete(self, handle: ChunkHandle) -> None:
-        """Forget a replica for good; no error when there is none. Raises: NoSpace, Unavailable."""
+    def delete(
+        self, handle: ChunkHandle, *, up_to: ChunkVersion | None = None, master_term: Term = _ANY_TERM
+    ) -> bool:
+        """Forget a replica for good; no error when there is none. Returns whether it is gone.
+
+        Args:
+            up_to: keep it if it is held at a higher version, or obeys a master of a higher term than
+                `master_term` (I6). 0: delete it only if its version cannot be read.
+        Raises: NoSpace, Unavailable.
+        """
         self._health.require()
         try:
             state = self._index.load(handle)
         except CorruptState:
+            if up_to:
+                return False
             self._index.drop_damaged(handle)
             state = self._index.load(handle)
         with state.lock:
-            if state.header is not None:
+            header = state.header
+            if header is not None and up_to is not None and _is_newer(header, up_to, master_term):
+                return False
+            if header is not None:
                 with undone_on_error(f"deleting chunk {handle:x}"):
                     self._commits.commit(Change(state, Deleted(handle)), sync_bytes=False)
             # The record is on the disk before the bytes go: bytes without a record are dropped at start,
@@ -364,6 +377,7 @@ class ReplicaStore:
             state.broken = state.has_surplus = False
             self._damage.clear(handle)
             self._feed.changed(handle)
+            return True
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -732,6 +746,10 @@ def failpoint(name: str) -> None:
     """A failpoint where nothing has happened yet, or all can be repeated: its OSError becomes ours."""
     with undone_on_error(name):
         failpoints.hit(name)
+
+
+def _is_newer(header: ChunkHeader, version: ChunkVersion, master_term: Term) -> bool:
+    return header.version > version or header.master_term > master_term
 
 
 def _unreadable(handle: ChunkHandle) -> HeldChunk:

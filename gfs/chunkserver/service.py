@@ -39,6 +39,7 @@ from gfs.errors import (
 )
 from gfs.messages.base import Ack, Ping, Reply, Request
 from gfs.messages.cluster import DiskStatus, DiskStatusReply
+from gfs.messages.heartbeat import GarbageReplica
 from gfs.messages.replicas import (
     AlignReplica,
     AppendRecord,
@@ -56,7 +57,7 @@ from gfs.messages.snapshots import CopyReplica, RevokeLeases
 from gfs.settings import APPEND_BYTES_MAX, INLINE_RECORD_BYTES_MAX, PUSH_BYTES_MAX, RECORD_BATCH_MAX
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
-from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ClusterId
+from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ClusterId, Term
 
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -147,13 +148,14 @@ class ChunkService:
         await self._writer.drain()
         await self._primary.drain()
 
-    async def delete(self, handle: ChunkHandle, *, known_at: float) -> bool:
-        """Delete a replica that the leader has named (I6), by what it was told at `known_at` (monotonic).
+    async def collect(self, garbage: GarbageReplica, *, term: Term, known_at: float) -> bool:
+        """Delete a replica that the leader of `term` has named (I6), by what it was told at `known_at`
+        (monotonic).
 
-        Returns False, and keeps the replica, when a version was granted here since: the leader's word is
-        older than that, and it will name the chunk again if it still means it.
+        Returns False, and keeps the replica, when it is newer than the leader's word: held at a higher
+        version, bumped by a later leader, or granted here since. It will be named again if still meant.
         """
-        return await self._finish(self._delete_exclusively(handle, known_at))
+        return await self._finish(self._collect_exclusively(garbage, term, known_at))
 
     # --- versions: from the master ------------------------------------------------------------
 
@@ -277,15 +279,18 @@ class ChunkService:
                     self._primary.end_outstanding(order, order.lead.seal())
             return Ack()
 
-    async def _delete_exclusively(self, handle: ChunkHandle, known_at: float) -> bool:
-        async with self.orders.exclusively(handle) as turn:
-            if turn.order is not None:
-                if turn.order.granted_at >= known_at:
-                    return False
-                self._end_order(turn.order, ChunkVersion(turn.order.version + 1), "the replica was deleted")
+    async def _collect_exclusively(self, garbage: GarbageReplica, term: Term, known_at: float) -> bool:
+        async with self.orders.exclusively(garbage.handle) as turn:
+            order = turn.order
+            if order is not None and (order.granted_at >= known_at or order.version > garbage.version):
+                return False
+            gone = await self._writer.in_worker(
+                lambda: self._replicas.delete(garbage.handle, up_to=garbage.version, master_term=term)
+            )
+            if gone and order is not None:
+                self._end_order(order, ChunkVersion(order.version + 1), "the replica was deleted")
                 turn.order = None
-            await self._writer.in_worker(lambda: self._replicas.delete(handle))
-            return True
+            return gone
 
     async def _chunk_status(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, ChunkStatus)

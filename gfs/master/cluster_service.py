@@ -14,6 +14,7 @@ from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.lookup import chunk_by_handle, read_counters, state_digest
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.tenure import check_server_id, tenure_of
+from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.reads import Reads
 from gfs.master.replication.replicator import Replicator
 from gfs.master.standing import Standing
@@ -48,6 +49,7 @@ class ClusterService:
         locations: Locations,
         leases: LeaseTable,
         scan: ReplicationScan,
+        garbage: GarbageCollection,
         rpc: RpcCaller,
         clock: Clock,
         masters: Mapping[MasterId, Address],
@@ -62,6 +64,7 @@ class ClusterService:
         self._locations = locations
         self._leases = leases
         self._scan = scan
+        self._garbage = garbage
         self._rpc = rpc
         self._clock = clock
         self._masters = masters
@@ -74,10 +77,10 @@ class ClusterService:
     async def heartbeat(self, request: Request, _context: CallContext) -> Reply:
         """Take in what a chunk server says of itself, and extend its leases if this master leads.
 
-        Nothing is named for deletion yet: without garbage collection no replica is known to be needless.
+        A leader names replicas that are garbage, too.
         Raises: WrongCluster; AlreadyExists for a second living server with this id; PermissionDenied for
             one that was removed.
-        Source: GFS §2.3, §3.1, §4.5.
+        Source: GFS §2.3, §3.1, §4.4, §4.5.
         """
         assert isinstance(request, Heartbeat)
         if request.cluster and request.cluster != self._cluster:
@@ -102,6 +105,7 @@ class ClusterService:
                 extended = self._leases.extend(
                     request.server, current, now=now, lease_seconds=self._lease_seconds
                 )
+        garbage = await self._garbage.name_for(request.server)
         return HeartbeatReply(
             cluster=self._cluster,
             term=self._replicator.status().term,
@@ -109,6 +113,7 @@ class ClusterService:
             report_wanted=report_wanted,
             extended=extended,
             lease_seconds=self._lease_seconds if extended else 0.0,
+            garbage=garbage,
         )
 
     def _is_current(self, beat: Heartbeat, lease: HeldLease) -> bool:

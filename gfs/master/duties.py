@@ -15,6 +15,7 @@ from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.tenure import tenures
+from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.reads import Reads
 from gfs.messages.operations import CheckDigest, ForgetSessions
 from gfs.telemetry import logger
@@ -44,6 +45,7 @@ class Duties:
         locations: Locations,
         leases: LeaseTable,
         scan: ReplicationScan,
+        garbage: GarbageCollection,
         digest_mark: Callable[[], tuple[LogIndex, str]],
         settle_seconds: float,
     ) -> None:
@@ -54,6 +56,7 @@ class Duties:
         self._locations = locations
         self._leases = leases
         self._scan = scan
+        self._garbage = garbage
         self._digest_mark = digest_mark
         self._settle_seconds = settle_seconds
         now = clock.monotonic()
@@ -86,6 +89,7 @@ class Duties:
         self._idle.note(leads, now=now, wall_ms=self._clock.wall_ms())
         if leads is not None:
             await self._propose_due(now)
+        await self._garbage.tick()
 
     def _watch_servers(self, now: float) -> None:
         if not self._locations.is_settled(now=now):

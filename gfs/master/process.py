@@ -23,12 +23,14 @@ from gfs.master.checkpoint_directory import CheckpointDirectory
 from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
+from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.directory import MasterDirectory
 from gfs.master.duties import Duties
+from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.gauges import MasterGauges
 from gfs.master.granting import Granting
 from gfs.master.lease_service import LeaseService
@@ -94,6 +96,7 @@ class Master:
         self._pool = ServerPool(self.locations)
         self._leases = LeaseTable()
         self._scan = ReplicationScan()
+        self._garbage = Garbage(self.locations, is_moving=lambda handle: self.moves.is_moving(handle))
         self._to_stop = AsyncExitStack()
         self._retiring: asyncio.Task[None] | None = None
 
@@ -155,6 +158,9 @@ class Master:
             committed=self._state.committed,
             applied_index=self._state.committed_index,
             standing=self.standing,
+        )
+        self._collection = GarbageCollection(
+            commits=self._commits, reads=self._reads, clock=self._clock, garbage=self._garbage
         )
         service = self._make_service()
         await self._node.start()
@@ -292,6 +298,7 @@ class Master:
                 locations=self.locations,
                 leases=self._leases,
                 scan=self._scan,
+                garbage=self._collection,
                 rpc=self._caller,
                 clock=self._clock,
                 masters={MasterId(name): node.control for name, node in self._settings.masters.items()},
@@ -309,6 +316,7 @@ class Master:
             locations=self.locations,
             leases=self._leases,
             scan=self._scan,
+            garbage=self._collection,
             digest_mark=lambda: self._state.state.digest_mark(),
             settle_seconds=SETTLE_HEARTBEATS * self._settings.chunkserver.heartbeat_seconds,
         )

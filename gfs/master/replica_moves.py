@@ -80,6 +80,10 @@ class ReplicaMoves:
     def under_way(self) -> list[MoveUnderWay]:
         return list(self._under_way.values())
 
+    def is_moving(self, handle: ChunkHandle) -> bool:
+        """Whether a replica of this chunk is being made: what its target holds is no garbage."""
+        return handle in self._under_way
+
     async def carry_out(self, task: CloneTask) -> None:
         """Make the replica, and take `task.drop` away. Returns once the chunk's set is as wanted.
 

@@ -25,11 +25,18 @@ class HeldChunk(msgspec.Struct, frozen=True, array_like=True):
     length_bytes: int
 
 
+class GarbageReplica(msgspec.Struct, frozen=True, array_like=True):
+    """Delete the replica if it is still held at `version` or less; 0: if its version cannot be read."""
+
+    handle: ChunkHandle
+    version: ChunkVersion
+
+
 class HeartbeatReply(Reply, tag="heartbeat_reply", frozen=True, kw_only=True):
     """`extended`: leases prolonged to `lease_seconds` from now; only a leader extends.
 
     `report_wanted`: this master lacks the server's full chunk list; send it from the start.
-    `delete`: chunks the server must delete (I6: only what is named here).
+    `garbage`: replicas the server must delete (I6: only what is named here).
     """
 
     cluster: ClusterId
@@ -38,7 +45,7 @@ class HeartbeatReply(Reply, tag="heartbeat_reply", frozen=True, kw_only=True):
     report_wanted: bool
     extended: list[ChunkHandle] = []
     lease_seconds: float = 0.0
-    delete: list[ChunkHandle] = []
+    garbage: list[GarbageReplica] = []
 
 
 class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):

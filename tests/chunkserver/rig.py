@@ -156,7 +156,11 @@ class Rig:
         node = self.nodes[name]
         await node.server.stop()
         node.replicas.abandon()
-        return self._start(name, node.store)
+        return self.start_again(node)
+
+    def start_again(self, node: Node) -> Node:
+        """Start one that was stopped, on the same disk."""
+        return self._start(node.name, node.store)
 
     async def stop(self) -> None:
         for node in self.nodes.values():

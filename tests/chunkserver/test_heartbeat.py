@@ -12,7 +12,7 @@ from gfs.chunkserver.heartbeat import Announcement, Heartbeats
 from gfs.errors import ChecksumMismatch, GfsError, WrongCluster
 from gfs.master.core.locations import Locations
 from gfs.messages.base import Reply, Request
-from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
+from gfs.messages.heartbeat import GarbageReplica, Heartbeat, HeartbeatReply
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, Term
 from tests.chunkserver.rig import CLUSTER, HANDLE, LEASE_SECONDS, Node, Rig
@@ -33,7 +33,7 @@ class Master:
         self.cluster = CLUSTER
         self.term = Term(1)
         self.is_leader = False
-        self.delete: list[ChunkHandle] = []
+        self.garbage: list[GarbageReplica] = []
         self.extends = True
         self.refusal: GfsError | None = None
         self.beats: list[Heartbeat] = []
@@ -65,7 +65,7 @@ class Master:
             report_wanted=wanted,
             extended=[lease.handle for lease in request.leases if lease.active] if self.extends else [],
             lease_seconds=LEASE_SECONDS,
-            delete=self.delete,
+            garbage=self.garbage,
         )
 
 
@@ -92,7 +92,7 @@ class Beating:
             rig.network.caller(node.name),
             rig.clock,
             in_worker=at_once,
-            delete=node.service.delete,
+            collect=node.service.collect,
             heartbeat_seconds=INTERVAL,
             registered_seconds=5.0,
             join=node.service.join,
@@ -137,7 +137,7 @@ async def test_after_the_report_only_differences_are_told(rig: Rig, begin: Calla
     assert [(chunk.handle, chunk.version) for chunk in m1.last.changed] == [(HANDLE, 2)]
     await rig.clock.advance(INTERVAL)
     assert not m1.last.changed  # it has been acknowledged
-    await a.service.delete(HANDLE, known_at=rig.clock.monotonic())
+    a.replicas.delete(HANDLE)
     await rig.clock.advance(INTERVAL)
     assert m1.last.removed == [HANDLE]
     assert m1.knows(a) == 0
@@ -330,10 +330,11 @@ async def test_chunks_are_deleted_on_a_leaders_word_only(rig: Rig, begin: Callab
     await rig.clock.advance(0.1)
     beating = begin(a)
     m1, m2, _ = beating.masters
-    m1.delete = [HANDLE]
+    m1.garbage = [GarbageReplica(HANDLE, V1)]
     await rig.clock.advance(3 * INTERVAL)
     assert a.replicas.chunk_count == 1  # a follower said so
-    m2.delete, m2.is_leader = [HANDLE, ChunkHandle(99)], True
+    m2.garbage = [GarbageReplica(HANDLE, V1), GarbageReplica(ChunkHandle(99), V1)]
+    m2.is_leader = True
     await rig.clock.advance(INTERVAL + 0.01)
     assert a.replicas.chunk_count == 0
     await rig.clock.advance(INTERVAL)

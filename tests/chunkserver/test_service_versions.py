@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import lmdb
 import pytest
 
 from gfs.chunkserver.disk_identity import DiskIdentity
@@ -20,9 +21,10 @@ from gfs.errors import (
 )
 from gfs.messages.base import Ack, Ping
 from gfs.messages.cluster import DiskStatus, DiskStatusReply
+from gfs.messages.heartbeat import GarbageReplica
 from gfs.messages.replicas import AlignReplica, ApplyMutation, ChunkStatus, ChunkStatusReply, SealReplica
-from gfs.vocabulary import ChunkVersion, ClusterId, SerialNumber, ServerId, Term
-from tests.chunkserver.rig import CLUSTER, FORWARD_SECONDS, HANDLE, Rig, block_checksums
+from gfs.vocabulary import MIB, ChunkVersion, ClusterId, SerialNumber, ServerId, Term
+from tests.chunkserver.rig import CLUSTER, FORWARD_SECONDS, HANDLE, Node, Rig, block_checksums
 from tests.fakes.clock import settle
 
 V1, V2 = ChunkVersion(1), ChunkVersion(2)
@@ -317,14 +319,66 @@ async def test_a_named_chunk_is_deleted_but_not_on_word_older_than_its_latest_gr
     named_at = rig.clock.monotonic()
     await rig.clock.advance(1.0)
     await rig.grant(2, "a", "b", "c")
-    assert not await a.service.delete(HANDLE, known_at=named_at)
+    assert not await collect(rig, a, V2, known_at=named_at)
     assert a.content(V2) == b"data"
     await rig.clock.advance(1.0)
-    assert await a.service.delete(HANDLE, known_at=rig.clock.monotonic())
+    assert await collect(rig, a, V2)
     assert a.replicas.chunk_count == 0
     with pytest.raises(NotFound):
         await rig.put(b"more", 4, version=2)
-    assert await a.service.delete(HANDLE, known_at=rig.clock.monotonic())  # no error when it is gone
+    assert await collect(rig, a, V2)  # no error when it is gone
+
+
+async def test_a_replica_newer_than_the_word_is_kept(rig: Rig) -> None:
+    a, _, _ = await rig.three()
+    await rig.put(b"data")
+    for name in "abc":
+        await rig.bump(name, 2, ["a", "b", "c"], master_term=5)
+    await rig.clock.advance(1.0)
+    assert not await collect(rig, a, V1)  # its version was raised since
+    assert not await collect(rig, a, V2, term=4)  # by a later leader
+    assert not await collect(rig, a, ChunkVersion(0))  # its version can be read
+    assert a.content(V2) == b"data"
+    await rig.put(b"more", 4, version=2)  # and the order of mutations goes on
+    assert await collect(rig, a, V2, term=5)
+
+
+async def test_a_replica_whose_version_cannot_be_read_is_deleted_only_when_named_as_such(rig: Rig) -> None:
+    a, _, _ = await rig.three()
+    await rig.clock.advance(1.0)
+    await a.server.stop()
+    a.replicas.close()
+    environment = lmdb.open(str(a.directory / "chunks.lmdb"), max_dbs=4, subdir=False)
+    with environment.begin(write=True) as transaction:
+        transaction.put(HANDLE.to_bytes(8, "big"), b"rotten", db=environment.open_db(b"headers", transaction))
+    environment.close()
+    a = rig.start_again(a)
+    assert a.replicas.corrupt() == [HANDLE]
+    assert not await collect(rig, a, V1)
+    assert a.replicas.corrupt() == [HANDLE]
+    assert await collect(rig, a, ChunkVersion(0))
+    assert a.replicas.corrupt() == [] and a.replicas.chunk_count == 0
+
+
+async def test_deleted_bytes_are_free_again_and_a_restart_does_not_bring_them_back(rig: Rig) -> None:
+    a, _, _ = await rig.three()
+    await rig.put(b"x" * MIB)
+    before = a.replicas.usage().free_bytes
+    await rig.clock.advance(1.0)
+    assert await collect(rig, a, V1)
+    assert a.replicas.usage().free_bytes == before + MIB
+    a = await rig.restart("a")
+    assert a.replicas.chunk_count == 0 and not list(a.store.handles())
+
+
+async def collect(
+    rig: Rig, node: Node, version: ChunkVersion, *, term: int = 9, known_at: float | None = None
+) -> bool:
+    return await node.service.collect(
+        GarbageReplica(HANDLE, version),
+        term=Term(term),
+        known_at=rig.clock.monotonic() if known_at is None else known_at,
+    )
 
 
 async def test_a_write_under_way_fails_when_its_replica_is_deleted(rig: Rig) -> None:
@@ -333,7 +387,7 @@ async def test_a_write_under_way_fails_when_its_replica_is_deleted(rig: Rig) -> 
     await rig.clock.advance(0.1)
     write = asyncio.ensure_future(rig.put(b"data"))
     await settle()
-    assert await a.service.delete(HANDLE, known_at=rig.clock.monotonic())
+    assert await collect(rig, a, V1)
     with pytest.raises(ReplicaFailed):
         await write
     await rig.clock.advance(FORWARD_SECONDS)
@@ -347,5 +401,5 @@ async def test_orders_of_chunks_nobody_uses_are_not_kept(rig: Rig) -> None:
     await rig.bump("a", 1, ["a"], create=True)
     assert len(a.service.orders) == 1
     await rig.clock.advance(1.0)
-    await a.service.delete(HANDLE, known_at=rig.clock.monotonic())
+    assert await collect(rig, a, V1)
     assert len(a.service.orders) == 0

@@ -12,12 +12,14 @@ from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
 from gfs.master.core.clone_task import CloneTask
+from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of
 from gfs.master.core.records import ChunkRecord
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
+from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.granting import Granting
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
@@ -78,6 +80,12 @@ class FakeMaster:
         self.locations = Locations(dead_seconds=DEAD_SECONDS)
         self.leases = LeaseTable()
         self.scan = ReplicationScan()
+        self.garbage = GarbageCollection(
+            commits=self.commits,
+            reads=self.reads,
+            clock=clock,
+            garbage=Garbage(self.locations, is_moving=lambda handle: self.moves.is_moving(handle)),
+        )
         calls = ReplicaCalls(
             rpc,
             self.locations,
@@ -129,6 +137,7 @@ class FakeMaster:
                 locations=self.locations,
                 leases=self.leases,
                 scan=self.scan,
+                garbage=self.garbage,
                 rpc=rpc,
                 clock=clock,
                 masters=masters,

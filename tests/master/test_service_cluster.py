@@ -47,7 +47,7 @@ class TestHeartbeats:
     async def test_fresh_disk_learns_the_cluster_it_joins(self) -> None:
         here = await world()
         reply = await say(here, here.servers[ServerId("s1")].heartbeat(cluster=""))
-        assert reply.cluster == "cluster-of-tests" and reply.delete == []
+        assert reply.cluster == "cluster-of-tests" and reply.garbage == []
 
     async def test_copy_of_a_servers_disk_is_refused_while_the_first_one_lives(self) -> None:
         here = await world()
@@ -182,6 +182,7 @@ def duties_of(here: LeaseWorld, master: FakeMaster) -> Duties:
         locations=master.locations,
         leases=master.leases,
         scan=master.scan,
+        garbage=master.garbage,
         digest_mark=master.replicator.state.digest_mark,
         settle_seconds=1.5,
     )

@@ -89,6 +89,18 @@ class VersionMap:
         else:
             del self._handles[segment], self._versions[segment], self._firsts[segment]
 
+    def page(self, after: ChunkHandle, limit: int) -> list[tuple[ChunkHandle, ChunkVersion]]:
+        """The next `limit` entries behind the handle `after`."""
+        found: list[tuple[ChunkHandle, ChunkVersion]] = []
+        segment = max(bisect_right(self._firsts, after) - 1, 0)
+        while segment < len(self._handles) and len(found) < limit:
+            handles, versions = self._handles[segment], self._versions[segment]
+            first = bisect_right(handles, after)
+            stop = min(len(handles), first + limit - len(found))
+            found += [(ChunkHandle(handles[i]), ChunkVersion(versions[i])) for i in range(first, stop)]
+            segment += 1
+        return found
+
     def items(self) -> Iterator[tuple[ChunkHandle, ChunkVersion]]:
         for handles, versions in zip(self._handles, self._versions, strict=True):
             for handle, version in zip(handles, versions, strict=True):
