@@ -19,7 +19,8 @@ second thought. False means nobody can say; only a request id makes a retry safe
         FrameTooLarge  ProtocolFault  UnsupportedVersion
           WrongCluster                                       1
       indefinite
-        OutcomeUnknown  DeadlineExceeded  ConnectionLost     6
+        OutcomeUnknown  DeadlineExceeded  ConnectionLost
+          RecordForgotten                                    6
         ReplicaFailed                                        6
         PartlyDone                                           9
         InternalFault                                        1
@@ -210,6 +211,13 @@ class DeadlineExceeded(OutcomeUnknown):
 
 class ConnectionLost(OutcomeUnknown):
     code = "connection_lost"
+
+
+class RecordForgotten(OutcomeUnknown):
+    """Whether an earlier try at a record append succeeded is no longer remembered."""
+
+    code = "record_forgotten"
+    default_hint = "Read the file to see whether the record is there before appending it again."
 
 
 class ReplicaFailed(GfsError):

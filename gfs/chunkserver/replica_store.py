@@ -489,17 +489,24 @@ class ReplicaStore:
             return state.window.copy()
 
     def find_record(
-        self, handle: ChunkHandle, client: ClientId, sequence: int, *, not_before: int
+        self,
+        handle: ChunkHandle,
+        client: ClientId,
+        sequence: int,
+        *,
+        not_before: int,
+        sealed_version: ChunkVersion,
     ) -> tuple[bool, int]:
-        """(the chunk is sealed, offset of that record in it or -1): only after the seal is it the last word.
+        """(it is the last word, offset of that record in the chunk or -1): final once the chunk is sealed.
 
-        Raises: NotFound; OutcomeUnknown (forgotten).
+        `sealed_version`: as in FindRecord. Raises: NotFound; RecordForgotten.
         """
         state = self._load(handle)
         with state.lock:
             if state.header is None:
                 raise NotFound(f"chunk {handle:x} is not here")
-            if not state.header.sealed:
+            holds_seal = 0 < sealed_version <= state.header.version
+            if not state.header.sealed and not holds_seal:
                 return False, -1
             place = state.window.find(client, sequence, repeated=True, not_before=not_before)
             return True, -1 if place is None else place.offset_bytes

@@ -313,12 +313,16 @@ class ChunkService:
 
     async def _find_record(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, FindRecord)
-        sealed, offset_bytes = await self._writer.in_worker(
+        final, offset_bytes = await self._writer.in_worker(
             lambda: self._replicas.find_record(
-                request.handle, request.client, request.sequence, not_before=request.not_before
+                request.handle,
+                request.client,
+                request.sequence,
+                not_before=request.not_before,
+                sealed_version=request.sealed_version,
             )
         )
-        return FindRecordReply(sealed=sealed, offset_bytes=offset_bytes)
+        return FindRecordReply(final=final, offset_bytes=offset_bytes)
 
     async def _revoke(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, RevokeLeases)

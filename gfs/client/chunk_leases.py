@@ -18,8 +18,10 @@ class ChunkLeases:
     Invariants: the version known of a chunk never goes back; one question per chunk is open at a time.
     """
 
-    def __init__(self, masters: MasterSession, *, inode: InodeId, path: str) -> None:
+    def __init__(self, masters: MasterSession, *, inode: InodeId, path: str, appending: bool = False) -> None:
+        """`appending`: for record appends, see AcquireLease."""
         self._masters = masters
+        self._appending = appending
         self._inode = inode
         self._path = path
         self._known: dict[ChunkIndex, ChunkLease] = {}
@@ -91,6 +93,7 @@ class ChunkLeases:
             create=True,
             failed_version=failed_version,
             suspects=list(suspects),
+            appending=self._appending,
         )
         what = f"write {self._path}, lease of chunk {index}"
         lease = await self._masters.ask_leader(request, ChunkLease, what, effects=True)

@@ -328,24 +328,20 @@ class AsyncClient:
     async def record_append(self, path: str, data: bytes | bytearray | memoryview) -> int:
         """Append one record to an existing file, whoever else appends to it; returns its offset in the file.
 
-        At least once: a try that failed may have left the record, a part of it or zeros before the offset
-        returned, on some replicas; chunks may end in padding (§2.7.1, §3.3). On error it may be in the file.
-        A writer under way in the same file may write over records: its offsets are its own.
+        Exactly once, over retries, new primaries and sealed chunks; on error, or when cancelled, it is in the
+        file once or not at all. Chunks may end in padding or a hole (§2.7.1, §3.3), which records() passes
+        over; so do records framed by hand. A writer under way in the same file may write over records: its
+        offsets are its own. The path is looked up anew after `metadata_cache_seconds`.
         Args:
             data: 1 to APPEND_BYTES_MAX bytes; they stay together, in one chunk.
-        Raises: InvalidArgument for another length; NotFound; IsADirectory.
+        Raises: InvalidArgument for another length; NotFound; IsADirectory; RecordForgotten when no chunk
+            server can say any more what became of an earlier try.
         """
         checked = _checked(path)
         record = bytes(data)
         if not 0 < len(record) <= APPEND_BYTES_MAX:
             raise InvalidArgument(f"a record of {len(record)} bytes: 1 to {APPEND_BYTES_MAX} can be appended")
-        entry = (await self._masters.ask_leader(Stat(path=checked), EntryReply, f"append to {path}")).entry
-        if entry.kind == "directory":
-            raise IsADirectory(f"{path} is a directory")
-        try:
-            return await self._appenders.append(entry, record)
-        finally:
-            self._connections.places.forget(checked)
+        return await self._appenders.append(checked, record)
 
     async def write_bytes(
         self, path: str, data: bytes | bytearray | memoryview, *, atomic: bool = False, replace: bool = True

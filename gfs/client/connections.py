@@ -99,6 +99,7 @@ class Connections:
         self.local_hosts = frozenset((*LOOPBACK_HOSTS, socket.gethostname()))
         self._workers = ThreadPoolExecutor(CLIENT_WORKERS_MAX, thread_name_prefix="gfs-bulk")
         self._pushes = 0
+        self._records = 0
 
     async def ask(self, request: Request, expected: type[R], what: str, consistency: Consistency) -> R:
         """A read from the leader, or from any master when the answer need not be the newest state."""
@@ -110,6 +111,11 @@ class Connections:
         """Unique among all clients: the client's id is random, the number its own."""
         self._pushes += 1
         return PushId(f"{self.client:x}-{self._pushes:x}")
+
+    def new_record_number(self) -> int:
+        """Higher than all before it, whatever files they are for: with the client's id it names a record."""
+        self._records += 1
+        return self._records
 
     def new_plan(self, what: str, *, has_effects: bool = True) -> RetryPlan:
         return RetryPlan(

@@ -102,6 +102,16 @@ async def tell_reached(connections: Connections, entry: Entry, end: int) -> None
         await _tell_length(connections, entry.inode, end, entry.path, closed=False)
 
 
+async def tell_appended(connections: Connections, entry: Entry, end: int) -> None:
+    """Records are appended to the file, and acknowledged up to `end`."""
+    await connections.masters.mutate(
+        lambda request: SetLengthHint(
+            inode=entry.inode, length_bytes=end, closed=False, appending=True, request=request
+        ),
+        f"tell how far {entry.path} reaches",
+    )
+
+
 async def _check_free(connections: Connections, path: str, *, replace: bool) -> None:
     try:
         found = await connections.masters.ask_leader(Stat(path=path), EntryReply, f"stat {path}")

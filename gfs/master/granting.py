@@ -340,6 +340,13 @@ class Granting:
 
     # --- choosing ------------------------------------------------------------------------------
 
+    def replicas_possible(self, inode: InodeId) -> int:
+        """How many replicas a new chunk of this file would get now. Raises: NotFound."""
+        tables = self._reads.now()
+        goal = replication_goal_of(tables, inode) or live_file(tables, inode)[1].replication_goal
+        candidates = self._pool.candidates(self._reads.now(), now=self._clock.monotonic())
+        return min(goal, sum(not why for why in explain(candidates, excluded=()).values()))
+
     def _refill(self, members: list[ServerId], goal: int, left_out: Collection[ServerId]) -> list[ServerId]:
         """Members for an empty chunk: those that answered, and as many other servers as the goal wants.
 

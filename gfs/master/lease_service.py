@@ -20,7 +20,7 @@ from gfs.errors import (
 from gfs.master.commit import Commits
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.records import ChunkRecord
-from gfs.master.granting import ChunkKey, Granting
+from gfs.master.granting import ChunkKey, Granting, Secured
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import Grant, ReplicaCalls
 from gfs.messages import operations
@@ -28,7 +28,7 @@ from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import AcquireLease, ChunkLease, SealChunk
 from gfs.messages.namespace import MutationReply
 from gfs.transport.interface import CallContext
-from gfs.vocabulary import ServerId
+from gfs.vocabulary import ChunkHandle, ChunkVersion, ServerId
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class LeaseService:
     def _usable(self, chunk: ChunkRecord, request: AcquireLease) -> ChunkLease | None:
         """The chunk's present lease, when a client can work with it."""
         if chunk.sealed:
-            raise ChunkSealed(f"chunk {request.index} of inode {request.inode} is sealed")
+            raise self._sealed(request, chunk.handle, chunk.version, chunk.replicas)
         now = self._clock.monotonic()
         lease = self._leases.find(chunk.handle, chunk.version, now=now)
         if lease is None or chunk.version <= request.failed_version or lease.primary != chunk.primary:
@@ -181,6 +181,9 @@ class LeaseService:
             raise InvalidArgument(
                 f"no client can have used version {request.failed_version} of chunk {grant.handle}"
             )
+        if request.appending and request.failed_version and self._is_better_left(request, secured):
+            await self._log_seal(grant, secured.length_bytes)
+            raise self._sealed(request, grant.handle, grant.version, grant.replicas)
         lease = self._leases.confirm(
             grant.handle,
             grant.version,
@@ -198,15 +201,36 @@ class LeaseService:
         assert chunk is not None
         if not chunk.sealed:
             secured = await self._granting.secure(request.inode, request.index, create=False, blamed=())
-            grant = secured.grant
-            await self._commits.commit(
-                operations.SealChunk(
-                    handle=grant.handle, version=grant.version, length_bytes=secured.length_bytes
-                )
-            )
-            self._leases.forget(grant.handle)
-            await self._calls.seal(grant, secured.length_bytes)
+            await self._log_seal(secured.grant, secured.length_bytes)
         return MutationReply(inode=request.inode, applied_index=self._reads.applied_index())
+
+    def _is_better_left(self, request: AcquireLease, secured: Secured) -> bool:
+        """Whether an appender is to go on in a new chunk, because that would have more replicas. An empty
+        chunk is given other servers instead."""
+        possible = self._granting.replicas_possible(request.inode)
+        return secured.length_bytes > 0 and len(secured.grant.replicas) < possible
+
+    async def _log_seal(self, grant: Grant, length_bytes: int) -> None:
+        """Nobody was told of this grant's version: the length its replicas were cut to is the last word."""
+        await self._commits.commit(
+            operations.SealChunk(handle=grant.handle, version=grant.version, length_bytes=length_bytes)
+        )
+        self._leases.forget(grant.handle)
+        await self._calls.seal(grant, length_bytes)
+
+    def _sealed(
+        self,
+        request: AcquireLease,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        replicas: Iterable[ServerId],
+    ) -> ChunkSealed:
+        """Says whom to ask for a record that was under way: replicas of this version know for good."""
+        controls = [replica.control for replica in self._calls.replicas(replicas)]
+        return ChunkSealed(
+            f"chunk {request.index} of inode {request.inode} is sealed",
+            details={"handle": str(handle), "version": str(version), "replicas": ",".join(controls)},
+        )
 
 
 def _raise_failure(task: asyncio.Task[Any]) -> None:

@@ -110,7 +110,10 @@ class NamespaceService:
         if request.length_bytes < 0:
             raise InvalidArgument(f"a file cannot be {request.length_bytes} bytes long")
         operation = operations.SetLengthHint(
-            inode=request.inode, length_bytes=request.length_bytes, closed=request.closed
+            inode=request.inode,
+            length_bytes=request.length_bytes,
+            closed=request.closed,
+            appending=request.appending,
         )
         return await self._mutate(operation, request.request)
 

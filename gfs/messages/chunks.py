@@ -65,6 +65,10 @@ class AcquireLease(Request, tag="acquire_lease", frozen=True, kw_only=True):
 
     `failed_version` > 0 says: mutations under this version failed, because of `suspects` if known.
     The master then grants a newer version without them; it never answers with `failed_version` or less.
+
+    `appending`: for record appends, which can go on in any chunk. After a failure the master then seals a
+    chunk that has lost replicas, if a new one would have more, and answers ChunkSealed: nobody waits for a
+    repair.
     """
 
     reply: ClassVar[type[Reply]] = ChunkLease
@@ -73,6 +77,7 @@ class AcquireLease(Request, tag="acquire_lease", frozen=True, kw_only=True):
     create: bool = False
     failed_version: ChunkVersion = ChunkVersion(0)
     suspects: list[ServerId] = []
+    appending: bool = False
 
 
 class SealChunk(Request, tag="seal_chunk", frozen=True, kw_only=True):

@@ -14,8 +14,9 @@ from gfs.vocabulary import InodeId
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file or directory as the master knows it.
 
-    `length_bytes` is exact when `length_exact`; otherwise the end of the last chunk must be asked of
-    its replicas. `path` is absolute. An empty `owner` is the superuser's; `mode` is nine bits rwxrwxrwx.
+    `length_bytes` is exact when `length_exact`; otherwise the end of the last chunk must be asked of its
+    replicas, as always when records are `appended` to the file. `path` is absolute. An empty `owner` is the
+    superuser's; `mode` is nine bits rwxrwxrwx.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner: str = ""
     group: str = ""
     mode: int = 0
+    appended: bool = False
 
 
 class EntryReply(ViewReply, tag="entry", frozen=True, kw_only=True):
@@ -117,4 +119,5 @@ class SetLengthHint(Request, tag="length_hint", frozen=True, kw_only=True):
     inode: InodeId
     length_bytes: int
     closed: bool
+    appending: bool = False
     request: RequestId | None = None

@@ -135,11 +135,16 @@ class SealChunk(Operation, tag="seal", frozen=True, kw_only=True):
 
 
 class SetLengthHint(Operation, tag="length_hint", frozen=True, kw_only=True):
-    """The writer's word on a file's length. `closed`: exact until the next grant on one of its chunks."""
+    """The writer's word on a file's length. `closed`: exact until the next grant on one of its chunks.
+
+    `appending`: records are being appended to the file, whose length is exact no more, whoever closes it: the
+    master does not hear of each record.
+    """
 
     inode: InodeId
     length_bytes: int
     closed: bool
+    appending: bool = False
 
 
 class TrashName(msgspec.Struct, frozen=True, array_like=True):

@@ -194,16 +194,18 @@ class AppendRecord(Request, tag="append", frozen=True, kw_only=True):
 
 
 class FindRecordReply(Reply, tag="record_found", frozen=True, kw_only=True):
-    """`sealed` False: the replica cannot tell, the chunk may still change. `offset_bytes` -1: not there."""
+    """`final` False: the replica cannot tell, the chunk may still change. `offset_bytes` -1: not there."""
 
-    sealed: bool
+    final: bool
     offset_bytes: int = -1
 
 
 class FindRecord(Request, tag="find_record", frozen=True, kw_only=True):
     """Client to any replica: did the record of an append whose outcome is unknown get into a sealed chunk?
 
-    Refused as OutcomeUnknown when the replica has forgotten records at `not_before` or behind it.
+    `sealed_version`: the version under which the log says it was sealed, if the client knows: a replica that
+    holds it, or a later one, is final although word of the seal may not have reached it. Refused as
+    RecordForgotten when the replica has forgotten records at `not_before` or behind it.
     """
 
     reply: ClassVar[type[Reply]] = FindRecordReply
@@ -211,6 +213,7 @@ class FindRecord(Request, tag="find_record", frozen=True, kw_only=True):
     client: ClientId
     sequence: int
     not_before: int = 0
+    sealed_version: ChunkVersion = ChunkVersion(0)
 
 
 MutationKind = Literal["write", "record", "pad"]

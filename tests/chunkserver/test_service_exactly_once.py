@@ -8,7 +8,7 @@ import pytest
 
 from gfs.checksums import crc32c
 from gfs.chunkserver.core.append_window import decode_window
-from gfs.errors import ChecksumMismatch, ChunkSealed, InvalidArgument, NoSpace, OutcomeUnknown, ReplicaFailed
+from gfs.errors import ChecksumMismatch, ChunkSealed, InvalidArgument, NoSpace, RecordForgotten, ReplicaFailed
 from gfs.messages.base import Ack
 from gfs.messages.replicas import (
     AlignReplica,
@@ -166,7 +166,7 @@ async def test_replicas_that_were_killed_know_their_records_again(rig: Rig, flus
 async def test_after_a_seal_every_replica_says_whether_the_record_is_there(rig: Rig) -> None:
     _, b, _ = await rig.three()
     await append(rig, b"before", 1)
-    assert not (await find(rig, "b", 1)).sealed  # as long as it is not sealed nobody can say
+    assert not (await find(rig, "b", 1)).final  # as long as it is not sealed nobody can say
     b.replicas.write_failure = NoSpace("full")
     with pytest.raises(ReplicaFailed):
         await append(rig, b"half", 2)
@@ -176,8 +176,8 @@ async def test_after_a_seal_every_replica_says_whether_the_record_is_there(rig: 
     await seal(rig, "bc", 2, 6)
     for name in "bc":
         await rig.restart(name)
-        assert await find(rig, name, 1) == FindRecordReply(sealed=True, offset_bytes=0)
-        assert await find(rig, name, 2) == FindRecordReply(sealed=True, offset_bytes=-1)
+        assert await find(rig, name, 1) == FindRecordReply(final=True, offset_bytes=0)
+        assert await find(rig, name, 2) == FindRecordReply(final=True, offset_bytes=-1)
     with pytest.raises(ChunkSealed):
         await append(rig, b"half", 2, repeated=True, version=2, to="cb")
 
@@ -268,7 +268,7 @@ async def test_a_repeat_that_nobody_remembers_is_refused_as_unknown(
     a, _, _ = await rig.three()
     for client in range(1, 40):
         await append(rig, b"x", 1, client=ClientId(client))
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(RecordForgotten):
         await append(rig, b"x", 1, client=ClientId(1), repeated=True)
     assert (await append(rig, b"new", 1, client=ClientId(1000))).offset_bytes == 39
     assert a.content(V1) == b"x" * 39 + b"new"

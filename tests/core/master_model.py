@@ -25,6 +25,7 @@ class ModelFile:
     chunks: list[ModelChunk] = field(default_factory=list)
     length: int = 0
     exact: bool = False
+    appended: bool = False
 
 
 @dataclass
@@ -251,7 +252,9 @@ class Model:
             return file
         if not 0 <= operation.length_bytes <= len(file.chunks) * 64 * 2**20:
             return "invalid_argument"
-        file.exact = operation.closed or (file.exact and operation.length_bytes <= file.length)
+        file.appended = file.appended or operation.appending
+        exact = operation.closed or (file.exact and operation.length_bytes <= file.length)
+        file.exact = exact and not file.appended
         file.length = max(file.length, operation.length_bytes)
         return operation.inode
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfs.chunkserver.core.append_window import AppendWindow, RecordPlace, decode_window, encode_window
-from gfs.errors import InvalidArgument, OutcomeUnknown
+from gfs.errors import InvalidArgument, RecordForgotten
 from gfs.messages.replicas import AppendedRecord
 from gfs.settings import RECORDS_REMEMBERED_MAX
 from gfs.vocabulary import ClientId
@@ -62,9 +62,9 @@ def test_a_repeat_that_may_be_forgotten_is_never_taken_for_new() -> None:
     assert len(window) <= RECORDS_REMEMBERED_MAX
     forgotten = window.forgotten_bytes
     assert forgotten > 0
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(RecordForgotten):
         find(window, 1, 1)
-    with pytest.raises(OutcomeUnknown):  # not there, but who can say?
+    with pytest.raises(RecordForgotten):  # not there, but who can say?
         find(window, 10**9, 1, not_before=forgotten - 1)
     assert find(window, 10**9, 1, not_before=forgotten) is None
     assert window.find(ClientId(10**9), 1, repeated=False) is None  # a first try cannot be there

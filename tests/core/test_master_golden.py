@@ -60,6 +60,9 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     ),
     "seal": op.SealChunk(handle=ChunkHandle(7), version=ChunkVersion(3), length_bytes=2**26),
     "length_hint": op.SetLengthHint(inode=InodeId(5), length_bytes=100, closed=True),
+    "length_hint, appending": op.SetLengthHint(
+        inode=InodeId(5), length_bytes=100, closed=False, appending=True
+    ),
     "undelete": op.Undelete(entry=op.TrashName(2**41, InodeId(5)), path="/f"),
     "purge": op.PurgeTrash(entries=(op.TrashName(2**41, InodeId(5)), op.TrashName(2**41 + 1, InodeId(6)))),
     "reclaim": op.Reclaim(now_ms=2**41, rows_max=500),

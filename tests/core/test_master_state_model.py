@@ -183,10 +183,10 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
         version = ChunkVersion(chunk.version + step)
         self.run(op.SealChunk(handle=ChunkHandle(chunk.handle), version=version, length_bytes=length))
 
-    @rule(data=st.data(), length=LENGTHS, closed=st.booleans())
-    def length_hint(self, data: st.DataObject, length: int, closed: bool) -> None:
+    @rule(data=st.data(), length=LENGTHS, closed=st.booleans(), appending=st.booleans())
+    def length_hint(self, data: st.DataObject, length: int, closed: bool, appending: bool) -> None:
         inode = InodeId(self.some_inode(data))
-        self.run(op.SetLengthHint(inode=inode, length_bytes=length, closed=closed))
+        self.run(op.SetLengthHint(inode=inode, length_bytes=length, closed=closed, appending=appending))
 
     @precondition(lambda self: self.answered)
     @rule(data=st.data())
@@ -230,6 +230,7 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
                 file = self.model.files[inode]
                 found = (entry.length_bytes, entry.length_exact, entry.chunk_count, entry.replication_goal)
                 assert found == (file.length, file.exact, len(file.chunks), file.goal)
+                assert entry.appended == file.appended
             else:
                 below = {path[-1] for path in self.model.tree if path and path[:-1] == names}
                 listed = [entry.path.rpartition("/")[2] for entry in list_page(self.tables, entry.path)[0]]

@@ -8,7 +8,7 @@ Why that is enough. All replicas of a version begin it equally long, with the re
 forgets the others together with their bytes), and apply the same mutations. So whoever is primary finds a
 record of an earlier try if and only if its bytes are below the common length, hence on every replica; and one
 that is not found was cut off everywhere or never came, and may be ordered anew. Windows of one set may differ
-only in what they have forgotten, and where that could matter they answer OutcomeUnknown.
+only in what they have forgotten, and where that could matter they answer RecordForgotten.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gfs.errors import InvalidArgument, OutcomeUnknown
+from gfs.errors import InvalidArgument, RecordForgotten
 from gfs.messages.replicas import AppendedRecord
 from gfs.settings import RECORDS_REMEMBERED_MAX
 from gfs.vocabulary import CHUNK_BYTES, ClientId
@@ -69,7 +69,7 @@ class AppendWindow:
             repeated: it may have come before. A first try can only be unknown.
             not_before: earlier tries cannot have got a lower offset.
         Raises:
-            OutcomeUnknown: it may be among those that are forgotten.
+            RecordForgotten: it may be among those that are forgotten.
             InvalidArgument: its client has said that it would not come back to it.
         """
         records = self._clients.get(client)
@@ -80,10 +80,9 @@ class AppendWindow:
             if sequence < records.settled_below:
                 raise InvalidArgument(f"record {sequence} of client {client:x} was settled long ago")
         if repeated and not_before < self.forgotten_bytes:
-            raise OutcomeUnknown(
+            raise RecordForgotten(
                 f"whether record {sequence} of client {client:x} was appended is forgotten: of the chunk's "
                 f"first {self.forgotten_bytes} bytes not all records are remembered",
-                hint="Read the file's end to see whether the record is there before appending it again.",
             )
         return None
 

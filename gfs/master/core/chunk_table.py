@@ -223,10 +223,12 @@ class ChunkTable:
             exact = True
         else:
             exact = file.length_exact and operation.length_bytes <= file.length_bytes
+        appended = file.appended or operation.appending
         changed = msgspec.structs.replace(
             file,
             length_bytes=max(file.length_bytes, operation.length_bytes),
-            length_exact=exact,
+            length_exact=exact and not appended,
+            appended=appended,
             modified_ms=at_ms,
         )
         self._rewrite_file(operation.inode, row, changed)

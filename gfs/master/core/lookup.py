@@ -211,6 +211,7 @@ def _entry(
         owner=owner,
         group=group,
         mode=record.mode,
+        appended=record.appended,
     )
 
 

@@ -64,7 +64,8 @@ class InodeRecord(msgspec.Struct, frozen=True, gc=False):
     `parent` is the directory that holds its entry, TRASH_INODE once deleted. `first_chunk` is the handle of
     chunk 0 (0: none): most files have one chunk, and need no row in `file_chunks` then. `ownership` is the
     number of its owner and group (see `Owners`), `mode` nine bits rwxrwxrwx. `goal_inherited`: a policy that
-    says how many replicas to have goes before `replication_goal` (see `policies`).
+    says how many replicas to have goes before `replication_goal` (see `policies`). `appended`: records are
+    appended to it, so that only its last chunk knows where it ends.
     """
 
     is_directory: bool
@@ -79,6 +80,7 @@ class InodeRecord(msgspec.Struct, frozen=True, gc=False):
     mode: int = FILE_MODE_DEFAULT
     ownership: int = 0
     goal_inherited: bool = False
+    appended: bool = False
 
 
 class StoredChunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -220,7 +222,7 @@ _decode_copy = msgspec.msgpack.Decoder(ChunkCopy).decode
 def encode_inode(record: InodeRecord) -> bytes:
     access = record.ownership << 9 | record.mode
     return _INODE.pack(
-        record.is_directory | record.length_exact << 1 | record.goal_inherited << 2,
+        record.is_directory | record.length_exact << 1 | record.goal_inherited << 2 | record.appended << 3,
         record.replication_goal,
         record.chunk_count,
         access >> 8,
@@ -256,6 +258,7 @@ def decode_inode(row: bytes) -> InodeRecord:
         mode=(a1 << 8 | a0) & MODE_MAX,
         ownership=a1 >> 1,
         goal_inherited=bool(flags & 4),
+        appended=bool(flags & 8),
     )
 
 
