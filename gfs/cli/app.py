@@ -44,6 +44,8 @@ COMMANDS: dict[str, CommandRow] = {
     "cat": CommandRow("transfer", "cat", "Files", "Write a file's bytes to standard output."),
     "mkdir": CommandRow("files", "mkdir", "Files", "Make directories."),
     "rm": CommandRow("files", "rm", "Files", "Move files or directories to the trash."),
+    "undelete": CommandRow("trash", "undelete", "Files", "Give back what was deleted."),
+    "trash": CommandRow("trash", "trash", "Files", "Show what was deleted, or free its space now."),
     "mv": CommandRow("files", "mv", "Files", "Rename a file or a whole tree in one step."),
     "glob": CommandRow("files", "glob", "Files", "List the paths that match a pattern."),
     "chunks": CommandRow("look", "chunks", "Look inside", "Show a file's chunks, versions and replicas."),

@@ -96,7 +96,7 @@ def mkdir(ctx: click.Context, paths: Sequence[str], parents: bool) -> None:
     """Make directories."""
 
     async def work(client: AsyncClient) -> None:
-        await _each(paths, lambda path: client.mkdir(path, parents=parents))
+        await each_path(paths, lambda path: client.mkdir(path, parents=parents))
 
     run_with_client(ctx, work)
 
@@ -104,12 +104,16 @@ def mkdir(ctx: click.Context, paths: Sequence[str], parents: bool) -> None:
 @click.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("-r", "--recursive", is_flag=True, help="Directories with everything in them.")
+@click.option("--skip-trash", is_flag=True, help="Nobody can have it back; its space is freed at once.")
 @click.pass_context
-def rm(ctx: click.Context, paths: Sequence[str], recursive: bool) -> None:
-    """Move files or directories to the trash, where they are kept for three days by default."""
+def rm(ctx: click.Context, paths: Sequence[str], recursive: bool, skip_trash: bool) -> None:
+    """Move files or directories to the trash, where they are kept for three days by default.
+
+    What is in the trash already (/.trash/ID, see 'gfs trash ls') is deleted for good.
+    """
 
     async def work(client: AsyncClient) -> None:
-        await _each(paths, lambda path: client.delete(path, recursive=recursive))
+        await each_path(paths, lambda path: client.delete(path, recursive=recursive, skip_trash=skip_trash))
 
     run_with_client(ctx, work)
 
@@ -135,7 +139,7 @@ def mv(ctx: click.Context, sources: Sequence[str], destination: str, no_clobber:
             final = f"{target.rstrip('/')}/{names[-1]}" if into and names else target
             await client.rename(path, final, replace=not no_clobber)
 
-        await _each(sources, move)
+        await each_path(sources, move)
 
     run_with_client(ctx, work)
 
@@ -168,7 +172,7 @@ def glob(ctx: click.Context, pattern: str, long: bool) -> None:
         click.echo(text_table([""], ([_shown(e, True)] for e in entries)), nl=False)
 
 
-async def _each(paths: Sequence[str], do: Callable[[str], Awaitable[object]]) -> None:
+async def each_path(paths: Sequence[str], do: Callable[[str], Awaitable[object]]) -> None:
     """Do all of them although some fail; with one path, its own error is the command's."""
     failures: list[GfsError] = []
     for path in paths:

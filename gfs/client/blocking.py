@@ -18,6 +18,7 @@ from gfs.errors import Unavailable
 from gfs.messages.base import Consistency
 from gfs.messages.cluster import ClusterStatusReply
 from gfs.messages.namespace import Entry
+from gfs.messages.trash import TrashEntry
 from gfs.settings import ClientSettings
 from gfs.vocabulary import KIB, MIB
 
@@ -144,8 +145,17 @@ class Client:
     def create(self, path: str, *, replication_goal: int = 0, replace: bool = False) -> None:
         self._thread.run(self._client.create(path, replication_goal=replication_goal, replace=replace))
 
-    def delete(self, path: str, *, recursive: bool = False) -> None:
-        self._thread.run(self._client.delete(path, recursive=recursive))
+    def delete(self, path: str, *, recursive: bool = False, skip_trash: bool = False) -> None:
+        self._thread.run(self._client.delete(path, recursive=recursive, skip_trash=skip_trash))
+
+    def trash(self, under: str = "/", *, consistency: Consistency | None = None) -> Iterator[TrashEntry]:
+        return self._each(self._client.trash(under, consistency=consistency))
+
+    def undelete(self, path: str, *, destination: str = "") -> str:
+        return self._thread.run(self._client.undelete(path, destination=destination))
+
+    def purge(self, path: str, *, everything: bool = False) -> int:
+        return self._thread.run(self._client.purge(path, everything=everything))
 
     def rename(self, source: str, destination: str, *, replace: bool = False) -> None:
         self._thread.run(self._client.rename(source, destination, replace=replace))
@@ -232,8 +242,8 @@ class Client:
         """As AsyncClient.get_file(); `progress` is called in the client's thread."""
         return self._thread.run(self._client.get_file(source, destination, progress=progress))
 
-    def _each(self, entries: AsyncIterator[Entry]) -> Iterator[Entry]:
-        async def following() -> Entry | None:
+    def _each(self, entries: AsyncIterator[T]) -> Iterator[T]:
+        async def following() -> T | None:
             return await anext(entries, None)
 
         while (entry := self._thread.run(following())) is not None:

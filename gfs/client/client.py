@@ -40,10 +40,20 @@ from gfs.messages.namespace import (
     RenamePath,
     Stat,
 )
+from gfs.messages.trash import (
+    ListTrash,
+    PurgeReply,
+    PurgeTrash,
+    TrashEntry,
+    TrashReply,
+    Undelete,
+    UndeleteReply,
+)
 from gfs.settings import APPEND_BYTES_MAX, FIND_CHUNKS_MAX
 from gfs.vocabulary import (
     NAME_BYTES_MAX,
     PATH_DEPTH_MAX,
+    TRASH_DIRECTORY,
     ChunkIndex,
     MasterId,
     join_path,
@@ -204,13 +214,68 @@ class AsyncClient:
             self._connections, _checked(path), replication_goal=replication_goal, replace=replace
         )
 
-    async def delete(self, path: str, *, recursive: bool = False) -> None:
-        """Move `path` to the trash, with everything below it when `recursive`."""
+    async def delete(self, path: str, *, recursive: bool = False, skip_trash: bool = False) -> None:
+        """Move `path` to the trash, with everything below it when `recursive`.
+
+        What is in the trash already, /.trash/<id>, is reclaimed at once; with `skip_trash` what is deleted
+        now is, too. Then nobody can have it back.
+        """
         checked = _checked(path)
-        await self._masters.mutate(
+        done = await self._masters.mutate(
             lambda request: DeletePath(path=checked, recursive=recursive, request=request), f"delete {path}"
         )
         self._connections.places.forget_tree(checked)
+        if skip_trash and not checked.startswith(TRASH_DIRECTORY + "/"):
+            await self.purge(f"{TRASH_DIRECTORY}/{done.inode}")
+
+    async def trash(
+        self, under: str = "/", *, consistency: Consistency | None = None
+    ) -> AsyncIterator[TrashEntry]:
+        """What was deleted from `under` or from below it and can be had back, soonest reclaimed first."""
+        after = ""
+        how = consistency or self._connections.consistency
+        while True:
+            request = ListTrash(
+                under=_checked(under), after=after, consistency=how, min_applied_index=self._seen()
+            )
+            page = await self._connections.ask(request, TrashReply, f"list the trash of {under}", how)
+            for entry in page.entries:
+                yield entry
+            if not (after := page.next_after):
+                return
+
+    async def undelete(self, path: str, *, destination: str = "") -> str:
+        """Give back what was deleted last from `path`, or the entry /.trash/<id>; returns where it is now.
+
+        It goes to `destination`, by default to where it was; parents that are gone are made.
+        Raises: NotFound; AlreadyExists when something else is there by now.
+        """
+        checked, to = _checked(path), _checked(destination) if destination else ""
+        done = await self._masters.mutate(
+            lambda request: Undelete(path=checked, destination=to, request=request),
+            f"undelete {path}",
+            UndeleteReply,
+        )
+        self._connections.places.forget_tree(done.path)
+        return done.path
+
+    async def purge(self, path: str, *, everything: bool = False) -> int:
+        """Reclaim at once what was deleted from `path`, or the entry /.trash/<id>; nobody can have it back.
+
+        Args:
+            everything: what was deleted from below `path` as well; then it is no error if there is nothing.
+        Returns: how many entries of the trash that were, as far as the last try at each part could tell.
+        """
+        checked, purged = _checked(path), 0
+        while True:
+            done = await self._masters.mutate(
+                lambda request: PurgeTrash(path=checked, everything=everything, request=request),
+                f"purge {path}",
+                PurgeReply,
+            )
+            purged += done.entries
+            if not done.more:
+                return purged
 
     async def rename(self, source: str, destination: str, *, replace: bool = False) -> None:
         """Move a file or a tree in one step. `replace`: a file at `destination` goes to the trash."""

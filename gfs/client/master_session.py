@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 from gfs.client.core.request_window import RequestWindow
 from gfs.client.core.retry_plan import GiveUp, RetryPlan, may_pass, speaks_of_the_master, wait_seconds
@@ -118,7 +118,15 @@ class MasterSession:
         finally:
             self._slots.release()
 
-    async def mutate(self, build: Callable[[RequestId], Request], what: str) -> MutationReply:
+    @overload
+    async def mutate(self, build: Callable[[RequestId], Request], what: str) -> MutationReply: ...
+
+    @overload
+    async def mutate(self, build: Callable[[RequestId], Request], what: str, expected: type[R]) -> R: ...
+
+    async def mutate(
+        self, build: Callable[[RequestId], Request], what: str, expected: type[Reply] = MutationReply
+    ) -> Reply:
         """Carry out one namespace mutation exactly once, over lost answers and changes of leader.
 
         Raises: as ask_leader; OutcomeUnknown when the budget ends after an answer was lost.
@@ -130,7 +138,7 @@ class MasterSession:
                 await self._window_moved.wait()
             try:
                 return await self._until_answered(
-                    lambda: build(self._window.request_id(sequence)), MutationReply, what, effects=True
+                    lambda: build(self._window.request_id(sequence)), expected, what, effects=True
                 )
             finally:
                 self._window.close(sequence)

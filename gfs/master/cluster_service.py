@@ -159,6 +159,7 @@ class ClusterService:
             files=counters.files,
             directories=counters.directories,
             chunks=counters.chunks,
+            trash=counters.trash,
         )
 
     async def digest(self, request: Request, _context: CallContext) -> Reply:

@@ -44,6 +44,7 @@ from gfs.master.replication.raft_node import RaftNode, end_process
 from gfs.master.service import MasterService
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
+from gfs.master.trash_service import TrashService
 from gfs.messages.operations import AnyOutcome, CheckDigest, LogRecord, Refused
 from gfs.settings import Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
@@ -280,14 +281,16 @@ class Master:
             chance=self._chance,
             bytes_per_second=tuning.clone_bytes_per_second,
         )
+        namespace = NamespaceService(
+            self._commits,
+            self._reads,
+            self._clock,
+            replication_goal=tuning.replication_goal,
+            trash_seconds=tuning.trash_seconds,
+        )
         return MasterService(
-            namespace=NamespaceService(
-                self._commits,
-                self._reads,
-                self._clock,
-                replication_goal=tuning.replication_goal,
-                trash_seconds=tuning.trash_seconds,
-            ),
+            namespace=namespace,
+            trash=TrashService(self._commits, self._reads, namespace),
             chunks=ChunkService(self._reads, self.locations, self._clock),
             leases=leases,
             cluster=ClusterService(

@@ -9,6 +9,7 @@ from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
+from gfs.master.trash_service import TrashService
 from gfs.messages.base import Ping, Request
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
 from gfs.messages.cluster import ClusterStatus, ReadmitMaster, StateDigest, TakeCheckpoint
@@ -24,6 +25,7 @@ from gfs.messages.namespace import (
     SetLengthHint,
     Stat,
 )
+from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 from gfs.transport.dispatch import answer_ping
 from gfs.transport.interface import Handler
 
@@ -34,6 +36,7 @@ class MasterService:
     chunks: ChunkService
     leases: LeaseService
     cluster: ClusterService
+    trash: TrashService
 
     def handlers(self) -> Mapping[type[Request], Handler]:
         """One handler for each of MASTER_REQUESTS."""
@@ -44,9 +47,12 @@ class MasterService:
             Glob: self.namespace.glob,
             MakeDirectory: self.namespace.make_directory,
             CreateFile: self.namespace.create,
-            DeletePath: self.namespace.delete,
+            DeletePath: self.trash.delete,
             RenamePath: self.namespace.rename,
             SetLengthHint: self.namespace.set_length_hint,
+            ListTrash: self.trash.list_trash,
+            Undelete: self.trash.undelete,
+            PurgeTrash: self.trash.purge,
             FindChunks: self.chunks.find_chunks,
             AcquireLease: self.leases.acquire,
             SealChunk: self.leases.seal,

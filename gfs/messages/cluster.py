@@ -47,6 +47,7 @@ class ClusterStatusReply(Reply, tag="cluster_status_reply", frozen=True, kw_only
     files: int = 0
     directories: int = 0
     chunks: int = 0
+    trash: int = 0  # deleted entries that can be had back; what they hold counts above
 
 
 class ClusterStatus(Request, tag="cluster_status", frozen=True, kw_only=True):

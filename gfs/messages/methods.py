@@ -28,6 +28,7 @@ from gfs.messages.replicas import (
     WriteChunk,
 )
 from gfs.messages.snapshots import CopyReplica, RevokeLeases
+from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 
 DIAGNOSIS_REQUESTS: tuple[type[Request], ...] = (ReadRpcLog, ReadEvents)  # answered by every program
 
@@ -41,6 +42,9 @@ MASTER_REQUESTS: tuple[type[Request], ...] = (
     DeletePath,
     RenamePath,
     SetLengthHint,
+    ListTrash,
+    Undelete,
+    PurgeTrash,
     FindChunks,
     AcquireLease,
     SealChunk,

@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import msgspec
 
-from gfs.messages.base import Consistency, Reply, Request
+from gfs.messages.base import Consistency, Reply, Request, ViewReply
 from gfs.messages.namespace import Entry, MutationReply
 from gfs.messages.operations import RequestId
-from gfs.vocabulary import InodeId
 
 
 class TrashEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,12 +24,11 @@ class TrashEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     entry: Entry
 
 
-class TrashReply(Reply, tag="trash", frozen=True, kw_only=True):
+class TrashReply(ViewReply, tag="trash", frozen=True, kw_only=True):
     """`next_after` is empty at the end; else pass it as `after` for the following page."""
 
     entries: list[TrashEntry]
     next_after: str
-    applied_index: int
 
 
 class ListTrash(Request, tag="list_trash", frozen=True, kw_only=True):
@@ -44,23 +42,20 @@ class ListTrash(Request, tag="list_trash", frozen=True, kw_only=True):
     min_applied_index: int = 0
 
 
-class UndeleteReply(Reply, tag="undeleted", frozen=True, kw_only=True):
+class UndeleteReply(MutationReply, tag="undeleted", frozen=True, kw_only=True):
     """`path` is where it is now."""
 
     path: str
-    inode: InodeId
-    applied_index: int = 0
 
 
 class Undelete(Request, tag="undelete", frozen=True, kw_only=True):
-    """Give back what was deleted from `path`, the newest of several; or entry `trash_id`, whatever its path.
+    """Give back what was deleted from `path`, the newest of several; a hidden name, /.trash/<id>, says which.
 
     It goes to `destination`, "" for where it was; parents that are missing are made.
     """
 
     reply: ClassVar[type[Reply]] = UndeleteReply
-    path: str = ""
-    trash_id: InodeId = InodeId(0)
+    path: str
     destination: str = ""
     request: RequestId | None = None
 
@@ -73,13 +68,12 @@ class PurgeReply(MutationReply, tag="purged", frozen=True, kw_only=True):
 
 
 class PurgeTrash(Request, tag="purge", frozen=True, kw_only=True):
-    """Reclaim at once what was deleted from `path`, each time, or entry `trash_id`.
+    """Reclaim at once what was deleted from `path`, each time it was; /.trash/<id> is one entry.
 
     `everything`: what was deleted from below `path` as well.
     """
 
     reply: ClassVar[type[Reply]] = PurgeReply
-    path: str = ""
-    trash_id: InodeId = InodeId(0)
+    path: str
     everything: bool = False
     request: RequestId | None = None

@@ -127,10 +127,10 @@ class Model:
         return self._to_trash(names, operation.expires_at_ms)
 
     def _undelete(self, names: Path, entry: op.TrashName) -> str | int:
-        if not names:
-            return "invalid_argument"
         if not self._in_trash(entry):
             return "not_found"
+        if not names:
+            return "invalid_argument"
         if self._way(names) == "not_a_directory":
             return "not_a_directory"
         if names in self.tree:

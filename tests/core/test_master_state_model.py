@@ -12,6 +12,7 @@ from gfs.master.core.invariants import check_invariants
 from gfs.master.core.lookup import chunk_of, list_page, read_counters, stat, state_digest
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables, Table
+from gfs.master.core.trash import below as below_path
 from gfs.master.core.trash import reclaim_due, trash_page
 from gfs.messages import operations as op
 from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
@@ -249,7 +250,7 @@ class MasterStateAgainstModel(RuleBasedStateMachine):
             assert known.length_bytes == (-1 if chunk.sealed_at is None else chunk.sealed_at)
         counters = read_counters(self.tables)
         assert counters.trash == len(self.model.trash)
-        in_trash = {found.entry.inode: found for found in trash_page(self.tables)[0]}
+        in_trash = {found.entry.inode: found for found in trash_page(self.tables, below_path("/"))[0]}
         assert in_trash.keys() == self.model.trash.keys()
         for inode, known in self.model.trash.items():
             assert in_trash[inode].path == known.path

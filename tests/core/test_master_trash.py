@@ -11,7 +11,7 @@ from gfs.master.core.lookup import chunk_of, find_chunks, list_page, read_counte
 from gfs.master.core.records import decode_chunk, decode_inode, encode_chunk, encode_inode, id_key
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables, Table
-from gfs.master.core.trash import reclaim_due, trash_page
+from gfs.master.core.trash import below, reclaim_due, trash_page
 from gfs.messages import operations as op
 from gfs.settings import PURGE_ENTRIES_MAX, RECLAIM_ROWS_MAX
 from tests.core.master_records import (
@@ -29,6 +29,7 @@ from tests.core.master_records import (
 )
 
 EXPIRES = NOW_MS + 1000
+EVERYTHING = below("/")
 SERVERS = add_chunk(1, 0).replicas
 
 
@@ -177,20 +178,20 @@ class TestReading:
         for number, path in enumerate(("/c", "/d/b", "/a")):
             master.file(path)
             master(delete(path, expires_at_ms=EXPIRES - number))
-        first, after = trash_page(master.tables, limit=2)
-        rest, end = trash_page(master.tables, after=after, limit=2)
+        first, after = trash_page(master.tables, EVERYTHING, limit=2)
+        rest, end = trash_page(master.tables, EVERYTHING, after=after, limit=2)
         assert [found.path for found in (*first, *rest)] == ["/a", "/d/b", "/c"] and end == ""
         assert {found.deleted_ms for found in first} == {NOW_MS}
-        assert [found.path for found in trash_page(master.tables, under="/d")[0]] == ["/d/b"]
+        assert [found.path for found in trash_page(master.tables, below("/d"))[0]] == ["/d/b"]
         with pytest.raises(InvalidArgument):
-            trash_page(master.tables, after="nonsense")
+            trash_page(master.tables, EVERYTHING, after="nonsense")
 
     def test_rows_of_an_older_master_tell_no_time_of_deletion(self, master: Master) -> None:
         inode = master.file("/f")
         master(delete("/f"))
         [(key, _)] = master.tables.scan(Table.TRASH)
         master.tables.put(Table.TRASH, key, b"/f")
-        [found] = trash_page(master.tables)[0]
+        [found] = trash_page(master.tables, EVERYTHING)[0]
         assert (found.path, found.deleted_ms, found.entry.inode) == ("/f", 0, inode)
 
 
@@ -220,7 +221,7 @@ class TestReclaiming:
         assert master(purge(inode)) == op.Done()
         assert master.refused(undelete(inode, "/f")) == "not_found"
         assert master.refused(purge(inode)) == "not_found"
-        assert trash_page(master.tables)[0] == []
+        assert trash_page(master.tables, EVERYTHING)[0] == []
         master.drain(now_ms=0)
         assert master.chunks() == []
 

@@ -29,6 +29,7 @@ from gfs.master.replica_calls import ReplicaCalls
 from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.service import MasterService
 from gfs.master.standing import Standing
+from gfs.master.trash_service import TrashService
 from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import AcquireLease, ChunkLease
 from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
@@ -123,10 +124,12 @@ class FakeMaster:
             chance=Random(world.seed),
             bytes_per_second=CHUNK_BYTES,
         )
+        namespace = NamespaceService(
+            self.commits, self.reads, clock, replication_goal=goal, trash_seconds=60.0
+        )
         self.service = MasterService(
-            namespace=NamespaceService(
-                self.commits, self.reads, clock, replication_goal=goal, trash_seconds=60.0
-            ),
+            namespace=namespace,
+            trash=TrashService(self.commits, self.reads, namespace),
             chunks=ChunkService(self.reads, self.locations, clock),
             leases=leases,
             cluster=ClusterService(

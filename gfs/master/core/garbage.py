@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from gfs.master.core.chunk_copies import is_reserved
 from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.lookup import chunk_by_handle, chunks_after, handle_of, inode_record, read_counters
+from gfs.master.core.policies import InheritedPolicies
 from gfs.master.core.records import ChunkRecord, decode_chunk, id_key, server_id_key
 from gfs.master.core.tables import ReadTables, Table
 from gfs.messages.heartbeat import GarbageReplica
@@ -156,13 +157,14 @@ class Garbage:
         wanted = {handle for looked in self._servers.values() for handle in looked.stale}
         if not wanted and self._at == _BEGINNING:
             return True
+        policies = InheritedPolicies(tables)
         named, following = chunks_after(tables, *self._at, limit=chunks_max)
         for inode, index in named:
             file = inode_record(tables, inode)
             assert file is not None, inode
             handle = handle_of(tables, inode, file, index)
             if handle in wanted:
-                self._goals[handle] = max(self._goals.get(handle, 0), file.replication_goal)
+                self._goals[handle] = max(self._goals.get(handle, 0), policies.goal_of(file))
         if following is not None:
             self._at = following
             return False

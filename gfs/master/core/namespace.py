@@ -206,12 +206,12 @@ class Namespace:
         """Raises: InvalidPath, InvalidArgument, NotFound (not in the trash), NotADirectory, AlreadyExists,
         QuotaExceeded.
         """
+        key, row = trash_row(self._tables, operation.entry)
+        if row is None:
+            raise NotFound("the trash does not hold what was to be given back")
         names = names_to_change(operation.path)
         if not names:
             raise InvalidArgument("nothing can take the place of the root directory")
-        key, row = trash_row(self._tables, operation.entry)
-        if row is None:
-            raise NotFound(f"the trash holds nothing that can be given back as {spell(names)}")
         tables, inode = self._tables, operation.entry.inode
         inode_row = tables.get(Table.INODES, id_key(inode))
         assert inode_row is not None, inode

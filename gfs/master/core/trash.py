@@ -6,10 +6,10 @@ being reclaimed: they are the first of the table, and nobody is shown them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gfs.errors import InvalidArgument
-from gfs.master.core.lookup import entry_of, names_of, spell
+from gfs.master.core.lookup import entry_of, in_trash, names_of, spell
 from gfs.master.core.records import (
     CONDEMNED_MS,
     ID_MAX,
@@ -22,7 +22,9 @@ from gfs.master.core.tables import ReadTables, Table
 from gfs.messages.operations import TrashName
 from gfs.messages.trash import TrashEntry
 from gfs.settings import LIST_PAGE_MAX, TRASH_SCAN_MAX
-from gfs.vocabulary import TRASH_DIRECTORY
+from gfs.vocabulary import TRASH_DIRECTORY, InodeId
+
+Wants = Callable[[TrashName, str], bool]  # an entry's name and original path -> whether it is one of those
 
 
 def trash_row(tables: ReadTables, name: TrashName) -> tuple[bytes, bytes | None]:
@@ -40,15 +42,14 @@ def reclaim_due(tables: ReadTables, *, now_ms: int) -> bool:
 
 
 def trash_page(
-    tables: ReadTables, *, under: str = "/", after: str = "", limit: int = LIST_PAGE_MAX
+    tables: ReadTables, wants: Wants, *, after: str = "", limit: int = LIST_PAGE_MAX
 ) -> tuple[list[TrashEntry], str]:
-    """Deleted entries whose path was `under` or below it, soonest reclaimed first, strictly behind `after`.
+    """Deleted entries that `wants` says yes to, soonest reclaimed first, strictly behind `after`.
 
     Returns: at most `limit` (and LIST_PAGE_MAX) entries, and what to go on after, empty at the end. A page
         ends early, perhaps without entries, when TRASH_SCAN_MAX rows were looked at.
-    Raises: InvalidPath (`under`), InvalidArgument (`after`).
+    Raises: InvalidArgument (`after`).
     """
-    top = spell(names_of(under), whole=True)
     limit = min(max(1, limit), LIST_PAGE_MAX)
     found: list[TrashEntry] = []
     last = after
@@ -56,7 +57,7 @@ def trash_page(
         if looked_at >= TRASH_SCAN_MAX or len(found) == limit:
             return found, last
         last = f"{name.expires_at_ms}-{name.inode}"
-        if top in ("/", path) or path.startswith(top + "/"):
+        if wants(name, path):
             readable_at = f"{TRASH_DIRECTORY}/{name.inode}"
             found.append(
                 TrashEntry(
@@ -69,8 +70,46 @@ def trash_page(
     return found, ""
 
 
+def below(path: str) -> Wants:
+    """What was deleted from `path` or from anywhere below it. Raises: InvalidPath."""
+    top = _spelled(path)
+    return lambda _, deleted: top in ("/", deleted) or deleted.startswith(top + "/")
+
+
+def exactly(path: str) -> Wants:
+    """What was deleted from `path`. Raises: InvalidPath."""
+    wanted = _spelled(path)
+    return lambda _, deleted: deleted == wanted
+
+
+def above(path: str) -> Wants:
+    """What was deleted together with everything in it, `path` among that perhaps. Raises: InvalidPath."""
+    wanted = _spelled(path)
+    return lambda _, deleted: wanted.startswith(deleted + "/")
+
+
+def with_id(inode: InodeId) -> Wants:
+    return lambda name, _: name.inode == inode
+
+
+def trash_id_of(path: str) -> InodeId:
+    """The id in a hidden name, /.trash/<id>; 0 for any other path. Raises: InvalidPath, InvalidArgument."""
+    names = names_of(path)
+    if not in_trash(names):
+        return InodeId(0)
+    if len(names) != 2 or not names[1].isdigit() or len(names[1]) > 15:
+        raise InvalidArgument(
+            f"{spell(names)}: what was deleted comes back, and goes, as a whole: {TRASH_DIRECTORY}/<number>"
+        )
+    return InodeId(int(names[1]))
+
+
 def name_of(found: TrashEntry) -> TrashName:
     return TrashName(found.expires_ms, found.entry.inode)
+
+
+def _spelled(path: str) -> str:
+    return spell(names_of(path), whole=True)
 
 
 def _rows_behind(tables: ReadTables, after: str) -> Iterator[tuple[TrashName, str, int]]:
