@@ -9,6 +9,7 @@ import msgspec
 
 from gfs import settings as settings_module
 from gfs.cli.cluster_address import data_directory, load_settings
+from gfs.cli.render import emit_one
 
 
 @click.group()
@@ -23,7 +24,12 @@ def check(ctx: click.Context, file: str | None) -> None:
     """Read a configuration as a program would and say what is wrong with it, if anything."""
     path = file or ctx.obj.config or os.path.join(data_directory(ctx.obj), "gfs.toml")
     found = settings_module.load(path)
-    click.echo(f"{path}: good; {len(found.masters)} masters, {len(found.chunkservers)} chunk servers")
+    masters, chunkservers = sorted(found.masters), sorted(found.chunkservers)
+    emit_one(
+        {"path": path, "good": True, "masters": masters, "chunkservers": chunkservers},
+        ctx.obj.output,
+        f"{path}: good; {len(masters)} masters, {len(chunkservers)} chunk servers",
+    )
 
 
 @config.command()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 from gfs.client.core.request_window import RequestWindow
 from gfs.client.core.retry_plan import GiveUp, RetryPlan, may_pass, speaks_of_the_master, wait_seconds
 from gfs.clock import Clock
-from gfs.errors import ConnectionLost, GfsError, NoQuorum, NotLeader, Unavailable
+from gfs.errors import ConnectionLost, GfsError, NoQuorum, NoSpace, NotLeader, Unavailable
 from gfs.messages.base import Reply, Request, ViewReply
 from gfs.messages.namespace import EntryReply, MutationReply, Stat
 from gfs.messages.operations import RequestId
@@ -291,8 +291,9 @@ class MasterSession:
         for address in self._known:
             plan.note(address, self._said.get(address, Unavailable("has not answered")))
         # One that can be reached and lacks the others knows better than silence what is wrong.
-        no_quorum = next((said for said in self._said.values() if isinstance(said, NoQuorum)), None)
-        raise plan.exhausted(no_quorum or nobody, now=self._clock.monotonic())
+        telling = [said for said in self._said.values() if isinstance(said, NoQuorum | NoSpace)]
+        telling.sort(key=lambda said: isinstance(said, NoQuorum))
+        raise plan.exhausted(telling[0] if telling else nobody, now=self._clock.monotonic())
 
     def _start_search(self) -> asyncio.Task[Address]:
         """The one search under way, begun if there is none."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import msgspec
+
 from gfs.clock import Clock
 from gfs.errors import GfsError, InvalidArgument, PermissionDenied, WrongCluster
 from gfs.master.commit import Commits
@@ -143,7 +145,6 @@ class ClusterService:
             chunkservers=tuple(servers),
             replication_goal=self._replication_goal,
             replication=self._scan.result,
-            out_of_service=self._standing.reason,
         )
         health, reasons = judge_health(view)
         counters = read_counters(self._reads.now())
@@ -191,11 +192,19 @@ class ClusterService:
 
     def _my_status(self) -> MasterStatus:
         known = self._replicator.status()
-        role = "disk full" if known.disk_full and known.role != "leader" else known.role
+        role, reason = known.role, ""
+        if self._standing.reason:
+            role, reason = "out of service", f"{self._standing.reason}. {self._standing.next_step(known.me)}"
+        elif known.role != "leader" and (why := dict(known.kept_out).get(known.me)):
+            role, reason = "refused", why
+        elif known.role != "leader" and known.disk_full:
+            role = "disk full"
         return MasterStatus(
             id=known.me,
             control=self._masters[known.me],
-            role="out of service" if self._standing.reason else role,
+            role=role,
+            reason=reason,
+            lag_seconds=round(known.lag_seconds, 3),
             term=known.term,
             applied_index=known.applied,
             commit_index=known.committed,
@@ -204,6 +213,9 @@ class ClusterService:
     async def _all_masters(self, mine: MasterStatus) -> list[MasterStatus]:
         others = [master for master in self._masters if master != mine.id]
         found = [mine, *await asyncio.gather(*(self._ask(master) for master in others))]
+        # Who is kept out may not know it yet; who keeps him out does.
+        kept_out = dict(self._replicator.status().kept_out)
+        found = [_kept_out(master, kept_out) for master in found]
         newest = max(master.commit_index for master in found)
         order = list(self._masters)
         return sorted(
@@ -239,15 +251,13 @@ class ClusterService:
         )
 
 
+def _kept_out(master: MasterStatus, kept_out: Mapping[MasterId, str]) -> MasterStatus:
+    if master.id in kept_out and master.role in ("follower", "candidate"):
+        return msgspec.structs.replace(master, role="refused", reason=kept_out[master.id])
+    return master
+
+
 def _with_lag(master: MasterStatus, newest: int) -> MasterStatus:
     if master.role == "unreachable":
         return master
-    return MasterStatus(
-        id=master.id,
-        control=master.control,
-        role=master.role,
-        term=master.term,
-        applied_index=master.applied_index,
-        commit_index=master.commit_index,
-        lag_entries=max(0, newest - master.applied_index),
-    )
+    return msgspec.structs.replace(master, lag_entries=max(0, newest - master.applied_index))

@@ -16,6 +16,7 @@ import msgspec
 
 from gfs.disk import Disk, read_whole_file, write_file_durably
 from gfs.errors import CorruptState, Unavailable, UnsupportedVersion, WrongCluster
+from gfs.master.replication.member_disks import swapped_hint
 from gfs.vocabulary import ClusterId, MasterId
 
 FORMAT_VERSION = 1
@@ -58,6 +59,12 @@ class MasterDirectory:
             self._descriptor = -1
 
 
+def _hint(found: _Identity, mine: _Identity) -> str:
+    if found.cluster != mine.cluster:
+        return ""  # the default: it belongs to another cluster
+    return swapped_hint(mine.master, found.master)
+
+
 def _lock(descriptor: int, directory: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,5 +91,6 @@ def _check_identity(disk: Disk, directory: str, cluster: ClusterId, master: Mast
         raise WrongCluster(
             f"{directory} belongs to master {found.master} of cluster {found.cluster}, "
             f"not to {master} of {cluster}",
+            hint=_hint(found, mine),
             details={"cluster": found.cluster, "master": found.master},
         )

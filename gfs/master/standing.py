@@ -18,6 +18,15 @@ class Standing:
         self.reason = ""
         self.untrusted = False
 
+    def next_step(self, me: str) -> str:
+        """What an operator does about it."""
+        if not self.untrusted:
+            return "Free space on its disk; it then starts anew by itself"
+        return (
+            f"Its state differs from the others': stop it, empty its directory, start it, and run "
+            f"'gfs admin members readmit {me}'"
+        )
+
     def report_full(self, reason: str) -> None:
         if not self.reason:
             self.reason = reason

@@ -13,11 +13,13 @@ from gfs.vocabulary import Address, ClusterId, MasterId, ServerId, Term
 class MasterStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: MasterId
     control: Address
-    role: str  # leader, follower, candidate, unreachable, disk full, out of service
+    role: str  # leader, follower, candidate, unreachable, refused, disk full, out of service
     term: Term = Term(0)
     applied_index: int = 0
     commit_index: int = 0
     lag_entries: int = 0
+    lag_seconds: float = 0.0  # of a follower; below zero: it has heard no leader since it started
+    reason: str = ""  # why it is refused, full or out of service, and what to do
 
 
 class ChunkServerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from gfs.master.core.health import ClusterView, judge_health
 from gfs.master.core.replication_scan import ReplicationCount
 from gfs.messages.cluster import ChunkServerStatus, MasterStatus
@@ -33,9 +35,8 @@ def judge(
     servers: tuple[ChunkServerStatus, ...] = (server("s1"), server("s2"), server("s3")),
     goal: int = 3,
     replication: ReplicationCount | None = None,
-    out_of_service: str = "",
 ) -> tuple[str, str]:
-    view = ClusterView(masters, MasterId(leader), servers, goal, replication, out_of_service)
+    view = ClusterView(masters, MasterId(leader), servers, goal, replication)
     health, reasons = judge_health(view)
     return health, " | ".join(reasons)
 
@@ -77,13 +78,22 @@ def test_masters_with_full_disks_are_named_and_are_no_quorum() -> None:
     )
 
 
-def test_master_out_of_service_and_master_behind_are_named() -> None:
-    masters = (master("m1", "leader"), master("m2", "out of service"), master("m3", lag=50_000))
-    health, reasons = judge(masters=masters, out_of_service="disk full")
+def test_master_out_of_service_and_master_behind_are_named_with_what_to_do() -> None:
+    retired = msgspec.structs.replace(master("m2", "out of service"), reason="its state differs. Empty it")
+    health, reasons = judge(masters=(master("m1", "leader"), retired, master("m3", lag=50_000)))
     assert health == "degraded"
-    assert "this master is out of service: disk full" in reasons
-    assert "out of service, see their logs: m2" in reasons
+    assert "master m2 is out of service: its state differs. Empty it" in reasons
     assert "master m3 is 50000 log entries behind" in reasons
+
+
+def test_refused_master_is_named_and_counts_for_no_quorum() -> None:
+    refused = msgspec.structs.replace(master("m2", "refused"), reason="another disk. Run readmit m2")
+    health, reasons = judge(masters=(master("m1", "leader"), refused, master("m3")))
+    assert health == "degraded"
+    assert "master m2 is kept out by the others: another disk. Run readmit m2" in reasons
+    health, reasons = judge(masters=(master("m1"), refused, master("m3", "unreachable")), leader="")
+    assert health == "down"
+    assert reasons.startswith("no quorum: 1 of 3 masters can take part, without m3, m2")
 
 
 def test_dead_chunk_server_is_named_with_its_silence() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,10 +13,26 @@ import pytest
 
 from gfs.clock import SystemClock
 from gfs.disk import SystemDisk
-from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, NotLeader, Unavailable, WrongCluster
+from gfs.errors import (
+    ConfigInvalid,
+    CorruptState,
+    GfsError,
+    InvalidArgument,
+    NoSpace,
+    NotLeader,
+    Unavailable,
+    WrongCluster,
+)
 from gfs.master.directory import IDENTITY_FILE, MasterDirectory
 from gfs.master.process import Master
-from gfs.messages.cluster import StateDigest, StateDigestReply
+from gfs.messages.base import Ack
+from gfs.messages.cluster import (
+    ClusterStatus,
+    ClusterStatusReply,
+    ReadmitMaster,
+    StateDigest,
+    StateDigestReply,
+)
 from gfs.messages.namespace import CreateFile, EntryReply, MakeDirectory, MutationReply, Stat
 from gfs.messages.operations import CheckDigest, LogRecord, Refused
 from gfs.settings import ClusterSettings, MasterNode, Settings
@@ -170,6 +187,39 @@ async def test_master_whose_state_differs_takes_itself_out_of_service(tmp_path: 
     await cluster.stop()
 
 
+async def test_wiped_master_shows_as_refused_with_the_next_step_whoever_is_asked(cluster: Cluster) -> None:
+    await cluster.start_all()
+    leader = await cluster.leader()
+    victim = next(name for name, master in cluster.masters.items() if master is not leader)
+    await cluster.caller.call(leader.address, MakeDirectory(path="/d"), MutationReply, deadline_seconds=5.0)
+    await cluster.masters[victim].stop()
+    shutil.rmtree(cluster.directory / victim)
+    wiped = await cluster.start(victim)
+
+    async def role(asked: Master) -> tuple[str, str]:
+        status = await cluster.caller.call(
+            asked.address, ClusterStatus(), ClusterStatusReply, deadline_seconds=5.0
+        )
+        return next((m.role, m.reason) for m in status.masters if m.id == victim)
+
+    for asked in (leader, wiped):
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (await role(asked))[0] != "refused":
+                await SystemClock().sleep(0.02)
+        assert f"gfs admin members readmit {victim}" in (await role(asked))[1]
+    request = ReadmitMaster(member=MasterId(victim))
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:  # the other follower may have met it before the leader
+            try:
+                await cluster.caller.call(leader.address, request, Ack, deadline_seconds=5.0)
+                break
+            except InvalidArgument:
+                await SystemClock().sleep(0.02)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await role(leader)) != ("follower", ""):
+            await SystemClock().sleep(0.02)
+
+
 class TestStarting:
     async def test_second_process_on_one_directory_is_refused(self, tmp_path: Path) -> None:
         cluster = Cluster(tmp_path, 1)
@@ -186,6 +236,9 @@ class TestStarting:
         MasterDirectory.claim(directory, disk, cluster=ClusterId(CLUSTER), master=MasterId("m1")).release()
         with pytest.raises(WrongCluster, match="belongs to master m1 of cluster cluster-of-processes"):
             MasterDirectory.claim(directory, disk, cluster=ClusterId(cluster_id), master=MasterId(master))
+        with pytest.raises(WrongCluster) as swapped:
+            MasterDirectory.claim(directory, disk, cluster=ClusterId(CLUSTER), master=MasterId("m2"))
+        assert "Are the directories of m2 and m1 swapped?" in swapped.value.hint
         MasterDirectory.claim(directory, disk, cluster=ClusterId(CLUSTER), master=MasterId("m1")).release()
 
     async def test_unreadable_identity_is_named(self, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class OurMember:
             call_later=lambda seconds, call: self.later.append(call),
             away_seconds=0.05,
             on_other=lambda member, message: None,
-            on_leader_heard=lambda: None,
+            on_leader_heard=lambda commit_index: None,
             on_checkpoint_needed=self.checkpoints_needed.append,
             writer=self.writer,
             fatal=self.failures.append,

@@ -335,6 +335,67 @@ def test_a_full_disk_makes_the_leader_step_down_and_room_brings_it_back() -> Non
     run_virtual(scenario)
 
 
+def test_full_disks_of_a_majority_are_told_to_clients_in_moments_and_room_mends_it() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        cluster = Cluster(loop)
+        await cluster.start()
+        leader = await cluster.elected()
+        await fill(cluster, 3)
+        for machine in cluster.running:
+            if machine is not leader:
+                machine.disk.space_bytes_left = 0
+        began = loop.now
+        assert leader.node is not None
+        with pytest.raises(OutcomeUnknown, match="may still be written"):
+            await leader.node.propose(b"in flight")
+        assert loop.now - began < 4.5, "within the deadline of one call"
+        others = sorted(machine.name for machine in cluster.running if machine is not leader)
+        with pytest.raises(NoQuorum, match=f"1 of 3 masters keep .* {others[0]}, {others[1]}"):
+            await leader.node.propose(b"refused at once")
+        assert loop.now - began < 4.6
+        assert await leader.node.read_barrier() > 0, "reads go on"
+        for machine in cluster.running:
+            machine.disk.space_bytes_left = None
+        await cluster.until(lambda: leader.node and not leader.node.status().stalled)
+        await fill(cluster, 3, prefix="again")
+        await cluster.settled()
+        assert b"refused at once" not in leader.state.items
+        cluster.check()
+
+    run_virtual(scenario)
+
+
+def test_a_follower_without_room_for_a_checkpoint_does_not_fetch_it_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        cluster = Cluster(loop, options=SMALL_CHECKPOINTS)
+        await cluster.start()
+        leader = await cluster.elected()
+        follower = next(m for m in cluster.running if m is not leader)
+        loop.network.isolate(follower.name, list(cluster.names))
+        await fill(cluster, 120)
+        assert leader.node is not None and leader.node._log.base.index > 60
+        asked: list[float] = []
+        serve = leader.node.serve_piece
+
+        def counting(request: object) -> object:
+            asked.append(loop.now)
+            return serve(request)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(leader.node, "serve_piece", counting)
+        follower.disk.space_bytes_left = 0
+        loop.network.heal()
+        await asyncio.sleep(20)
+        assert 1 <= len(asked) <= 12, len(asked)
+        follower.disk.space_bytes_left = None
+        await cluster.settled()
+        assert len(follower.state.items) == 120
+        cluster.check()
+
+    run_virtual(scenario)
+
+
 def test_a_failpoint_without_space_is_treated_like_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(loop: VirtualLoop) -> None:
         cluster = Cluster(loop, 1)
@@ -577,6 +638,11 @@ def test_a_wiped_master_is_refused_under_its_old_name_until_it_is_readmitted() -
         assert leader.node is not None and victim.node is not None
         assert "another disk" in leader.node.refusals()[victim.name]
         await cluster.until(lambda: victim.node and len(victim.node.refusals()) == 2)
+        # Each of the two that speak knows which of them is kept out, and what is to be done about it.
+        assert [member for member, _ in leader.node.status().kept_out] == [victim.name]
+        assert [member for member, _ in victim.node.status().kept_out] == [victim.name]
+        assert "gfs admin members readmit" in dict(leader.node.status().kept_out)[victim.name]
+        assert "gfs admin members readmit" in dict(victim.node.status().kept_out)[victim.name]
         await asyncio.sleep(3)
         assert victim.node.status().term == 0 and not victim.node.status().reachable
         # The other two without the one that remembers would otherwise be a majority that has forgotten.
@@ -612,6 +678,7 @@ def test_a_wiped_master_is_readmitted_by_the_leader_that_knows_what_it_had_ackno
         await leader.node.readmit(victim.name)
         await cluster.settled()
         assert len(victim.state.items) == 5 and not leader.node.refusals()
+        assert not leader.node.status().kept_out and not victim.node.status().kept_out
         cluster.check()
 
     run_virtual(scenario)
@@ -637,6 +704,7 @@ def test_a_master_whose_disk_lost_synced_entries_is_refused_by_its_leader() -> N
         await cluster.until(lambda: leader.node and victim.name in leader.node.refusals())
         assert leader.node is not None
         assert "has acknowledged" in leader.node.refusals()[victim.name]
+        assert [member for member, _ in leader.node.status().kept_out] == [victim.name]
 
     run_virtual(scenario)
 

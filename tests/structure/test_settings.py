@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +66,12 @@ def test_environment_lies_over_the_file_and_units_are_read_in_both(tmp_path: Pat
 def test_an_unknown_environment_key_is_refused_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"GFS__MASTER__LEASE.*at `\$\.master`"):
         load(tmp_path, "", GFS__MASTER__LEASE="3")
+
+
+def test_config_check_answers_programs_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "gfs.toml"
+    path.write_text("[masters.m1]\ncontrol = '127.0.0.1:1'\nraft = '127.0.0.1:2'\n")
+    command = [sys.executable, "-m", "gfs", "-o", "json", "config", "check", str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(ran.stdout)
+    assert found == {"path": str(path), "good": True, "masters": ["m1"], "chunkservers": []}

@@ -10,6 +10,7 @@ from gfs.vocabulary import MasterId
 
 DISK_FREE_FRACTION_LOW = 0.05
 LAG_ENTRIES_HIGH = 10_000
+_TAKES_NO_PART = ("refused", "out of service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,6 @@ class ClusterView:
     chunkservers: tuple[ChunkServerStatus, ...]
     replication_goal: int
     replication: ReplicationCount | None
-    out_of_service: str
 
 
 def judge_health(view: ClusterView) -> tuple[str, list[str]]:
@@ -31,8 +31,6 @@ def judge_health(view: ClusterView) -> tuple[str, list[str]]:
     """
     down = [*_no_quorum(view), *_no_chunkservers(view)]
     weak = [*_masters_away(view), *_servers_away(view), *_replicas_short(view), *_disks_full(view)]
-    if view.out_of_service:
-        weak.insert(0, f"this master is out of service: {view.out_of_service}")
     notes = _fewer_servers_than_goal(view)
     if down:
         return "down", [*down, *weak, *notes]
@@ -41,11 +39,17 @@ def judge_health(view: ClusterView) -> tuple[str, list[str]]:
 
 def _no_quorum(view: ClusterView) -> list[str]:
     away = [master.id for master in view.masters if master.role == "unreachable"]
-    here = len(view.masters) - len(away)
-    if 2 * here <= len(view.masters):
+    useless = [master.id for master in view.masters if master.role in _TAKES_NO_PART]
+    here = len(view.masters) - len(away) - len(useless)
+    if 2 * here <= len(view.masters) and not useless:
         return [
             f"no quorum: {here} of {len(view.masters)} masters reachable, waiting for {', '.join(away)}; "
             "nothing can be written until one more is started"
+        ]
+    if 2 * here <= len(view.masters):
+        return [
+            f"no quorum: {here} of {len(view.masters)} masters can take part, without "
+            f"{', '.join([*away, *useless])}; nothing can be written until one more is back"
         ]
     full = _full_masters(view)
     if full and 2 * (here - len(full)) <= len(view.masters):
@@ -65,9 +69,12 @@ def _masters_away(view: ClusterView) -> list[str]:
         spare = (len(view.masters) - 1) // 2 - len(away)
         rest = "no further master may be lost" if spare <= 0 else f"{spare} more may be lost"
         reasons.append(f"{_count(len(away), 'master')} cannot be reached: {', '.join(away)}; {rest}")
-    retired = [master.id for master in view.masters if master.role == "out of service"]
-    if retired:
-        reasons.append(f"out of service, see their logs: {', '.join(retired)}")
+    for master in view.masters:
+        if master.role == "out of service":
+            why = master.reason or f"see the log of {master.id}"
+            reasons.append(f"master {master.id} is out of service: {why}")
+        elif master.role == "refused":
+            reasons.append(f"master {master.id} is kept out by the others: {master.reason}")
     full = _full_masters(view)
     if full and not _no_quorum(view):
         reasons.append(f"keeping no new mutations until there is disk space: {', '.join(full)}")

@@ -23,7 +23,9 @@ class Admission:
         if introduction.log_end < acknowledged:
             raise Superseded(
                 f"{member} came back with {introduction.log_end} entries but has acknowledged {acknowledged}",
-                hint="Its disk loses synced bytes. Replace it and readmit the master.",
+                hint="Its disk loses synced bytes: replace it, then run "
+                f"'gfs admin members readmit {member}'.",
+                details={"master": member},
             )
         del self._kept_out[member]
 

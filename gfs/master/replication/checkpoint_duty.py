@@ -61,6 +61,7 @@ class CheckpointDuty:
             is_wanted=lambda manifest: not self._stopped and manifest.index > engine.applied_index,
             on_installed=self._installed,
             fatal=fatal,
+            clock=clock,
         )
         newest = store.newest()
         after = newest.index if newest is not None else LogIndex(0)

@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 import msgspec
 
 from gfs import failpoints
+from gfs.clock import Clock
 from gfs.errors import ChecksumMismatch, FrameTooLarge, GfsError, NotFound, ProtocolFault, Superseded
 from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointReceiver, CheckpointStore
 from gfs.master.replication.handshake import Dialer, Introduction
@@ -29,6 +30,7 @@ from gfs.telemetry import logger
 from gfs.vocabulary import MasterId
 
 PIECE_SECONDS_MAX = 10.0
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 10.0  # after a fetch that brought nothing, doubling
 
 _decode_answer = msgspec.msgpack.Decoder(Piece | NoSuchCheckpoint).decode
 
@@ -67,15 +69,19 @@ class CheckpointFetcher:
         is_wanted: Callable[[CheckpointManifest], bool],
         on_installed: Callable[[CheckpointManifest], None],
         fatal: Callable[[BaseException], None],
+        clock: Clock,
     ) -> None:
         """`is_wanted`: asked right before installing, because the log may have caught up meanwhile."""
         self._store, self._executor = store, executor
         self._new_dialer, self._introduce = new_dialer, introduce
         self._is_wanted, self._on_installed, self._fatal = is_wanted, on_installed, fatal
+        self._clock = clock
+        self._failures = 0  # in a row, without a byte more than the time before
+        self._not_before = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def offered(self, leader: MasterId, address: tuple[str, int], manifest: CheckpointManifest) -> None:
-        if self._task is None:
+        if self._task is None and self._clock.monotonic() >= self._not_before:
             work = self._fetch(leader, address, manifest)
             self._task = asyncio.get_running_loop().create_task(work, name="checkpoint fetch")
 
@@ -86,13 +92,16 @@ class CheckpointFetcher:
 
     async def _fetch(self, leader: MasterId, address: tuple[str, int], manifest: CheckpointManifest) -> None:
         log = logger("raft").bind(leader=leader, index=manifest.index)
+        before = 0
         try:
             receiver = self._store.receive(manifest)
+            before = receiver.received_bytes()
             if receiver.received_bytes() < manifest.length_bytes:
                 await self._receive_rest(leader, address, manifest, receiver)
             await self._in_worker(receiver.prepare)
         except (OSError, TimeoutError, EOFError, GfsError, msgspec.DecodeError) as error:
             log.warning("checkpoint_fetch_interrupted", reason=str(error) or type(error).__name__)
+            self._wait_before_the_next(progress=receiver.received_bytes() > before)
             if isinstance(error, ChecksumMismatch | NotFound):
                 receiver.discard()
             return
@@ -107,7 +116,15 @@ class CheckpointFetcher:
         except Exception as error:  # the state may be neither the old nor the new one
             self._fatal(error)
             return
+        self._failures = 0
         log.info("checkpoint_installed", bytes=manifest.length_bytes)
+
+    def _wait_before_the_next(self, *, progress: bool) -> None:
+        """The leader offers many times a second; a full disk is not filled the sooner for asking as often."""
+        self._failures = 0 if progress else self._failures + 1
+        if self._failures:
+            seconds = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** (self._failures - 1))
+            self._not_before = self._clock.monotonic() + seconds
 
     async def _receive_rest(
         self,

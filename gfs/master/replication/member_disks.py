@@ -65,12 +65,14 @@ class MemberDisks:
             raise Superseded(
                 f"{member} has come back with another disk; what it acknowledged before is gone",
                 hint=_readmit_hint(member),
+                details={"master": member},
             )
         expected = introduction.known.get(self._me, self.mine)
         if expected != self.mine:
             raise Superseded(
                 f"{member} knows {self._me} with another disk: this one was wiped or replaced",
                 hint=_readmit_hint(self._me),
+                details={"master": self._me},
             )
         self._note(introduction.known | {member: introduction.disk})
 
@@ -104,13 +106,24 @@ class MemberDisks:
         if identity.cluster != self._cluster:
             raise WrongCluster(f"{self._path} belongs to cluster {identity.cluster!r}, not {self._cluster!r}")
         if identity.member != self._me:
-            raise WrongCluster(f"{self._path} is the log of master {identity.member!r}, not of {self._me!r}")
+            raise WrongCluster(
+                f"{self._path} is the log of master {identity.member!r}, not of {self._me!r}",
+                hint=swapped_hint(self._me, identity.member),
+            )
         self.mine, self.known = identity.disk, identity.known
 
     def _save(self) -> None:
         identity = _Identity(_FORMAT, self._cluster, self._me, self.mine, self.known)
         write_file_durably(self._disk, self._path, msgspec.json.encode(identity))
         logger("raft").info("member_disks_noted", known=sorted(self.known))
+
+
+def swapped_hint(mine: MasterId, found: MasterId) -> str:
+    """What to look at when a master finds another one's directory."""
+    return (
+        f"Are the directories of {mine} and {found} swapped? Compare 'directory' in [masters.{mine}] and "
+        f"[masters.{found}] of gfs.toml; each master must keep the one it began with."
+    )
 
 
 def _readmit_hint(member: MasterId) -> str:

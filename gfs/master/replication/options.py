@@ -36,6 +36,7 @@ class RaftOptions:
     redial_seconds_max: float = 0.2
     slow_disk_seconds: float = 0.03  # a follower whose sync takes longer answers without promising anything
     no_space_retry_seconds: float = 0.25
+    commit_patience_seconds: float = 3.0  # without progress; then mutations are refused: no quorum keeps them
     read_patience_seconds: float = 0.01  # a follower that has not confirmed by then is not waited for alone
     entries_in_flight_max: int = 3  # appended and not yet applied
     proposals_waiting_max: int = 8192

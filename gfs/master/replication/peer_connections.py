@@ -78,6 +78,7 @@ class PeerConnections:
         self._chance = chance
         self.members = frozenset(peers)
         self.last_refusal: dict[MasterId, str] = {}  # why a peer is not let in, or does not let us in
+        self._refusal_errors: dict[MasterId, GfsError] = {}
         self._listen = listen
         self._live: dict[MasterId, Connection] = {}
         self._dialing: set[MasterId] = set()
@@ -142,6 +143,7 @@ class PeerConnections:
             older.abort()
             self.events.peer_down(member)
         self.last_refusal.pop(member, None)
+        self._refusal_errors.pop(member, None)
         self._live[member] = connection
         self.events.peer_up(member)
 
@@ -156,9 +158,17 @@ class PeerConnections:
 
     def refused(self, member: MasterId, error: GfsError) -> None:
         """Log a refusal once, not at every attempt."""
+        self._refusal_errors[member] = error
         if self.last_refusal.get(member) != error.message:
             self.last_refusal[member] = error.message
             logger("raft").error("peer_refused", peer=member, reason=error.message, hint=error.hint)
+
+    def kept_out(self) -> dict[MasterId, str]:
+        """Which masters may not take part, as far as this one knows: a peer, or this one itself."""
+        found: dict[MasterId, str] = {}
+        for peer, error in self._refusal_errors.items():
+            found[MasterId(error.details.get("master", peer))] = f"{error.message}. {error.hint}".rstrip(". ")
+        return found
 
     # --- keeping connections up -----------------------------------------------------------------
 
@@ -313,7 +323,11 @@ class Connection(asyncio.Protocol):
         else:
             self._owner.events.check_peer(self._target, dialer.finish(body, self._introduction))
             if dialer.refused_because:
-                raise Superseded(f"{self._target} refuses us: {dialer.refused_because}")
+                raise Superseded(
+                    f"{self._target} refuses us: {dialer.refused_because}",
+                    hint=f"See 'gfs status', and the log of {self._target}, for what to do.",
+                    details={"master": self._owner.me},
+                )
             self._establish(self._target)
 
     def _shake_as_listener(self, listener: Listener, body: bytes) -> None:

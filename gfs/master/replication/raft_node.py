@@ -21,6 +21,7 @@ from gfs.disk import Disk, SystemDisk
 from gfs.errors import (
     GfsError,
     InternalFault,
+    NoQuorum,
     NotLeader,
     OutcomeUnknown,
     ProtocolFault,
@@ -29,6 +30,7 @@ from gfs.master.replication.admission import Admission
 from gfs.master.replication.checkpoint_duty import CheckpointDuty
 from gfs.master.replication.checkpoint_shipping import serve_piece
 from gfs.master.replication.checkpoints import CheckpointStore
+from gfs.master.replication.commit_stall import CommitStall
 from gfs.master.replication.elections import Elections
 from gfs.master.replication.engine import Engine
 from gfs.master.replication.freshness import Freshness
@@ -61,6 +63,7 @@ from gfs.master.replication.worker_thread import WorkerThread
 from gfs.telemetry import logger
 from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
 
+STALL_HINT = "Free disk space on these masters; they go on by themselves. Reads are answered meanwhile."
 EXIT_IO_ERROR = 74  # EX_IOERR
 EXIT_BUG = 70  # EX_SOFTWARE
 
@@ -165,6 +168,8 @@ class RaftNode:
 
     async def propose(self, proposal: bytes) -> bytes:
         self._demand_leadership()
+        if self._stall.reason:
+            raise NoQuorum(self._stall.reason, hint=STALL_HINT)
         outcome = self._group.submit(proposal)
         self._ask_for_turn()
         return await outcome
@@ -190,6 +195,8 @@ class RaftNode:
             reachable=self._connections.connected(),
             ready=self._leadership.is_ready() if engine.is_leader else leader is not None,
             disk_full=self._writer.out_of_space,
+            stalled=bool(self._stall.reason),
+            kept_out=tuple(sorted(self._connections.kept_out().items())),
             lag_entries=lag_entries,
             lag_seconds=lag_seconds,
         )
@@ -281,6 +288,9 @@ class RaftNode:
         )
         self._raft_transport.bind(self._engine)
         self._admission = Admission(self._disks, self._engine)
+        self._stall = CommitStall(
+            self._me, self._engine, self._log, patience_seconds=options.commit_patience_seconds
+        )
         self._elections = Elections(
             self._me, self._engine, self._log, options, self._chance, send=self._connections.transmit
         )
@@ -341,10 +351,17 @@ class RaftNode:
             if self._append_waiting():  # what has just been committed has made room
                 self._engine.send_now()
             self._writer.kick()
+            self._watch_commits()
             self._engine.apply_committed()
             self._finish_turn()
         except Exception as error:  # a bug, ours or pysyncobj's: a state machine must not skip or repeat (F3)
             self._fail(error)
+
+    def _watch_commits(self) -> None:
+        if self._stall.watch(self._clock.monotonic()):
+            logger("raft").error("commits_stalled", reason=self._stall.reason)
+            self._group.fail_waiting(NoQuorum(self._stall.reason, hint=STALL_HINT))
+            self._group.fail_in_flight(OutcomeUnknown(f"{self._stall.reason}; it may still be written"))
 
     def _finish_turn(self) -> None:
         engine = self._engine
