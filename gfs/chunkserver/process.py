@@ -20,6 +20,7 @@ from gfs.chunkserver.disk_identity import DirectoryLock, DiskIdentity
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.chunkserver.push_chain import PushChain
+from gfs.chunkserver.replica_checks import ReplicaChecks
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.chunkserver.scrubber import Scrubber, ScrubProgress
 from gfs.chunkserver.service import ChunkService
@@ -31,10 +32,11 @@ from gfs.clock import Clock, SystemClock
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
-from gfs.settings import STORE_THREADS, ChunkServerSettings, Settings
+from gfs.settings import CHECKS_RUNNING_MAX, STORE_THREADS, ChunkServerSettings, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport.data_client import DataClient
 from gfs.transport.data_server import DataServer
+from gfs.transport.interface import Handlers
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
 from gfs.vocabulary import Address, ChunkHandle, ClusterId
@@ -152,7 +154,8 @@ class ChunkServer:
             CountedReads(replicas, self._tallies),
             hop_seconds=tuning.forward_seconds,
         )
-        await self._listen(identity, chain, service, diagnosis)
+        checks = self._make_checks(replicas, data_client, service)
+        await self._listen(identity, chain, {**service.handlers(), **checks.handlers()}, diagnosis)
         self._to_stop.push_async_callback(service.stop)
         self._publish(replicas, pushes)
         self._start_scrubbing(loop, replicas)
@@ -253,7 +256,7 @@ class ChunkServer:
         return replicas
 
     async def _listen(
-        self, identity: DiskIdentity, chain: PushChain, service: ChunkService, diagnosis: Diagnosis
+        self, identity: DiskIdentity, chain: PushChain, handlers: Handlers, diagnosis: Diagnosis
     ) -> None:
         tuning = self._settings.chunkserver
         self._data = DataServer(
@@ -267,7 +270,7 @@ class ChunkServer:
         self._to_stop.push_async_callback(partial(asyncio.to_thread, self._data.stop))
         self._control = ControlServer(
             self._node.control,
-            {**service.handlers(), **diagnosis.handlers()},
+            {**handlers, **diagnosis.handlers()},
             observer=diagnosis.calls,
             cluster=lambda: identity.cluster,
             role="chunkserver",
@@ -278,6 +281,13 @@ class ChunkServer:
         )
         await self._control.start()
         self._to_stop.push_async_callback(self._control.stop)
+
+    def _make_checks(
+        self, replicas: ReplicaStore, data_client: DataClient, service: ChunkService
+    ) -> ReplicaChecks:
+        workers = ThreadPoolExecutor(CHECKS_RUNNING_MAX, thread_name_prefix="check")
+        self._to_stop.callback(workers.shutdown)
+        return ReplicaChecks(replicas, data_client, workers, join=service.join)
 
     def _start_flushing(
         self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, workers: ThreadPoolExecutor

@@ -28,6 +28,7 @@ from gfs.chunkserver.core.versions import (
     header_after_cut,
     header_to_copy,
     held,
+    require_term,
     require_writable,
 )
 from gfs.chunkserver.damage_marks import DamageMarks
@@ -60,6 +61,8 @@ from gfs.vocabulary import (
 )
 
 Durability = Literal["flush", "sync"]
+FetchBlock = Callable[[int, memoryview], bool]
+"""Fill the buffer with a chunk's bytes from an offset on, from elsewhere; False when nobody has them."""
 JOURNAL_BYTES_MAX = 64 * MIB  # a mutation that finds more flushes first
 _ANY_TERM = Term(0)
 
@@ -460,6 +463,38 @@ class ReplicaStore:
             self._damaged(handle, f"block {bad[0]} does not verify")
         return self.status(handle, version, with_checksums=True), bad
 
+    def mend(
+        self, handle: ChunkHandle, version: ChunkVersion, fetch: FetchBlock, *, master_term: Term
+    ) -> tuple[int, list[int]]:
+        """Put back the bad blocks of a damaged replica; (how many were mended, those that are still bad).
+
+        A block is written only with bytes that have the checksum the index has for it. With none bad any
+        more the replica counts as undamaged. For when no replica of the chunk is whole: each may have what
+        another lacks.
+        Raises: NotFound, StaleVersion, Superseded; CorruptState, Unavailable (its bytes are missing
+            altogether, an overwrite waits to be finished, it cannot be read); NoSpace, OutcomeUnknown.
+        """
+        self._health.require()
+        status, bad = self.bad_blocks(handle, version)
+        state = self._load(handle)
+        left: list[int] = []
+        for block in bad:
+            start = block * CHECKSUM_BLOCK_BYTES
+            fetched = memoryview(bytearray(min(CHECKSUM_BLOCK_BYTES, status.length_bytes - start)))
+            is_here = fetch(start, fetched) and crc32c(fetched) == status.block_checksums[block]
+            if not is_here:
+                left.append(block)
+                continue
+            with state.lock:
+                header = held(state.header, handle, version)
+                require_term(header, handle, master_term)
+                if state.broken or _checksums(state, header) != status.block_checksums:
+                    raise Unavailable(f"chunk {handle:x} has changed while it was mended")
+                with undone_on_error(f"mending chunk {handle:x}"):
+                    self._store.write_at(handle, fetched, start)
+        self._conclude_mending(state, version, left)
+        return len(bad) - len(left), left
+
     def status(
         self,
         handle: ChunkHandle,
@@ -474,10 +509,9 @@ class ReplicaStore:
             return _status(held(state.header, handle, version), ())
         with state.lock:
             header = held(state.header, handle, version)
-            tail = (header.tail_sum,) if header.tail_bytes else ()
             return _status(
                 header,
-                (*state.full, *tail) if with_checksums else (),
+                _checksums(state, header) if with_checksums else (),
                 encode_window(state.window) if with_append_window else b"",
             )
 
@@ -677,6 +711,19 @@ class ReplicaStore:
             self._damaged(state.handle, f"cannot be read: {error.strerror}")
             raise disk_error(error, f"reading chunk {state.handle:x}") from error
 
+    def _conclude_mending(self, state: ChunkState, version: ChunkVersion, left: Sequence[int]) -> None:
+        handle = state.handle
+        with state.lock:
+            try:
+                failpoints.hit("chunk.before_sync")
+                self._store.sync(handle)
+            except OSError as error:
+                raise self._health.fail("syncing a mended chunk", error) from error
+        # Only what the disk gives back is believed, and only of a replica that is whole.
+        if not left and not state.broken and not self.bad_blocks(handle, version)[1]:
+            self._damage.clear(handle)
+            self._feed.changed(handle)
+
     def _verifies(self, state: ChunkState, header: ChunkHeader, block: int) -> bool:
         try:
             return self._reader.block(state.handle, header, state.full, block) is not None
@@ -757,6 +804,11 @@ def failpoint(name: str) -> None:
 
 def _is_newer(header: ChunkHeader, version: ChunkVersion, master_term: Term) -> bool:
     return header.version > version or header.master_term > master_term
+
+
+def _checksums(state: ChunkState, header: ChunkHeader) -> tuple[int, ...]:
+    """Of all blocks; the chunk's lock is held."""
+    return (*state.full, *((header.tail_sum,) if header.tail_bytes else ()))
 
 
 def _unreadable(handle: ChunkHandle) -> HeldChunk:

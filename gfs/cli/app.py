@@ -53,6 +53,7 @@ COMMANDS: dict[str, CommandRow] = {
     "trace": CommandRow("diagnosis", "trace", "Look inside", "Show all that was done for one request."),
     "events": CommandRow("diagnosis", "events", "Look inside", "Show what happened in the cluster."),
     "bench": CommandRow("bench", "bench", "Look inside", "Measure, or play a recorded log back."),
+    "fsck": CommandRow("check", "fsck", "Look inside", "Check how safe files are; verify and repair them."),
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
     "admin": CommandRow("admin", "admin", "Look inside", "Operate the cluster: readmit a master."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),

@@ -7,7 +7,7 @@ from typing import Literal, Self, overload
 
 import msgspec
 
-from gfs.client import publishing, transfer
+from gfs.client import checking, publishing, transfer
 from gfs.client.connections import Connections
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import Freshness
@@ -27,6 +27,7 @@ from gfs.errors import (
     WrongCluster,
 )
 from gfs.messages.base import Ack, Consistency
+from gfs.messages.check import CheckFilesReply
 from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks
 from gfs.messages.cluster import ClusterStatus, ClusterStatusReply, ReadmitMaster
 from gfs.messages.namespace import (
@@ -190,6 +191,22 @@ class AsyncClient:
             told = "; ".join(f"{address} ({answer})" for address, answer in answers.items())
             raise Unavailable(f"no master can be reached: {told}", hint="Is the cluster up? See 'gfs up'.")
         return max(replies, key=lambda reply: (reply.answered_by == reply.leader, reply.term))
+
+    async def check(self, path: str, *, with_places: bool = False) -> AsyncIterator[CheckFilesReply]:
+        """How safe every chunk at and below `path` is, page by page, as the leader knows.
+
+        `with_places`: with where the replicas are, for verify_chunk().
+        """
+        async for page in checking.check_pages(self._connections, _checked(path), with_places=with_places):
+            yield page
+
+    async def verify_chunk(self, place: ChunkPlace) -> checking.VerifiedChunk:
+        """Have every replica of a chunk read and verified now. Damage found is repaired by the cluster."""
+        return await checking.verify_chunk(self._connections, place)
+
+    async def repair(self, paths: Names) -> int:
+        """Have these files repaired before others; returns how many of their chunks are at risk."""
+        return await checking.repair(self._connections, [_checked(path) for path in paths])
 
     async def readmit_master(self, member: str) -> None:
         """Let a master vote again that came back with an empty disk; see 'gfs status' for who is kept out.

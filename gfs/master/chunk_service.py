@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gfs.clock import Clock
 from gfs.errors import InvalidArgument
-from gfs.master.core.locations import Locations
+from gfs.master.core.chunk_homes import ChunkHomes
+from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.lookup import find_chunks
 from gfs.master.core.records import ChunkRecord
 from gfs.master.reads import Reads
@@ -17,7 +18,11 @@ from gfs.vocabulary import ChunkIndex, ChunkVersion
 class ChunkService:
     """Every master answers this: locations are known to all of them."""
 
-    def __init__(self, reads: Reads, locations: Locations, clock: Clock) -> None:
+    def __init__(
+        self, reads: Reads, locations: Locations, clock: Clock, *, homes: ChunkHomes | None = None
+    ) -> None:
+        """`homes` is told of the chunks that are asked for."""
+        self._homes = homes
         self._reads = reads
         self._locations = locations
         self._clock = clock
@@ -29,6 +34,9 @@ class ChunkService:
         tables = await self._reads.view(request.consistency, request.min_applied_index)
         entry, chunks = find_chunks(tables, request.path, request.first_index, request.count)
         now = self._clock.monotonic()
+        if self._homes is not None:
+            for index, chunk in enumerate(chunks, start=request.first_index):
+                self._homes.note(chunk.handle, entry.inode, ChunkIndex(index))
         places = [
             place_of(self._locations, chunk, ChunkIndex(index), now=now)
             for index, chunk in enumerate(chunks, start=request.first_index)
@@ -52,7 +60,7 @@ def place_of(locations: Locations, chunk: ChunkRecord, index: ChunkIndex, *, now
         if version > 0:
             present, missing = locations.current(chunk.handle, version, chunk.replicas, now=now)
     if not present:
-        present = locations.damaged(chunk.handle, chunk.version, chunk.replicas, now=now)
+        version, present = damaged_members(locations, chunk, now=now)
         missing = [member for member in chunk.replicas if member not in {server.id for server in present}]
     return ChunkPlace(
         index=index,
@@ -63,6 +71,14 @@ def place_of(locations: Locations, chunk: ChunkRecord, index: ChunkIndex, *, now
         sealed=chunk.sealed,
         length_bytes=chunk.length_bytes,
     )
+
+
+def damaged_members(
+    locations: Locations, chunk: ChunkRecord, *, now: float
+) -> tuple[ChunkVersion, list[KnownServer]]:
+    """Living members that have this chunk with bad blocks, and at which version; (0, []): there are none."""
+    oldest = ChunkVersion(max(chunk.held_version, 1))
+    return locations.damaged(chunk.handle, chunk.replicas, oldest=oldest, newest=chunk.version, now=now)
 
 
 def _newest_held(locations: Locations, chunk: ChunkRecord, now: float) -> ChunkVersion:

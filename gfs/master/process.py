@@ -18,16 +18,19 @@ from gfs.clock import Clock, SystemClock
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, GfsError, NoSpace, PermissionDenied, Unavailable
+from gfs.master.check_service import CheckService
 from gfs.master.checkpoint import LmdbCheckpoints
 from gfs.master.checkpoint_directory import CheckpointDirectory
 from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
+from gfs.master.core.chunk_homes import ChunkHomes
 from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
+from gfs.master.damage_duty import DamageDuty
 from gfs.master.directory import MasterDirectory
 from gfs.master.duties import Duties
 from gfs.master.garbage_collection import GarbageCollection
@@ -46,12 +49,12 @@ from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
 from gfs.master.trash_service import TrashService
 from gfs.messages.operations import AnyOutcome, CheckDigest, LogRecord, Refused
-from gfs.settings import Settings
+from gfs.settings import CHUNK_HOMES_KEPT, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport import event_loop
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
-from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId, split_address
+from gfs.vocabulary import Address, ChunkIndex, ClusterId, InodeId, LogIndex, MasterId, split_address
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
@@ -98,6 +101,7 @@ class Master:
         self._leases = LeaseTable()
         self._scan = ReplicationScan()
         self._garbage = Garbage(self.locations, is_moving=lambda handle: self.moves.is_moving(handle))
+        self._homes = ChunkHomes(kept_max=CHUNK_HOMES_KEPT)
         self._to_stop = AsyncExitStack()
         self._retiring: asyncio.Task[None] | None = None
 
@@ -176,9 +180,16 @@ class Master:
             newest_checkpoint=self._checkpoints.newest,
         )
         self._start_duties()
+        checks = CheckService(
+            commits=self._commits,
+            reads=self._reads,
+            locations=self.locations,
+            clock=self._clock,
+            urge=self._urge_repair,
+        )
         server = ControlServer(
             self.address,
-            {**service.handlers(), **diagnosis.handlers()},
+            {**service.handlers(), **diagnosis.handlers(), **checks.handlers()},
             observer=diagnosis.calls,
             cluster=lambda: self._cluster,
             role="master",
@@ -291,7 +302,7 @@ class Master:
         return MasterService(
             namespace=namespace,
             trash=TrashService(self._commits, self._reads, namespace),
-            chunks=ChunkService(self._reads, self.locations, self._clock),
+            chunks=ChunkService(self._reads, self.locations, self._clock, homes=self._homes),
             leases=leases,
             cluster=ClusterService(
                 cluster=self._cluster,
@@ -326,6 +337,23 @@ class Master:
         task = asyncio.get_running_loop().create_task(duties.run(), name="duties")
         task.add_done_callback(self._duties_ended)
         self._to_stop.callback(task.cancel)
+        damage = DamageDuty(
+            cluster=self._cluster,
+            commits=self._commits,
+            reads=self._reads,
+            locations=self.locations,
+            homes=self._homes,
+            rpc=self._caller,
+            clock=self._clock,
+            remove=self.moves.remove_replica,
+            urge=self._urge_repair,
+        )
+        task = asyncio.get_running_loop().create_task(damage.run(), name="damage")
+        task.add_done_callback(self._duties_ended)
+        self._to_stop.callback(task.cancel)
+
+    def _urge_repair(self, inode: InodeId, index: ChunkIndex) -> None:
+        """This chunk is short of replicas, and somebody waits for it."""
 
     # --- what must not go on -------------------------------------------------------------------
 

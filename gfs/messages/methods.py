@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gfs.messages.base import Ping, Request
+from gfs.messages.check import CheckFiles, MendReplica, RepairFiles, VerifyReplica
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
 from gfs.messages.cluster import ClusterStatus, DiskStatus, ReadmitMaster, StateDigest, TakeCheckpoint
 from gfs.messages.diagnosis import ReadEvents, ReadRpcLog
@@ -31,6 +32,10 @@ from gfs.messages.snapshots import CopyReplica, RevokeLeases
 from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 
 DIAGNOSIS_REQUESTS: tuple[type[Request], ...] = (ReadRpcLog, ReadEvents)  # answered by every program
+
+CHECK_REQUESTS: tuple[type[Request], ...] = (CheckFiles, RepairFiles)  # by masters
+
+REPLICA_CHECK_REQUESTS: tuple[type[Request], ...] = (VerifyReplica, MendReplica)  # by chunk servers
 
 MASTER_REQUESTS: tuple[type[Request], ...] = (
     Ping,

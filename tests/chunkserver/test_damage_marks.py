@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from gfs.chunkserver.replica_store import ReplicaStore
-from gfs.errors import ChecksumMismatch, CorruptState, NoSpace, OutcomeUnknown
+from gfs.errors import ChecksumMismatch, CorruptState, NoSpace, OutcomeUnknown, StaleVersion, Unavailable
 from gfs.messages.heartbeat import HeldChunk
 from gfs.vocabulary import ChunkHandle, ChunkVersion
 from tests.chunkserver.replicas import BLOCK, ONE, T1, TWO, V1, V2, Machine, chunk_path, content, create
@@ -238,4 +238,104 @@ def test_an_index_that_cannot_be_walked_takes_the_server_out_of_the_cluster(
     with pytest.raises(OutcomeUnknown):
         list(store.inventory())
     assert len(machine.fatal) == 1 and "chunks.lmdb cannot be walked" in machine.fatal[0]
+    store.abandon()
+
+
+# --- mending from others ------------------------------------------------------------------------
+
+
+class Source:
+    """Another replica of the chunk, good or not: gives what it has at an offset."""
+
+    def __init__(self, data: bytes, *missing: int) -> None:
+        self.data, self.missing = data, missing
+        self.asked: list[int] = []
+
+    def __call__(self, offset: int, buffer: memoryview) -> bool:
+        self.asked.append(offset // BLOCK)
+        if offset // BLOCK in self.missing:
+            return False
+        buffer[:] = self.data[offset : offset + len(buffer)]
+        return True
+
+
+def damaged(machine: Machine, *offsets: int) -> tuple[ReplicaStore, bytes]:
+    store = opened(machine)
+    data = content(store)
+    for offset in offsets:
+        rot(machine, offset)
+    assert store.bad_blocks(ONE, V1)[1] == sorted({offset // BLOCK for offset in offsets})
+    return store, data
+
+
+def test_bad_blocks_are_put_back_from_others_and_the_mark_ends_when_none_is_left(machine: Machine) -> None:
+    store, data = damaged(machine, 5, 2 * BLOCK, 3 * BLOCK + 2)
+    cursor = store.changes_since(0).cursor
+    assert store.mend(ONE, V1, Source(data, 2), master_term=T1) == (2, [2])
+    assert store.corrupt() == [ONE]
+    source = Source(data)
+    assert store.mend(ONE, V1, source, master_term=T1) == (1, [])
+    assert source.asked == [2]
+    assert store.corrupt() == [] and content(store) == data
+    assert [held.handle for held in store.changes_since(cursor).changed] == [ONE]  # the masters hear of it
+    after = machine.open_after_power_cut(store)
+    assert after.corrupt() == [] and content(after) == data
+    assert len(data) == after.status(ONE, V1).length_bytes
+    after.abandon()
+
+
+def test_a_short_file_is_mended_too(machine: Machine) -> None:
+    store = opened(machine)
+    data = content(store)
+    file = machine.disk.open(chunk_path())
+    file.truncate(BLOCK + 100)
+    file.close()
+    assert store.mend(ONE, V1, Source(data), master_term=T1) == (3, [])
+    assert store.corrupt() == [] and content(store) == data
+    store.abandon()
+
+
+def test_bytes_with_another_checksum_are_never_written(machine: Machine) -> None:
+    store, data = damaged(machine, 5)
+    wrong = bytes(len(data))
+    before = machine.disk.open(chunk_path()).pread(BLOCK, 0)
+    assert store.mend(ONE, V1, Source(wrong), master_term=T1) == (0, [0])
+    assert machine.disk.open(chunk_path()).pread(BLOCK, 0) == before
+    assert store.corrupt() == [ONE]
+    store.abandon()
+
+
+def test_a_replica_whose_damage_was_a_passing_fault_is_whole_again_without_any_source(
+    machine: Machine,
+) -> None:
+    store, data = damaged(machine, 5)
+    rot(machine, 5)  # the bit is back: it was the cable
+    assert store.mend(ONE, V1, Source(data, 0, 1, 2, 3), master_term=T1) == (0, [])
+    assert store.corrupt() == []
+    store.abandon()
+
+
+def test_a_missing_file_is_not_made_anew_over_what_may_still_be_read_through_its_descriptor(
+    machine: Machine,
+) -> None:
+    store = opened(machine)
+    data = content(store)
+    machine.disk.unlink(chunk_path())
+    with pytest.raises(Unavailable):
+        store.mend(ONE, V1, Source(data), master_term=T1)
+    assert store.corrupt() == [ONE] and not machine.disk.exists(chunk_path())
+    store.abandon()
+
+
+def test_a_chunk_that_changes_while_it_is_mended_is_left_alone(machine: Machine) -> None:
+    store, data = damaged(machine, 5)
+
+    def fetch(offset: int, buffer: memoryview) -> bool:
+        store.delete(ONE)
+        create(store, ONE, V2)
+        return Source(data)(offset, buffer)
+
+    with pytest.raises(StaleVersion):
+        store.mend(ONE, V1, fetch, master_term=T1)
+    assert store.corrupt() == [] and content(store, ONE, V2) == b""
     store.abandon()

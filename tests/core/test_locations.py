@@ -33,6 +33,13 @@ def held(locations: Locations, handle: int, server: ServerId = S1) -> int:
     return locations.version_at(server, ChunkHandle(handle))
 
 
+def damaged(locations: Locations, oldest: int, newest: int, now: float = 0.2) -> tuple[int, list[ServerId]]:
+    version, servers = locations.damaged(
+        ChunkHandle(1), [S1, S2], oldest=ChunkVersion(oldest), newest=ChunkVersion(newest), now=now
+    )
+    return version, [server.id for server in servers]
+
+
 def reported(*chunks: HeldChunk) -> Locations:
     locations = Locations(dead_seconds=5.0)
     locations.hear(beat(report_page=0, report_last=True, report=list(chunks)), now=0.0)
@@ -121,15 +128,14 @@ class TestReports:
         locations = reported(chunk(1, 0), chunk(2, 1))
         locations.hear(beat(changed=[chunk(1, 0)], corrupt=[ChunkHandle(1)]), now=0.1)
         assert locations.is_corrupt(S1, ChunkHandle(1)) and held(locations, 1) == 0
-        assert locations.damaged(ChunkHandle(1), ChunkVersion(1), [S1], now=0.2) == []
+        assert damaged(locations, 1, 1) == (0, [])
 
-    def test_damaged_members_are_named_apart_only_at_the_version_asked(self) -> None:
+    def test_damaged_members_are_named_apart_at_the_newest_version_that_is_not_stale(self) -> None:
         locations = reported(chunk(1, 2))
         locations.hear(beat(corrupt=[ChunkHandle(1)]), now=0.1)
-        named = locations.damaged(ChunkHandle(1), ChunkVersion(2), [S1, S2], now=0.2)
-        assert [server.id for server in named] == [S1]
-        assert locations.damaged(ChunkHandle(1), ChunkVersion(3), [S1], now=0.2) == []
-        assert locations.damaged(ChunkHandle(1), ChunkVersion(2), [S1], now=99.0) == []
+        assert damaged(locations, 1, 2) == damaged(locations, 1, 9) == (2, [S1])
+        assert damaged(locations, 3, 9) == (0, [])  # it has missed what was acknowledged since
+        assert damaged(locations, 1, 2, now=99.0) == (0, [])
 
 
 class TestLiving:

@@ -51,6 +51,16 @@ def glob_page(
     return entries, ""
 
 
+def walk_below(
+    tables: ReadTables, names: NamePath, behind: NamePath | None
+) -> Iterator[tuple[NamePath, InodeId]]:
+    """What is at these names and everything below, in the order of paths, from behind `behind` on."""
+    components: list[_Component] = [*names, ANY_DEPTH]
+    for found, inode, matched in _walk(tables, components, behind):
+        if matched:
+            yield found, inode
+
+
 def _compile(name: bytes) -> _Component:
     text = name.decode("utf-8")
     if text == ANY_DEPTH:

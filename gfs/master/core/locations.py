@@ -242,19 +242,24 @@ class Locations:
         return server is not None and handle in server.corrupt
 
     def damaged(
-        self, handle: ChunkHandle, version: ChunkVersion, members: Iterable[ServerId], *, now: float
-    ) -> list[KnownServer]:
-        """Living members that hold `version` with bad bytes in it: for when nobody has it whole. What they
-        answer with is verified all the same."""
-        known = (self._servers.get(member) for member in members)
-        return [
-            server
+        self,
+        handle: ChunkHandle,
+        members: Iterable[ServerId],
+        *,
+        oldest: ChunkVersion,
+        newest: ChunkVersion,
+        now: float,
+    ) -> tuple[ChunkVersion, list[KnownServer]]:
+        """Living members that hold the chunk with bad bytes in it, all at the newest version that one of them
+        has: for when nobody has it whole. What they answer with is verified all the same."""
+        known = [self._servers[member] for member in members if member in self._servers]
+        held = {
+            server.id: server.held.get(handle)
             for server in known
-            if server is not None
-            and handle in server.corrupt
-            and server.held.get(handle) == version
-            and self._is_alive(server, now)
-        ]
+            if handle in server.corrupt and self._is_alive(server, now)
+        }
+        version = max((v for v in held.values() if oldest <= v <= newest), default=ChunkVersion(0))
+        return version, [server for server in known if version > 0 and held.get(server.id) == version]
 
     def holders(self, handle: ChunkHandle) -> dict[ServerId, ChunkVersion]:
         """Every server, alive or not, that says it holds the chunk, with the version."""

@@ -1,0 +1,100 @@
+"""Verifying and mending one replica on demand: for fsck, and for a master that has no whole replica left.
+
+What is damaged, and what mending may write, the replica store decides. The idle scan is scrubber's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.errors import GfsError
+from gfs.messages.base import Reply, Request
+from gfs.messages.check import MendReplica, MendReplicaReply, VerifyReplica, VerifyReplicaReply
+from gfs.messages.chunks import Replica
+from gfs.settings import CHECKS_RUNNING_MAX
+from gfs.telemetry import logger
+from gfs.transport.data_client import DataClient
+from gfs.transport.interface import CallContext, Handlers
+from gfs.vocabulary import ChunkHandle, ChunkVersion, ClusterId
+
+_log = logger("chunkserver")
+T = TypeVar("T")
+
+FETCH_SECONDS = 2.0  # for one block from another replica
+
+
+class ReplicaChecks:
+    """`workers`: threads apart from those of writes, as a check reads 64 MiB. A few run, others wait."""
+
+    def __init__(
+        self,
+        replicas: ReplicaStore,
+        bulk: DataClient,
+        workers: Executor,
+        *,
+        join: Callable[[ClusterId], bool],
+    ) -> None:
+        self._replicas = replicas
+        self._bulk = bulk
+        self._workers = workers
+        self._join = join
+        self._turns = asyncio.Semaphore(CHECKS_RUNNING_MAX)
+
+    def handlers(self) -> Handlers:
+        return {VerifyReplica: self._verify, MendReplica: self._mend}
+
+    async def _verify(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, VerifyReplica)
+        status, bad = await self._run(partial(self._replicas.bad_blocks, request.handle, request.version))
+        return VerifyReplicaReply(
+            version=status.version,
+            length_bytes=status.length_bytes,
+            sealed=status.sealed,
+            bad_blocks=bad,
+            block_checksums=list(status.block_checksums),
+        )
+
+    async def _mend(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, MendReplica)
+        self._join(request.cluster)
+        fetch = partial(self._fetch, request.handle, request.version, request.sources)
+        mended, bad = await self._run(
+            partial(
+                self._replicas.mend,
+                request.handle,
+                request.version,
+                fetch,
+                master_term=request.master_term,
+            )
+        )
+        _log.warning("a replica was mended", chunk=f"{request.handle:x}", blocks=mended, still_bad=len(bad))
+        return MendReplicaReply(mended_blocks=mended, bad_blocks=bad)
+
+    def _fetch(
+        self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        sources: Sequence[Replica],
+        offset: int,
+        buffer: memoryview,
+    ) -> bool:
+        """In a worker thread: fill `buffer` from the first source that has these bytes whole."""
+        for source in sources:
+            try:
+                got, _ = self._bulk.read_into(
+                    source.data, handle, version, offset, buffer, deadline_seconds=FETCH_SECONDS
+                )
+            except GfsError:
+                continue  # it is damaged there too, or cannot be reached
+            if got == len(buffer):
+                return True
+        return False
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        async with self._turns:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, work)
