@@ -13,6 +13,7 @@ from gfs import aio
 from gfs.client.client import AsyncClient, Names, Places, WriteMode
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import Freshness
+from gfs.client.records import Record
 from gfs.client.transfer import Progress
 from gfs.errors import Unavailable
 from gfs.messages.base import Consistency
@@ -67,6 +68,13 @@ class _LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` without waiting for it, from any thread; once the loop has stopped, not at all."""
+        if self._stopped:
+            work.close()
+        else:
+            asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def stop(self) -> None:
         """End what other threads still wait for, and the loop."""
@@ -216,8 +224,16 @@ class Client:
     def write(self, path: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._thread.run(self._client.write(path, offset, data))
 
-    def record_append(self, path: str, data: bytes | bytearray | memoryview) -> int:
-        return self._thread.run(self._client.record_append(path, data))
+    def record_append(self, path: str, data: bytes | bytearray | memoryview, *, framed: bool = False) -> int:
+        return self._thread.run(self._client.record_append(path, data, framed=framed))
+
+    def records(self, path: str, *, offset: int = 0, follow: bool = False) -> Iterator[Record]:
+        """As AsyncClient.records(); with `follow`, waiting for the next record can be interrupted."""
+        records = self._client.records(path, offset=offset, follow=follow)
+        try:
+            yield from self._each(records)
+        finally:
+            self._thread.begin(records.aclose())
 
     def write_bytes(
         self, path: str, data: bytes | bytearray | memoryview, *, atomic: bool = False, replace: bool = True
@@ -242,12 +258,12 @@ class Client:
         """As AsyncClient.get_file(); `progress` is called in the client's thread."""
         return self._thread.run(self._client.get_file(source, destination, progress=progress))
 
-    def _each(self, entries: AsyncIterator[T]) -> Iterator[T]:
+    def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
         async def following() -> T | None:
-            return await anext(entries, None)
+            return await anext(items, None)
 
-        while (entry := self._thread.run(following())) is not None:
-            yield entry
+        while (item := self._thread.run(following())) is not None:
+            yield item
 
 
 class BlockingReader(io.RawIOBase):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Literal, Self, overload
 
 import msgspec
 
 from gfs.client import checking, publishing, transfer
 from gfs.client.connections import Connections
+from gfs.client.core.record_framing import frame
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import Freshness
 from gfs.client.mutator import Mutator
 from gfs.client.reader import Reader
 from gfs.client.record_appender import RecordAppenders
+from gfs.client.records import Record, RecordReader
 from gfs.client.transfer import Progress
 from gfs.errors import (
     GfsError,
@@ -407,23 +409,40 @@ class AsyncClient:
             await mutator.abort()
             self._connections.places.forget(checked)
 
-    async def record_append(self, path: str, data: bytes | bytearray | memoryview) -> int:
+    async def record_append(
+        self, path: str, data: bytes | bytearray | memoryview, *, framed: bool = False
+    ) -> int:
         """Append one record to an existing file, whoever else appends to it; returns its offset in the file.
 
         Exactly once, over retries, new primaries and sealed chunks; on error, or when cancelled, it is in the
-        file once or not at all. Chunks may end in padding or a hole (§2.7.1, §3.3), which records() passes
-        over; so do records framed by hand. A writer under way in the same file may write over records: its
-        offsets are its own. The path is looked up anew after `metadata_cache_seconds`.
+        file once or not at all. Chunks may end in padding or a hole (§2.7.1, §3.3). A writer under way in the
+        same file may write over records: its offsets are its own. The path is looked up anew after
+        `metadata_cache_seconds`.
         Args:
             data: 1 to APPEND_BYTES_MAX bytes; they stay together, in one chunk.
+            framed: put length, id and checksum before them, as records() reads it; at most PAYLOAD_BYTES_MAX.
         Raises: InvalidArgument for another length; NotFound; IsADirectory; RecordForgotten when no chunk
             server can say any more what became of an earlier try.
         """
         checked = _checked(path)
-        record = bytes(data)
+        record = frame(data, self._connections.new_record_id()) if framed else bytes(data)
         if not 0 < len(record) <= APPEND_BYTES_MAX:
             raise InvalidArgument(f"a record of {len(record)} bytes: 1 to {APPEND_BYTES_MAX} can be appended")
         return await self._appenders.append(checked, record)
+
+    def records(self, path: str, *, offset: int = 0, follow: bool = False) -> AsyncGenerator[Record, None]:
+        """The framed records of a file, whole and verified, in order; padding and garbage are passed over.
+
+        Each once, although it was appended again (within IDS_KEPT records).
+        Args:
+            offset: where to begin, at a record or anywhere; records from there on.
+            follow: do not end, but wait for more. Only what cannot be lost any more is given out then, at
+                most FOLLOW_SECONDS_MAX late while all replicas are alive. Close the generator to stop.
+        Raises: NotFound, IsADirectory; Superseded when another file takes the path; DataUnavailable.
+        """
+        if offset < 0:
+            raise InvalidArgument(f"cannot read at {offset}: that is before the start of the file")
+        return RecordReader(self._connections, _checked(path), offset, follow=follow).records()
 
     async def write_bytes(
         self, path: str, data: bytes | bytearray | memoryview, *, atomic: bool = False, replace: bool = True

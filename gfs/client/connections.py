@@ -117,6 +117,10 @@ class Connections:
         self._records += 1
         return self._records
 
+    def new_record_id(self) -> bytes:
+        """For a framed record: unique among all clients, as for pushes. 16 bytes."""
+        return self.client.to_bytes(8, "big") + self.new_record_number().to_bytes(8, "big")
+
     def new_plan(self, what: str, *, has_effects: bool = True) -> RetryPlan:
         return RetryPlan(
             what,
