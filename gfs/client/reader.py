@@ -378,7 +378,8 @@ class Reader:
     ) -> DataUnavailable:
         assert place is not None
         servers = [*(replica.server for replica in place.replicas), *place.missing]
-        told = "; ".join(f"{server} ({why})" for server, why in tried.items()) or f"{last.message}"
+        told = "; ".join(f"{server} ({why})" for server, why in tried.items())
+        told = told or f"{', '.join(servers) or 'no server'} ({last.message})"
         return DataUnavailable(
             f"no good replica of chunk {place.index} of {self._path} "
             f"(handle {place.handle:x}, version {place.version}) can be reached: {told}",
