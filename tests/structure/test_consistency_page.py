@@ -16,7 +16,7 @@ ROWS = [
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", PAGE)
 
 
-def tests_of(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     found: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         inner = node.body if isinstance(node, ast.ClassDef) else [node]
@@ -33,7 +33,7 @@ def test_every_row_names_a_test() -> None:
 
 
 def test_every_named_test_exists() -> None:
-    missing = [(path, name) for path, name in NAMED if name not in tests_of(ROOT / path)]
+    missing = [(path, name) for path, name in NAMED if name not in names_in(ROOT / path)]
     assert missing == []
     assert len(NAMED) == PAGE.count("`tests/")
 
