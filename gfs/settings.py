@@ -72,6 +72,9 @@ CLONE_BYTES_LEFT_MAX = 4 * MIB  # so little is copied while the chunk is fenced
 GUEST_IDLE_SECONDS = 600.0  # a copy that nobody has gone on with for so long is deleted, unless it is whole
 GUESTS_NAMED_MAX = 1000  # whole guests in one heartbeat
 REVOKED_CHUNKS_MAX = 10_000  # leases one message takes back
+CLONES_WAITING_MAX = 20_000  # chunks a leader remembers as short of replicas; the next walk finds the rest
+CLONE_FAILURES_KEPT = 20_000  # chunks for which it remembers why the last clone failed
+SHORTAGES_KEPT = 4096  # chunks it remembers as lately wanted by a client and short of replicas
 SESSION_WINDOW = 1024  # outcomes kept per client
 SESSION_IDLE_SECONDS = 3600.0
 RETRY_SECONDS_MAX = 120.0
@@ -140,6 +143,10 @@ class MasterSettings(_Section, frozen=True, kw_only=True):
     lease_seconds: float = 60.0
     trash_seconds: float = 3 * 86400.0
     chunkserver_dead_seconds: float = 5.0
+    repair_delay_seconds: float = 30.0  # a chunk server may be away so long before it is replaced; or 0
+    clones_max: int = 16  # under way at once in the cluster (§4.3)
+    clones_per_server_max: int = 2  # … given and received by one chunk server
+    rebalancing_max: int = 2  # … of them to level out disks and load; 0 leaves that to the operator
     bump_seconds: float = 0.7  # a replica that does not answer a version bump in time is left out
     clone_bytes_per_second: int = 64 * MIB  # of one copy of a chunk, while writers go on (GFS §4.3)
     state_bytes_max: int = 64 * 2**30  # LMDB map size: address space, not memory
@@ -264,6 +271,7 @@ def _read_units(tree: dict[str, Any], kind: type[msgspec.Struct], where: str) ->
 
 _ADDRESS = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})$")
 _NODE_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,31}$")
+_MAY_BE_ZERO = ("repair_delay_seconds", "rebalancing_max")
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
@@ -304,7 +312,9 @@ def _check(settings: Settings, source: str) -> None:
         section = getattr(settings, section_name)
         for field in msgspec.structs.fields(section):
             number = getattr(section, field.name)
-            if isinstance(number, int | float) and not isinstance(number, bool) and number <= 0:
+            if not isinstance(number, int | float) or isinstance(number, bool) or number > 0:
+                continue
+            if number < 0 or field.name not in _MAY_BE_ZERO:
                 raise ConfigInvalid(f"{source}: $.{section_name}.{field.name}: {number} is not above zero")
     if not 0 < settings.client.piece_bytes <= PUSH_BYTES_MAX:
         raise ConfigInvalid(f"{source}: $.client.piece_bytes: at most {PUSH_BYTES_MAX} bytes")

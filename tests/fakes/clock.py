@@ -46,6 +46,10 @@ class VirtualClock:
         """How many tasks sleep now."""
         return sum(not woken.done() for _, _, woken in self._sleepers)
 
+    def skip(self, seconds: float) -> None:
+        """Time passes while the whole process stands still."""
+        self._now += seconds
+
     async def advance(self, seconds: float) -> None:
         """Move time on by `seconds`, stopping at each due sleeper to let it run (and sleep again)."""
         assert seconds >= 0, seconds

@@ -229,6 +229,14 @@ class Locations:
         server = self._servers.get(server_id)
         return server is not None and self._is_alive(server, now)
 
+    def silent_since(self, server_id: ServerId) -> float:
+        """When a server that is not alive began to count as dead; one never heard of did when this master had
+        listened long enough to say so."""
+        server = self._servers.get(server_id)
+        if server is None:
+            return self._settled_at
+        return max(server.heard_at + self._dead_seconds, self._settled_at)
+
     def version_at(self, server_id: ServerId, handle: ChunkHandle) -> ChunkVersion:
         """What this server says it holds of the chunk; 0 when nothing (known), or when the bytes are bad."""
         server = self._servers.get(server_id)

@@ -1,0 +1,111 @@
+"""What is known of one chunk's replicas, member by member, and how many are missing. Decides nothing.
+
+A member is good, away (silent for a short time, or its report is on the way: it may well come back), late
+(away for too long to be waited for if only one good replica is left), lost (silent for long, removed, or it
+says that it holds nothing), stale (§4.5) or corrupt. A good one may be leaving: its server is drained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from gfs.master.core.locations import Locations
+from gfs.master.core.records import ChunkRecord
+from gfs.master.core.tables import ReadTables
+from gfs.master.core.tenure import Tenure, tenures
+from gfs.vocabulary import ChunkHandle, ServerId
+
+MemberState = Literal["good", "away", "late", "lost", "stale", "corrupt"]
+
+LAST_COPY_PATIENCE = 1 / 6  # of the usual patience, when the last good replica is at stake
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """One chunk at one moment. `members` as in its logged set; `leaving` are members, in any state."""
+
+    handle: ChunkHandle
+    goal: int
+    members: Mapping[ServerId, MemberState]
+    leaving: frozenset[ServerId]
+
+    def those(self, *states: MemberState) -> tuple[ServerId, ...]:
+        return tuple(server for server, state in self.members.items() if state in states)
+
+    @property
+    def good(self) -> tuple[ServerId, ...]:
+        return self.those("good")
+
+    @property
+    def missing(self) -> int:
+        """Replicas to be made, now: one that may come back is waited for, less long when only one is left."""
+        good = len(self.good)
+        expected = len(self.those("away") if good == 1 else self.those("away", "late"))
+        return max(0, self.goal - good - expected)
+
+    @property
+    def distance(self) -> int:
+        """How far from its goal the chunk is, counting what can be read at this moment."""
+        return max(0, self.goal - len(self.good))
+
+    @property
+    def to_move(self) -> tuple[ServerId, ...]:
+        """Good members whose server is to become empty."""
+        return tuple(server for server in self.good if server in self.leaving)
+
+
+class Surveyor:
+    """Looks at chunks at one moment `now`, for a bounded number of them; make a new one for the next."""
+
+    def __init__(
+        self, tables: ReadTables, locations: Locations, *, now: float, patience_seconds: float
+    ) -> None:
+        """`patience_seconds`: how long a silent server may be away before its replicas count as lost."""
+        assert patience_seconds >= 0
+        self._locations = locations
+        self._now = now
+        self._patience_seconds = patience_seconds
+        self._tenures: Mapping[ServerId, Tenure] = tenures(tables)
+        self._servers: dict[ServerId, MemberState] = {}
+
+    def look(self, chunk: ChunkRecord, goal: int) -> Survey:
+        return Survey(
+            handle=chunk.handle,
+            goal=goal,
+            members={server: self._member(server, chunk) for server in chunk.replicas},
+            leaving=frozenset(server for server in chunk.replicas if server in self._tenures),
+        )
+
+    def server_state(self, server_id: ServerId) -> MemberState:
+        """good (alive), away, late or lost; of the server, whatever it holds."""
+        state = self._servers.get(server_id)
+        if state is None:
+            state = self._servers[server_id] = self._judge(server_id)
+        return state
+
+    def _member(self, server_id: ServerId, chunk: ChunkRecord) -> MemberState:
+        state = self.server_state(server_id)
+        if state != "good":
+            return state
+        known = self._locations.get(server_id)
+        assert known is not None
+        if chunk.handle in known.corrupt:
+            return "corrupt"
+        held = known.held.get(chunk.handle)
+        if held == 0:
+            return "lost" if known.reported else "away"
+        # Every member of the set holds all that was acknowledged, also while it is behind (core/grants); only
+        # below `held_version` has it gone back in time.
+        return "good" if max(chunk.held_version, 1) <= held <= chunk.version else "stale"
+
+    def _judge(self, server_id: ServerId) -> MemberState:
+        if self._tenures.get(server_id) == "removed":
+            return "lost"
+        if self._locations.is_alive(server_id, now=self._now):
+            return "good"
+        silent_seconds = self._now - self._locations.silent_since(server_id)
+        if silent_seconds >= self._patience_seconds:
+            return "lost"
+        return "late" if silent_seconds >= LAST_COPY_PATIENCE * self._patience_seconds else "away"
