@@ -37,7 +37,8 @@ class CarriesOut(Protocol):
 
 
 class CloneRuns:
-    """Begins what it is told to begin, and tells `ended` of each clone that ended while the term lasts."""
+    """Begins what it is told to begin, and tells `ended` of each clone that ended in this term, and whether
+    the replica was made."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class CloneRuns:
         queue: RepairQueue,
         traffic: ReplicaTraffic,
         clock: Clock,
-        ended: Callable[[CloneTask], None],
+        ended: Callable[[CloneTask, bool], None],
     ) -> None:
         self._moves = moves
         self._queue = queue
@@ -101,7 +102,7 @@ class CloneRuns:
         else:
             self._queue.succeed(task.handle, now=now)
             _log.info("a replica was made", chunk=f"{task.handle:x}", target=task.target, reason=task.reason)
-        self._ended(task)
+        self._ended(task, not failure)
 
     async def _remove(self, inode: InodeId, index: ChunkIndex, handle: ChunkHandle, server: ServerId) -> None:
         try:

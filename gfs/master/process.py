@@ -28,6 +28,7 @@ from gfs.master.core.chunk_homes import ChunkHomes
 from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
+from gfs.master.core.repair_queue import Limits
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.damage_duty import DamageDuty
@@ -40,6 +41,7 @@ from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
 from gfs.master.quiet_grants import QuietGrants
 from gfs.master.reads import Reads
+from gfs.master.repair_duty import RepairDuty
 from gfs.master.replica_calls import ReplicaCalls
 from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.replication.options import RaftOptions
@@ -54,7 +56,7 @@ from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport import event_loop
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
-from gfs.vocabulary import Address, ChunkIndex, ClusterId, InodeId, LogIndex, MasterId, split_address
+from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId, split_address
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
@@ -292,6 +294,7 @@ class Master:
             chance=self._chance,
             bytes_per_second=tuning.clone_bytes_per_second,
         )
+        self._repair = self._make_repair()
         namespace = NamespaceService(
             self._commits,
             self._reads,
@@ -322,6 +325,26 @@ class Master:
             ),
         )
 
+    def _make_repair(self) -> RepairDuty:
+        tuning = self._settings.master
+        return RepairDuty(
+            clock=self._clock,
+            chance=self._chance,
+            commits=self._commits,
+            reads=self._reads,
+            locations=self.locations,
+            pool=self._pool,
+            leases=self._leases,
+            moves=self.moves,
+            limits=Limits(
+                active_max=tuning.clones_max,
+                per_server_max=tuning.clones_per_server_max,
+                rebalancing_max=max(1, min(tuning.rebalancing_max, tuning.clones_max)),
+            ),
+            patience_seconds=tuning.repair_delay_seconds,
+            levels_by_itself=tuning.rebalancing_max > 0,
+        )
+
     def _start_duties(self) -> None:
         duties = Duties(
             clock=self._clock,
@@ -334,9 +357,6 @@ class Master:
             digest_mark=lambda: self._state.state.digest_mark(),
             settle_seconds=SETTLE_HEARTBEATS * self._settings.chunkserver.heartbeat_seconds,
         )
-        task = asyncio.get_running_loop().create_task(duties.run(), name="duties")
-        task.add_done_callback(self._duties_ended)
-        self._to_stop.callback(task.cancel)
         damage = DamageDuty(
             cluster=self._cluster,
             commits=self._commits,
@@ -346,14 +366,13 @@ class Master:
             rpc=self._caller,
             clock=self._clock,
             remove=self.moves.remove_replica,
-            urge=self._urge_repair,
+            urge=self._repair.note_shortage,
         )
-        task = asyncio.get_running_loop().create_task(damage.run(), name="damage")
-        task.add_done_callback(self._duties_ended)
-        self._to_stop.callback(task.cancel)
-
-    def _urge_repair(self, inode: InodeId, index: ChunkIndex) -> None:
-        """This chunk is short of replicas, and somebody waits for it."""
+        works = {"duties": duties.run(), "damage": damage.run(), "repair": self._repair.run()}
+        for name, work in works.items():
+            task = asyncio.get_running_loop().create_task(work, name=name)
+            task.add_done_callback(self._duties_ended)
+            self._to_stop.callback(task.cancel)
 
     # --- what must not go on -------------------------------------------------------------------
 

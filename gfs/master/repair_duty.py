@@ -305,8 +305,10 @@ class RepairDuty:
         self._pool.note_placed([task.target], now=now)
         self._runs.begin(task, source=source, members=sighting.survey.members, now=now)
 
-    def _ended(self, task: CloneTask) -> None:
+    def _ended(self, task: CloneTask, made: bool) -> None:
         """See at once whether the chunk needs more, and what else there is room for now."""
+        if made:
+            self._locations.note_copied(task.target, task.handle)
         now = self._clock.monotonic()
         with suppress(GfsError):  # damaged tables are found by whoever must act on them
             sighting = sight(self._reads.now(), self.surveyor(now), task.inode, task.index)

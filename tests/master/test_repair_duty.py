@@ -272,11 +272,12 @@ async def test_servers_die_join_and_drain_and_every_chunk_ends_at_its_goal(seed:
                         world.say(server, "serving")
             await world.clock.advance(chance.choice([1.0, 8.0, 40.0]))
         await world.until_quiet(seconds_max=3000)
-        moves = len(world.moves.done)
         for handle in handles:
             chunk = world.chunk(handle)
             assert len(world.good(handle)) == 3 and len(chunk.replicas) == 3, (seed, chunk)
             racks = {world.servers[s].rack for s in chunk.replicas}
             assert len(racks) >= 2, (seed, chunk, "one rack's loss must leave a copy")
-        await world.hours_later()
+        for _ in range(4):  # what was moved lately may be moved again in an hour, if that levels
+            moves = len(world.moves.done)
+            await world.hours_later()
         assert len(world.moves.done) == moves, "at rest it stays at rest"

@@ -205,6 +205,13 @@ class Locations:
         if server.incoming is not None:
             server.incoming.raise_to(handle, version)
 
+    def note_copied(self, server_id: ServerId, handle: ChunkHandle) -> None:
+        """This server has just made a verified copy and joined the set: what was wrong before is no more."""
+        server = self._servers.get(server_id)
+        if server is not None:
+            server.corrupt.discard(handle)
+            server.incoming_corrupt.discard(handle)
+
     def doubt(self, server_id: ServerId) -> None:
         """This server did not answer: until its next heartbeat nothing new is placed on it."""
         server = self._servers.get(server_id)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gfs.master.core.lookup import chunk_of, chunks_after, inode_record
-from gfs.master.core.records import TRASH_INODE, ChunkRecord, InodeRecord
+from gfs.master.core.records import TRASH_INODE, ChunkRecord
 from gfs.master.core.replica_survey import Survey, Surveyor
 from gfs.master.core.tables import ReadTables
 from gfs.vocabulary import ChunkIndex, InodeId, ServerId
@@ -78,9 +78,5 @@ def sight(tables: ReadTables, surveyor: Surveyor, inode: InodeId, index: ChunkIn
     file, chunk = inode_record(tables, inode), chunk_of(tables, inode, index)
     if file is None or chunk is None:
         return None
-    return Sighting(inode, index, chunk, surveyor.look(chunk, goal_of(file)), file.parent == TRASH_INODE)
-
-
-def goal_of(file: InodeRecord) -> int:
-    """How many replicas each chunk of this file should have."""
-    return file.replication_goal
+    survey = surveyor.look(chunk, surveyor.policies.goal_of(file))
+    return Sighting(inode, index, chunk, survey, file.parent == TRASH_INODE)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gfs.master.core.locations import Locations
+from gfs.master.core.policies import InheritedPolicies
 from gfs.master.core.records import ChunkRecord
 from gfs.master.core.tables import ReadTables
 from gfs.master.core.tenure import Tenure, tenures
@@ -64,6 +65,7 @@ class Surveyor:
     ) -> None:
         """`patience_seconds`: how long a silent server may be away before its replicas count as lost."""
         assert patience_seconds >= 0
+        self.policies = InheritedPolicies(tables)
         self._locations = locations
         self._now = now
         self._patience_seconds = patience_seconds
