@@ -187,7 +187,7 @@ class Master:
             reads=self._reads,
             locations=self.locations,
             clock=self._clock,
-            urge=self._urge_repair,
+            urge=self._repair.note_shortage,
         )
         server = ControlServer(
             self.address,
