@@ -59,6 +59,7 @@ class Appender:
             replaced_version=header.replaced_version,
             sealed=header.sealed,
             short_version=settled_short_version(header),
+            guest=header.guest,
         )
         record = Mutated(
             state.handle,

@@ -50,7 +50,7 @@ from gfs.disk import Disk
 from gfs.errors import CorruptState, GfsError, NoSpace, UnsupportedVersion
 from gfs.vocabulary import BLOCKS_PER_CHUNK, ChunkHandle
 
-FORMAT_VERSION = 2  # 1 knew no append windows; its chunks have none
+FORMAT_VERSION = 2  # 1 knew no append windows and no guests; its chunks have none
 INDEX_BYTES_MAX = 16 * 2**30  # address space, not memory or disk
 READERS_MAX = 512  # threads reading at one moment
 CACHED_CHUNKS_MAX = 4096  # clean chunks kept in memory, at most 4 KiB each

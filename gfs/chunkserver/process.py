@@ -32,7 +32,7 @@ from gfs.clock import Clock, SystemClock
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
-from gfs.settings import CHECKS_RUNNING_MAX, STORE_THREADS, ChunkServerSettings, Settings
+from gfs.settings import CHECKS_RUNNING_MAX, CLONES_RUNNING_MAX, STORE_THREADS, ChunkServerSettings, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport.data_client import DataClient
 from gfs.transport.data_server import DataServer
@@ -45,6 +45,7 @@ _log = logger("chunkserver")
 T = TypeVar("T")
 
 CHUNKS_DIRECTORY = "chunks"
+CLONE_PIECE_SECONDS = 5.0  # how long a source may take to send one piece of a copy
 
 
 class ChunkServer:
@@ -144,6 +145,8 @@ class ChunkServer:
             workers,
             self._clock,
             push_copy=partial(_push_copy, data_client, tuning.forward_seconds),
+            read_replica=partial(data_client.read_into, deadline_seconds=CLONE_PIECE_SECONDS),
+            clone_workers=self._clone_workers(),
             forward_seconds=tuning.forward_seconds,
             tallies=self._tallies,
             on_joined=note_joined,
@@ -157,6 +160,7 @@ class ChunkServer:
         checks = self._make_checks(replicas, data_client, service)
         await self._listen(identity, chain, {**service.handlers(), **checks.handlers()}, diagnosis)
         self._to_stop.push_async_callback(service.stop)
+        self._start_sweeping(loop, service)
         self._publish(replicas, pushes)
         self._start_scrubbing(loop, replicas)
         self._start_flushing(loop, replicas, workers)
@@ -172,6 +176,15 @@ class ChunkServer:
             data=self.data_address,
             chunks=replicas.chunk_count,
         )
+
+    def _clone_workers(self) -> ThreadPoolExecutor:
+        workers = ThreadPoolExecutor(CLONES_RUNNING_MAX, thread_name_prefix="clone")
+        self._to_stop.callback(workers.shutdown)
+        return workers
+
+    def _start_sweeping(self, loop: asyncio.AbstractEventLoop, service: ChunkService) -> None:
+        sweeping = loop.create_task(service.clones.sweep_for_ever(), name="sweep unfinished copies")
+        self._to_stop.callback(sweeping.cancel)
 
     def _report_damage_at_once(
         self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, heartbeats: Heartbeats

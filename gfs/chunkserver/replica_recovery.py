@@ -16,12 +16,14 @@ import msgspec
 from gfs.checksums import crc32c
 from gfs.chunkserver.chunk_index import ROWS_PER_CHUNK, ChunkIndex
 from gfs.chunkserver.chunk_state import ChunkState
-from gfs.chunkserver.core.chunk_record import Deleted, Mutated, Record, Redo, decode_records
+from gfs.chunkserver.core.append_window import AppendWindow
+from gfs.chunkserver.core.chunk_record import FILLING, WHOLE, Deleted, Mutated, Record, Redo, decode_records
 from gfs.chunkserver.core.recovery import ChunkReplay, doubted, may_have_lost_bytes, repair_of
 from gfs.chunkserver.index_journal import SegmentContents, read_segment, segment_path, segment_sequences
 from gfs.chunkserver.stores.interface import ChunkStore
 from gfs.disk import Disk
 from gfs.errors import CorruptState
+from gfs.messages.heartbeat import HeldChunk
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES, ChunkHandle
 
 
@@ -36,6 +38,7 @@ class Recovered:
     cut: int = 0
     dropped: int = 0
     doubted: int = 0
+    guests: dict[ChunkHandle, HeldChunk] = field(default_factory=dict)  # whole ones
 
 
 def recover(index: ChunkIndex, store: ChunkStore, disk: Disk, directory: str) -> Recovered:
@@ -196,6 +199,13 @@ def _repair(
         if header is None and handle not in recovered:
             found.corrupt[handle] = "its index entry is damaged"
             continue
+        if header is not None and header.guest == WHOLE:
+            found.guests[handle] = HeldChunk(handle, header.version, header.length_bytes)
+        if header is not None and header.guest == FILLING:
+            recovered[handle] = _without_guest(index, handle, store)
+            found.corrupt.pop(handle, None)
+            found.dropped += 1
+            continue
         if header is not None and header.length_bytes == CHUNK_BYTES and handle in stored:
             continue  # a full chunk has nothing to cut; missing bytes show when it is read
         repair = repair_of(header, store.length(handle) if handle in stored else None)
@@ -212,3 +222,16 @@ def _repair(
     for handle in stored - known.keys():
         store.delete(handle)
         found.dropped += 1
+
+
+def _without_guest(index: ChunkIndex, handle: ChunkHandle, store: ChunkStore) -> ChunkState:
+    """Throw away a copy that was being made: it is cheaper to begin anew than to know how far it is right."""
+    store.delete(handle)
+    try:
+        state = index.load(handle)
+    except CorruptState:
+        index.drop_damaged(handle)
+        state = index.load(handle)
+    state.header, state.full, state.window = None, array("I"), AppendWindow()
+    state.rows_changed.clear()
+    return state

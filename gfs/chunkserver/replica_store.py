@@ -2,7 +2,7 @@
 
 How bytes get in is told by appender and overwriter, how they get out by block_reader, when they are on the
 disk by chunk_index and durable_commits, what a start finds by replica_recovery; versions by core/versions;
-which replicas are damaged is said in damage_marks.
+which replicas are damaged is said in damage_marks. Copies that are no replicas yet are guest_store's.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from gfs.chunkserver.core.versions import (
 from gfs.chunkserver.damage_marks import DamageMarks
 from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error
 from gfs.chunkserver.durable_commits import DurableCommits
+from gfs.chunkserver.guest_store import GuestStore
 from gfs.chunkserver.overwriter import Overwriter
 from gfs.chunkserver.replica_recovery import Recovered, recover
 from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
@@ -135,6 +136,20 @@ class ReplicaStore:
         self._feed = ChangeFeed()
         self._damage = DamageMarks(index, recovered.corrupt, on_marked=self._tell_of_damage)
         self._on_damage: Callable[[ChunkHandle], None] | None = None
+        self.guests = GuestStore(
+            index,
+            self._appender,
+            self._overwriter,
+            health,
+            recovered.guests,
+            create=self._create,
+            commit=self._commit_durably,
+            delete=self.delete,
+            is_damaged=lambda state: state.broken or bool(self.corruption(state.handle)),
+            require_space=self._require_space,
+            sync=self._sync_chunks,
+            on_hidden=self._feed.changed,
+        )
         self.recovered = recovered
 
     @classmethod
@@ -212,6 +227,7 @@ class ReplicaStore:
             if following is not header:
                 self._commit_durably(state, Mutated(handle, following, data_synced=True))
                 self._feed.changed(handle)
+                self.guests.forget(handle)
             failpoint("chunk.bumped")
             return Bumped(following.replaced_version, following.length_bytes, following.short_version > 0)
 
@@ -378,6 +394,7 @@ class ReplicaStore:
             with undone_on_error(f"deleting chunk {handle:x}"):
                 self._store.delete(handle)
             state.broken = state.has_surplus = False
+            self.guests.forget(handle)
             self._damage.clear(handle)
             self._feed.changed(handle)
             return True
@@ -537,7 +554,7 @@ class ReplicaStore:
         """
         state = self._load(handle)
         with state.lock:
-            if state.header is None:
+            if state.header is None or state.header.guest:
                 raise NotFound(f"chunk {handle:x} is not here")
             holds_seal = 0 < sealed_version <= state.header.version
             if not state.header.sealed and not holds_seal:
@@ -579,7 +596,7 @@ class ReplicaStore:
             if header is None:
                 self._damaged(handle, "its index entry is damaged")
                 yield _unreadable(handle)
-            else:
+            elif not header.guest:
                 yield HeldChunk(handle, header.version, header.length_bytes)
 
     def changes_since(self, cursor: int) -> Changes:
@@ -593,7 +610,7 @@ class ReplicaStore:
             except CorruptState:
                 changed.append(_unreadable(handle))
                 continue
-            if header is None:
+            if header is None or header.guest:
                 removed.append(handle)
             else:
                 changed.append(HeldChunk(handle, header.version, header.length_bytes))
@@ -695,6 +712,7 @@ class ReplicaStore:
         state.broken = state.has_surplus = False
 
     def _commit_durably(self, state: ChunkState, record: Mutated) -> None:
+        """It is on the disk when this returns, and so are the chunk's bytes before it."""
         sync_bytes = state.header is not None and state.header.length_bytes > 0
         try:
             with undone_on_error(f"recording chunk {state.handle:x}"):

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
+from gfs.chunkserver.clone_receiver import CloneReceiver, ReadReplica
 from gfs.chunkserver.core.append_window import AppendWindow
 from gfs.chunkserver.core.mutations import InlineBytes, Mutation
 from gfs.chunkserver.core.primary_order import PrimaryOrder
@@ -48,6 +49,7 @@ from gfs.messages.replicas import (
     BumpVersion,
     ChunkStatus,
     ChunkStatusReply,
+    CloneChunk,
     FindRecord,
     FindRecordReply,
     SealReplica,
@@ -76,6 +78,8 @@ class ChunkService:
         clock: Clock,
         *,
         push_copy: PushCopy,
+        read_replica: ReadReplica,
+        clone_workers: Executor,
         forward_seconds: float,
         tallies: Tallies,
         on_joined: Callable[[ClusterId], None],
@@ -102,6 +106,16 @@ class ChunkService:
         )
         self._appends = RecordAppends(identity.server, self._primary, clock)
         self._snapshots = SnapshotOrders(replicas, self.orders, self._writer, give_up=self._give_up_order)
+        self.clones = CloneReceiver(
+            identity.server,
+            replicas.guests,
+            caller,
+            clock,
+            read=read_replica,
+            workers=clone_workers,
+            exclusively=self._change_guest,
+            status_seconds=forward_seconds,
+        )
         self._changing: set[asyncio.Task[Any]] = set()  # Any: each change has its own result
         self._out_of_service = ""  # why no change is taken any more
 
@@ -111,6 +125,7 @@ class ChunkService:
             BumpVersion: self._bump,
             AlignReplica: self._align,
             ChunkStatus: self._chunk_status,
+            CloneChunk: self._clone,
             SealReplica: self._seal,
             WriteChunk: self._write,
             AppendRecord: self._append,
@@ -143,6 +158,7 @@ class ChunkService:
     async def stop(self) -> None:
         """Take no more mutations, and let those that have their place in the order come to their end."""
         self.take_out_of_service("this chunk server is stopping")
+        await self.clones.stop()
         while self._changing:
             await asyncio.wait(self._changing)
         await self._writer.drain()
@@ -153,7 +169,8 @@ class ChunkService:
         (monotonic).
 
         Returns False, and keeps the replica, when it is newer than the leader's word: held at a higher
-        version, bumped by a later leader, or granted here since. It will be named again if still meant.
+        version, bumped by a later leader, granted here or made a copy of since. It will be named again if
+        still meant.
         """
         return await self._finish(self._collect_exclusively(garbage, term, known_at))
 
@@ -281,6 +298,8 @@ class ChunkService:
 
     async def _collect_exclusively(self, garbage: GarbageReplica, term: Term, known_at: float) -> bool:
         async with self.orders.exclusively(garbage.handle) as turn:
+            if self.clones.touched_since(garbage.handle, known_at):
+                return False
             order = turn.order
             if order is not None and (order.granted_at >= known_at or order.version > garbage.version):
                 return False
@@ -291,6 +310,28 @@ class ChunkService:
                 self._end_order(order, ChunkVersion(order.version + 1), "the replica was deleted")
                 turn.order = None
             return gone
+
+    # --- copies: for the master -----------------------------------------------------------------
+
+    async def _clone(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, CloneChunk)
+        self._check_in_service()
+        self.join(request.cluster)
+        if len(request.sources) > REPLICATION_GOAL_MAX or request.fenced_bytes > CHUNK_BYTES:
+            raise InvalidArgument(f"{len(request.sources)} sources, {request.fenced_bytes} bytes fenced")
+        if request.version < 1 or request.bytes_per_second < 0:
+            raise InvalidArgument(f"version {request.version} at {request.bytes_per_second} bytes/s")
+        return await self.clones.receive(request)
+
+    async def _change_guest(self, handle: ChunkHandle, work: Callable[[], T]) -> T:
+        self._check_in_service()
+        async with self.orders.exclusively(handle) as turn:
+            done = await self._writer.in_worker(work)
+            if turn.order is not None:
+                # What was here is a copy being made now: the order was of a version that is over for good.
+                self._end_order(turn.order, ChunkVersion(turn.order.version + 1), "its replica is stale")
+                turn.order = None
+            return done
 
     async def _chunk_status(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, ChunkStatus)
@@ -430,6 +471,7 @@ class ChunkService:
             disk_free_bytes=usage.free_bytes,
             chunk_count=self._replicas.chunk_count,
             push_buffer_bytes=self._pushes.used_bytes,
+            clones=self.clones.progress(),
         )
 
     async def _finish(self, change: Coroutine[Any, Any, T]) -> T:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from gfs.messages.base import Ack, Reply, Request
-from gfs.vocabulary import Address, ClusterId, MasterId, ServerId, Term
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, MasterId, ServerId, Term
 
 
 class MasterStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -83,6 +83,17 @@ class ReadmitMaster(Request, tag="readmit_master", frozen=True, kw_only=True):
     member: MasterId
 
 
+class CloneProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of a chunk that a chunk server is making (§4.3). `copied_bytes` of `to_copy_bytes` have come."""
+
+    handle: ChunkHandle
+    version: ChunkVersion
+    source: ServerId
+    copied_bytes: int
+    to_copy_bytes: int
+    seconds: float
+
+
 class DiskStatusReply(Reply, tag="disk_status_reply", frozen=True, kw_only=True):
     server: ServerId
     cluster: ClusterId
@@ -90,6 +101,7 @@ class DiskStatusReply(Reply, tag="disk_status_reply", frozen=True, kw_only=True)
     disk_free_bytes: int
     chunk_count: int
     push_buffer_bytes: int
+    clones: list[CloneProgress] = []
 
 
 class DiskStatus(Request, tag="disk_status", frozen=True, kw_only=True):

@@ -138,6 +138,7 @@ class Rig:
     clock: VirtualClock = field(default_factory=VirtualClock)
     nodes: dict[str, Node] = field(default_factory=dict)
     disk_bytes: int = 2**40
+    pieces_read: list[tuple[int, int]] = field(default_factory=list)  # (offset, length), for copies
     joined: list[str] = field(default_factory=list)  # clusters that fresh disks have joined
 
     def __post_init__(self) -> None:
@@ -192,6 +193,8 @@ class Rig:
             workers,
             self.clock,
             push_copy=self._push_copy,
+            read_replica=self._read_replica,
+            clone_workers=workers,
             forward_seconds=FORWARD_SECONDS,
             tallies=tallies,
             on_joined=self.joined.append,
@@ -208,6 +211,16 @@ class Rig:
         if self.nodes[name].server.address not in self.network.servers:
             raise Unavailable(f"no connection to {address}")
         self._receive(self.nodes[name], pushed.push_id, bytes(pushed.data), pushed.offset)
+
+    def _read_replica(
+        self, address: Address, handle: ChunkHandle, version: ChunkVersion, first: int, buffer: memoryview
+    ) -> tuple[int, int]:
+        node = self.nodes[address.removeprefix("data-").split(":")[0]]
+        if node.server.address not in self.network.servers:
+            raise Unavailable(f"no connection to {address}")
+        self.pieces_read.append((first, len(buffer)))
+        got = node.replicas.read_into(handle, version, first, buffer)
+        return got, node.replicas.committed_length(handle, version)
 
     # --- the master ---------------------------------------------------------------------------
 

@@ -169,6 +169,9 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_StoredWindow).decode
 
 
+NO_RECORDS = _encode(_StoredWindow(0, []))  # a window that knows none, said aloud: it replaces another
+
+
 def encode_window(window: AppendWindow) -> bytes:
     """Bytes for the disk and for a copy of the chunk; empty for a window that has never known a record."""
     if not window._count and not window.forgotten_bytes:

@@ -18,6 +18,7 @@ from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES, ChunkHandle, Chunk
 
 SUMS_PER_ROW = 64  # 256 bytes: cheap to read and rewrite for an append, 16 rows for a full chunk
 ROW_BYTES = SUMS_PER_ROW * SUM_BYTES
+FILLING, WHOLE = 1, 2  # kinds of guests; core/guests says what they are
 
 
 class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
@@ -27,6 +28,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     `replaced_version`: what the last bump found here, so that a repeated bump is answered alike.
     `short_version`: under this version a power cut may have taken acknowledged bytes; 0: none may be missing.
     It stays through bumps, whose grants may come to nothing, until a later version is written to.
+    `guest`: 0 for a replica, else FILLING or WHOLE, and `version` is that of the replica copied.
     """
 
     version: ChunkVersion
@@ -37,6 +39,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     replaced_version: ChunkVersion
     sealed: bool = False
     short_version: ChunkVersion = ChunkVersion(0)
+    guest: int = 0
 
     @property
     def full_blocks(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gfs.chunkserver.core.chunk_record import ChunkHeader
+from gfs.chunkserver.core.chunk_record import WHOLE, ChunkHeader
 from gfs.errors import ChunkSealed, GfsError, InvalidArgument, NotFound, StaleVersion, Superseded, Unavailable
 from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkVersion, Term
 
@@ -40,6 +40,9 @@ def header_after_bump(
             replaced_version=ChunkVersion(0),
         )
     require_term(header, handle, master_term)
+    if header.guest and (create or header.guest != WHOLE or header.version >= version):
+        # Only a set that was joined by a copy asks for one, and it knows that members hold its version.
+        raise NotFound(f"chunk {handle:x} is being copied here, it is no replica yet")
     if header.version > version or header.version < oldest_version:
         raise stale(handle, header, f"version {version} (oldest {oldest_version}) was asked")
     if (header.version, header.master_term) == (version, master_term):
@@ -51,6 +54,7 @@ def header_after_bump(
         replaced_version=replaced,
         master_term=master_term,
         revision=header.revision + 1,
+        guest=0,
     )
 
 
@@ -97,7 +101,7 @@ def header_to_copy(
     """
     if version <= 0 or not 0 <= oldest_version <= version:
         raise InvalidArgument(f"chunk {handle:x}: version {version}, oldest {oldest_version}")
-    if header is None:
+    if header is None or header.guest:
         raise NotFound(f"chunk {handle:x} is not here")
     require_term(header, handle, master_term)
     if not oldest_version <= header.version <= version:
@@ -140,7 +144,7 @@ def require_writable(header: ChunkHeader, handle: ChunkHandle) -> None:
 
 def held(header: ChunkHeader | None, handle: ChunkHandle, version: ChunkVersion) -> ChunkHeader:
     """Raises: NotFound, StaleVersion with what is held in its details."""
-    if header is None:
+    if header is None or header.guest:
         raise NotFound(f"chunk {handle:x} is not here")
     if header.version != version:
         raise stale(handle, header, f"version {version} was asked")
