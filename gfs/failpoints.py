@@ -34,6 +34,12 @@ NAMES = frozenset(
         "lease.granted",
         "lease.bumped_one",
         "lease.bumped_all",
+        "copy.reserved",
+        "copy.made",
+        "copy.adopted",
+        "snapshot.begun",
+        "snapshot.leases_revoked",
+        "snapshot.step",  # each step of a copy, committed
         "clone.before_fence",
         "clone.after_fence",
         "clone.before_grant",

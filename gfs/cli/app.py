@@ -47,6 +47,7 @@ COMMANDS: dict[str, CommandRow] = {
     "undelete": CommandRow("trash", "undelete", "Files", "Give back what was deleted."),
     "trash": CommandRow("trash", "trash", "Files", "Show what was deleted, or free its space now."),
     "mv": CommandRow("files", "mv", "Files", "Rename a file or a whole tree in one step."),
+    "snapshot": CommandRow("files", "snapshot", "Files", "Copy a file or tree as it is at one moment."),
     "glob": CommandRow("files", "glob", "Files", "List the paths that match a pattern."),
     "chunks": CommandRow("look", "chunks", "Look inside", "Show a file's chunks, versions and replicas."),
     "rpclog": CommandRow("diagnosis", "rpclog", "Look inside", "Show the calls that programs answered."),

@@ -144,6 +144,23 @@ def mv(ctx: click.Context, sources: Sequence[str], destination: str, no_clobber:
     run_with_client(ctx, work)
 
 
+@click.command()
+@click.argument("source")
+@click.argument("target")
+@click.pass_context
+def snapshot(ctx: click.Context, source: str, target: str) -> None:
+    """Make TARGET a copy of the file or tree SOURCE, as it is at one moment.
+
+    No bytes are copied now: both share their chunks until one of them is written to. Who writes below SOURCE
+    meanwhile waits, and goes on afterwards. TARGET must not exist.
+    """
+
+    async def work(client: AsyncClient) -> None:
+        await client.snapshot(remote_path(source), remote_path(target))
+
+    run_with_client(ctx, work)
+
+
 async def is_directory(client: AsyncClient, path: str) -> bool:
     from gfs.errors import NotADirectory, NotFound
 

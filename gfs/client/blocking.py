@@ -168,6 +168,9 @@ class Client:
     def rename(self, source: str, destination: str, *, replace: bool = False) -> None:
         self._thread.run(self._client.rename(source, destination, replace=replace))
 
+    def snapshot(self, source: str, target: str) -> None:
+        self._thread.run(self._client.snapshot(source, target))
+
     @overload
     def open(
         self, path: str, mode: Literal["rb"] = "rb", *, consistency: Consistency | None = ...

@@ -43,6 +43,7 @@ from gfs.messages.namespace import (
     RenamePath,
     Stat,
 )
+from gfs.messages.snapshots import TakeSnapshot
 from gfs.messages.trash import (
     ListTrash,
     PurgeReply,
@@ -304,6 +305,22 @@ class AsyncClient:
             f"rename {source} to {destination}",
         )
         self._connections.places.forget_tree(old)
+        self._connections.places.forget_tree(new)
+
+    async def snapshot(self, source: str, target: str) -> None:
+        """Make `target` a copy of the file or tree `source`, as it is at one moment between call and return.
+
+        It holds every write acknowledged before the call, and none begun after the return. No byte is copied
+        now: source and copy share their chunks until one of them is written to. Writers under `source` wait
+        meanwhile, for a second or so with 20,000 files.
+        Raises: NotFound; AlreadyExists when there is something at `target`; InvalidArgument into itself;
+            DataUnavailable when a chunk is being written and none of its replicas can be reached.
+        """
+        old, new = _checked(source), _checked(target)
+        await self._masters.mutate(
+            lambda request: TakeSnapshot(source=old, target=new, request=request),
+            f"snapshot {source} to {target}",
+        )
         self._connections.places.forget_tree(new)
 
     # --- files ----------------------------------------------------------------------------------

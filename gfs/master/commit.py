@@ -5,6 +5,7 @@ Knows nothing of what operations mean: that is MasterState's. Reading is in read
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -13,7 +14,8 @@ from prometheus_client import Counter, Histogram
 
 from gfs import failpoints
 from gfs.clock import Clock
-from gfs.errors import GfsError, NoQuorum, NotLeader, from_code
+from gfs.errors import GfsError, NoQuorum, NotLeader, PathBusy, from_code
+from gfs.master.freezes import THAW_LOOK_SECONDS, Freezes, written_paths
 from gfs.master.replication.replicator import Replicator
 from gfs.messages.operations import (
     AnyOperation,
@@ -47,6 +49,7 @@ class Commits:
         self._replicator = replicator
         self._clock = clock
         self._control_addresses = control_addresses
+        self.freezes = Freezes()
         self._leads_term: Term | None = None
         replicator.on_leadership(self._note_leadership)
         self._seconds = Histogram(
@@ -82,6 +85,37 @@ class Commits:
         if isinstance(outcome, Refused):
             raise from_code(outcome.code, outcome.message)
         return outcome
+
+    async def commit_in_turn(
+        self, operation: AnyOperation, request: RequestId | None = None
+    ) -> Done | ChunkGranted:
+        """As commit(), for an operation on paths or a file: it waits while a snapshot keeps them as they are.
+
+        Raises: as commit(); Overloaded when too many wait.
+        """
+        if self.freezes.is_idle:
+            try:
+                return await self.commit(operation, request)
+            except PathBusy:
+                pass  # a snapshot began meanwhile, or goes on after a change of leader
+        paths = written_paths(operation)
+        while True:
+            async with self.freezes.locks.hold(write=paths):
+                try:
+                    return await self.commit(operation, request)
+                except PathBusy:
+                    pass
+            await self.thawed()
+
+    async def thawed(self) -> None:
+        """Return when a snapshot made here has come to its end, or after a short while: then look again."""
+        ended = asyncio.ensure_future(self.freezes.next_thaw().wait())
+        alarm = asyncio.ensure_future(self._clock.sleep(THAW_LOOK_SECONDS))
+        try:
+            await asyncio.wait({ended, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            alarm.cancel()
 
     def leading(self) -> Term:
         """The term in which this master leads, with all earlier entries applied.

@@ -18,8 +18,10 @@ from gfs.errors import (
     Unavailable,
 )
 from gfs.master.commit import Commits
+from gfs.master.copy_on_write import CopyOnWrite
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.records import ChunkRecord
+from gfs.master.freezes import is_below
 from gfs.master.granting import ChunkKey, Granting, Secured
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import Grant, ReplicaCalls
@@ -28,7 +30,7 @@ from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import AcquireLease, ChunkLease, SealChunk
 from gfs.messages.namespace import MutationReply
 from gfs.transport.interface import CallContext
-from gfs.vocabulary import ChunkHandle, ChunkVersion, ServerId
+from gfs.vocabulary import ChunkHandle, ChunkVersion, InodeId, ServerId
 
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ class LeaseService:
         leases: LeaseTable,
         calls: ReplicaCalls,
         granting: Granting,
+        copies: CopyOnWrite,
         clock: Clock,
         lease_seconds: float,
     ) -> None:
@@ -58,6 +61,7 @@ class LeaseService:
         self._granting = granting
         self._clock = clock
         self._lease_seconds = lease_seconds
+        self._copies = copies
         self._running: dict[ChunkKey, asyncio.Task[Any]] = {}  # Any: a lease or a seal, whoever came first
 
     # --- what clients call ---------------------------------------------------------------------
@@ -80,6 +84,9 @@ class LeaseService:
                 _raise_failure(running)
                 continue
             _, chunk = await self._granting.look_up(request.inode, request.index, certain=not request.create)
+            if self._is_frozen(request.inode):
+                await self._commits.thawed()
+                continue
             lease = None if chunk is None else self._usable(chunk, request)
             if lease is not None:
                 return lease
@@ -93,9 +100,27 @@ class LeaseService:
         """
         assert isinstance(request, SealChunk)
         key = (request.inode, request.index)
-        while (running := self._running.get(key)) is not None:
-            await asyncio.wait({running})
-        return await self._run(key, self._seal(request))
+        while True:
+            if (running := self._running.get(key)) is not None:
+                await asyncio.wait({running})
+            elif self._is_frozen(request.inode):
+                await self._commits.thawed()
+            else:
+                return await self._run(key, self._seal(request))
+
+    async def until_none_runs_below(self, source: InodeId) -> None:
+        """Wait for the grants under way for files at or below `source`; how they end does not matter.
+
+        The caller has frozen the source, so none for a client begins meanwhile.
+        """
+        tables = self._reads.now()
+        running = {task for (inode, _), task in self._running.items() if is_below(tables, inode, {source})}
+        if running:
+            await asyncio.wait(running)
+
+    def _is_frozen(self, inode: InodeId) -> bool:
+        """A snapshot under way has taken the leases back: there is no new one before it is whole."""
+        return self._commits.freezes.covers(self._reads.now(), inode)
 
     async def exclusively(self, key: ChunkKey, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, which changes the chunk's replica set, while no client's grant or seal is under way.
@@ -122,6 +147,8 @@ class LeaseService:
         """The chunk's present lease, when a client can work with it."""
         if chunk.sealed:
             raise self._sealed(request, chunk.handle, chunk.version, chunk.replicas)
+        if chunk.references > 1:
+            return None  # whoever was told of a lease before the snapshot must not write under it any more
         now = self._clock.monotonic()
         lease = self._leases.find(chunk.handle, chunk.version, now=now)
         if lease is None or chunk.version <= request.failed_version or lease.primary != chunk.primary:
@@ -170,12 +197,12 @@ class LeaseService:
         return await asyncio.shield(task)
 
     async def _grant(self, request: AcquireLease) -> ChunkLease:
-        secured = await self._granting.secure(
-            request.inode,
-            request.index,
-            create=request.create,
-            blamed=request.suspects if request.failed_version else (),
-        )
+        blamed = request.suspects if request.failed_version else ()
+        key = request.inode, request.index
+        _, chunk = await self._granting.look_up(*key, certain=not request.create)
+        if chunk is not None and chunk.references > 1 and not chunk.sealed:
+            await self._copies.part(key, chunk, blamed)
+        secured = await self._granting.secure(*key, create=request.create, blamed=blamed)
         grant = secured.grant
         if grant.version <= request.failed_version:
             raise InvalidArgument(

@@ -118,7 +118,7 @@ class NamespaceService:
         return await self._mutate(operation, request.request)
 
     async def _mutate(self, operation: AnyOperation, request: RequestId | None) -> MutationReply:
-        outcome = await self._commits.commit(operation, request)
+        outcome = await self._commits.commit_in_turn(operation, request)
         assert isinstance(outcome, operations.Done), outcome
         return MutationReply(inode=outcome.inode, applied_index=self._reads.applied_index())
 

@@ -24,11 +24,13 @@ from gfs.master.checkpoint_directory import CheckpointDirectory
 from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
+from gfs.master.copy_on_write import CopyOnWrite
 from gfs.master.core.chunk_homes import ChunkHomes
 from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.repair_queue import Limits
+from gfs.master.core.recent_grants import RecentGrants
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.damage_duty import DamageDuty
@@ -37,6 +39,7 @@ from gfs.master.duties import Duties
 from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.gauges import MasterGauges
 from gfs.master.granting import Granting
+from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
 from gfs.master.quiet_grants import QuietGrants
@@ -47,10 +50,11 @@ from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode, end_process
 from gfs.master.service import MasterService
+from gfs.master.snapshot_service import SnapshotService
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
 from gfs.master.trash_service import TrashService
-from gfs.messages.operations import AnyOutcome, CheckDigest, LogRecord, Refused
+from gfs.messages.operations import AnyOutcome, CheckDigest, ChunkGranted, LogRecord, Refused
 from gfs.settings import CHUNK_HOMES_KEPT, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport import event_loop
@@ -101,6 +105,7 @@ class Master:
         self._fatal = fatal
         self._pool = ServerPool(self.locations)
         self._leases = LeaseTable()
+        self._recent = RecentGrants(now=self._clock.monotonic(), lease_seconds=settings.master.lease_seconds)
         self._scan = ReplicationScan()
         self._garbage = Garbage(self.locations, is_moving=lambda handle: self.moves.is_moving(handle))
         self._homes = ChunkHomes(kept_max=CHUNK_HOMES_KEPT)
@@ -149,6 +154,8 @@ class Master:
         self._state, self._checkpoints = self._open_state()
         self._to_stop.callback(self._state.close)
         self._state.on_applied(self.watch_digests)
+        self._state.on_applied(self._note_grants)
+        self._state.on_replaced(lambda: self._recent.forget_all(now=self._clock.monotonic()))
         self._node = self._make_node()
         self._caller = WebSocketCaller("master", self._id, self._cluster)
         self._to_stop.push_async_callback(self._caller.close)
@@ -275,19 +282,28 @@ class Master:
             chance=self._chance,
             configured_servers=len(self._settings.chunkservers),
         )
+        copies = CopyOnWrite(
+            commits=self._commits,
+            reads=self._reads,
+            granting=granting,
+            calls=calls,
+            locations=self.locations,
+        )
         leases = LeaseService(
             commits=self._commits,
             reads=self._reads,
             leases=self._leases,
             calls=calls,
             granting=granting,
+            copies=copies,
             clock=self._clock,
             lease_seconds=tuning.lease_seconds,
         )
+        grants = QuietGrants(commits=self._commits, reads=self._reads, granting=granting)
         self.moves = ReplicaMoves(
             commits=self._commits,
             locations=self.locations,
-            grants=QuietGrants(commits=self._commits, reads=self._reads, granting=granting),
+            grants=grants,
             leases=leases,
             calls=calls,
             clock=self._clock,
@@ -302,11 +318,31 @@ class Master:
             replication_goal=tuning.replication_goal,
             trash_seconds=tuning.trash_seconds,
         )
+        snapshots = SnapshotService(
+            commits=self._commits,
+            reads=self._reads,
+            revocation=LeaseRevocation(
+                commits=self._commits,
+                reads=self._reads,
+                locations=self.locations,
+                leases=self._leases,
+                recent=self._recent,
+                service=leases,
+                grants=grants,
+                calls=calls,
+                clock=self._clock,
+            ),
+            copies=copies,
+            clock=self._clock,
+        )
+        self._node.on_leadership(snapshots.lead)
+        self._to_stop.push_async_callback(snapshots.stop)
         return MasterService(
             namespace=namespace,
             trash=TrashService(self._commits, self._reads, namespace),
             chunks=ChunkService(self._reads, self.locations, self._clock, homes=self._homes),
             leases=leases,
+            snapshots=snapshots,
             cluster=ClusterService(
                 cluster=self._cluster,
                 replicator=self._node,
@@ -382,6 +418,10 @@ class Master:
             self.standing.report_untrusted(outcome.message)
             # Not now: this is called from within the node, which is applying the record.
             self._retiring = asyncio.get_running_loop().create_task(self._node.stop(), name="retire")
+
+    def _note_grants(self, _index: LogIndex, _record: LogRecord, outcome: AnyOutcome) -> None:
+        if isinstance(outcome, ChunkGranted):
+            self._recent.note(outcome.handle, now=self._clock.monotonic())
 
     def replication_ended(self, error: BaseException) -> None:
         """The node has said its last word. A full disk leaves the committed state readable; anything else

@@ -18,6 +18,7 @@ from gfs.errors import (
 )
 from gfs.master.core.grants import BumpAnswer
 from gfs.master.core.locations import KnownServer, Locations
+from gfs.master.core.records import ChunkRecord
 from gfs.messages.base import Ack, Ping
 from gfs.messages.chunks import Replica
 from gfs.messages.replicas import (
@@ -30,6 +31,7 @@ from gfs.messages.replicas import (
     CloneReply,
     SealReplica,
 )
+from gfs.messages.snapshots import CopyReplica, CopyReply, RevokeLeases, RevokeReply
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
 from gfs.vocabulary import ChunkHandle, ChunkVersion, ClusterId, ServerId, Term
@@ -141,6 +143,39 @@ class ReplicaCalls:
         except GfsError as error:
             self._doubt(target.id, error)
             raise
+
+    async def copy(self, server: ServerId, request: CopyReplica, *, seconds: float) -> CopyReply | GfsError:
+        """Let `server` copy a chunk on its own disk; returns why it did not."""
+        known = self._locations.get(server)
+        if known is None:
+            return Unavailable(f"chunk server {server} has not been heard of")
+        try:
+            return await self._rpc.call(known.control, request, CopyReply, deadline_seconds=seconds)
+        except GfsError as error:
+            self._doubt(server, error)
+            _log.warning(
+                "a shared chunk was not copied", server=server, handle=request.handle, error=error.message
+            )
+            return error
+
+    async def revoke(
+        self, server: ServerId, chunks: Sequence[ChunkRecord], *, seconds: float
+    ) -> list[ChunkHandle]:
+        """Take back the leases of these chunks, as far as `server` is concerned; returns those of which it is
+        not certain that its replica stays as it is and equals the others."""
+        known = self._locations.get(server)
+        handles = [chunk.handle for chunk in chunks]
+        if known is None:
+            return handles
+        request = RevokeLeases(
+            cluster=self.cluster, handles=handles, versions=[chunk.version for chunk in chunks]
+        )
+        try:
+            reply = await self._rpc.call(known.control, request, RevokeReply, deadline_seconds=seconds)
+        except GfsError as error:
+            self._doubt(server, error)
+            return handles
+        return reply.unsettled
 
     async def any_is_complete(
         self, present: Grant, servers: Sequence[ServerId], *, acknowledged_bytes: int

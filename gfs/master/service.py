@@ -9,6 +9,7 @@ from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
+from gfs.master.snapshot_service import SnapshotService
 from gfs.master.trash_service import TrashService
 from gfs.messages.base import Ping, Request
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
@@ -25,6 +26,7 @@ from gfs.messages.namespace import (
     SetLengthHint,
     Stat,
 )
+from gfs.messages.snapshots import TakeSnapshot
 from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 from gfs.transport.dispatch import answer_ping
 from gfs.transport.interface import Handler
@@ -35,6 +37,7 @@ class MasterService:
     namespace: NamespaceService
     chunks: ChunkService
     leases: LeaseService
+    snapshots: SnapshotService
     cluster: ClusterService
     trash: TrashService
 
@@ -56,6 +59,7 @@ class MasterService:
             FindChunks: self.chunks.find_chunks,
             AcquireLease: self.leases.acquire,
             SealChunk: self.leases.seal,
+            TakeSnapshot: self.snapshots.take,
             ClusterStatus: self.cluster.status,
             StateDigest: self.cluster.digest,
             TakeCheckpoint: self.cluster.take_checkpoint,

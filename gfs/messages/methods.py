@@ -29,7 +29,7 @@ from gfs.messages.replicas import (
     SealReplica,
     WriteChunk,
 )
-from gfs.messages.snapshots import CopyReplica, RevokeLeases
+from gfs.messages.snapshots import CopyReplica, RevokeLeases, TakeSnapshot
 from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 
 DIAGNOSIS_REQUESTS: tuple[type[Request], ...] = (ReadRpcLog, ReadEvents)  # answered by every program
@@ -54,6 +54,7 @@ MASTER_REQUESTS: tuple[type[Request], ...] = (
     FindChunks,
     AcquireLease,
     SealChunk,
+    TakeSnapshot,
     ClusterStatus,
     StateDigest,
     TakeCheckpoint,

@@ -245,6 +245,12 @@ class CopySnapshot(Operation, tag="copy_snapshot", frozen=True, kw_only=True):
     rows: int
 
 
+class AbandonSnapshot(Operation, tag="abandon_snapshot", frozen=True, kw_only=True):
+    """A snapshot of which no step has been made is given up, because the leases could not be revoked."""
+
+    copy: InodeId
+
+
 class ReserveChunkCopy(Operation, tag="reserve_copy", frozen=True, kw_only=True):
     """A handle for a copy of a chunk that several files share, which chunk servers are about to make (§3.4).
 
@@ -294,6 +300,7 @@ AnyOperation = (
     | SetTenure
     | BeginSnapshot
     | CopySnapshot
+    | AbandonSnapshot
     | ReserveChunkCopy
     | AdoptChunkCopy
     | ForgetChunkCopies

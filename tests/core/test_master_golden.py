@@ -74,6 +74,7 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     "forget_sessions": op.ForgetSessions(idle_since_ms=2**40, limit=100),
     "begin_snapshot": op.BeginSnapshot(source="/d", target="/save"),
     "copy_snapshot": op.CopySnapshot(copy=InodeId(9), rows=256),
+    "abandon_snapshot": op.AbandonSnapshot(copy=InodeId(9)),
     "reserve_copy": op.ReserveChunkCopy(
         inode=InodeId(5), index=ChunkIndex(0), handle=ChunkHandle(7), version=ChunkVersion(3)
     ),

@@ -229,6 +229,19 @@ def test_a_state_that_starts_in_the_middle_of_a_snapshot_goes_on_with_it(world: 
     world.mkdir("/home/user/new")
 
 
+def test_a_snapshot_is_given_up_only_before_its_first_step(world: World) -> None:
+    copy = world.begin("/home/user", "/save/user")
+    world.do(op.AbandonSnapshot(copy=copy))
+    assert world.refusal(op.CopySnapshot(copy=copy, rows=1)) == "not_found"
+    world.mkdir("/home/user/new")
+    world.do(op.Reclaim(now_ms=5, rows_max=100))
+    assert inode_record(world.tables, copy) is None
+    copy = world.begin("/home/user", "/save/user")
+    world.do(op.CopySnapshot(copy=copy, rows=1))
+    assert world.refusal(op.AbandonSnapshot(copy=copy)) == "invalid_argument"
+    world.finish(copy)
+
+
 def test_a_chunk_that_several_files_share_is_copied_for_the_one_that_is_written(world: World) -> None:
     world.snapshot("/home/user", "/save/user")
     shared = world.chunk("/home/user/many", 2)

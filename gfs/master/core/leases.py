@@ -114,6 +114,11 @@ class LeaseTable:
         lease = self._leases.get(handle)
         return lease is not None and lease.version == version and lease.confirmed
 
+    def may_run(self, handle: ChunkHandle, *, now: float) -> bool:
+        """Whether a lease of any version is known that had not run out by `now`, told to clients or not."""
+        lease = self._leases.get(handle)
+        return lease is not None and lease.expires_at > now
+
     def expire(self, *, now: float, keep_seconds: float) -> int:
         """Drop what ran out more than `keep_seconds` ago; bounds the table. Returns how many were dropped."""
         gone = [h for h, lease in self._leases.items() if lease.expires_at + keep_seconds <= now]

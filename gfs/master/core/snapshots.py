@@ -44,6 +44,7 @@ from gfs.master.core.records import (
 from gfs.master.core.tables import ReadTables, Table
 from gfs.master.core.usage import AccountedTables
 from gfs.messages.operations import (
+    AbandonSnapshot,
     AnyOperation,
     BeginSnapshot,
     CopySnapshot,
@@ -134,11 +135,7 @@ class Snapshots:
 
         Raises: NotFound: it was published before.
         """
-        key = job_key(operation.copy) if 0 < operation.copy <= ID_MAX else b""
-        row = self._tables.get(Table.UNFINISHED, key) if key else None
-        if row is None:
-            raise NotFound(f"no snapshot to inode {operation.copy} is under way")
-        job = decode_job(row)
+        key, row, job = self._job(operation.copy)
         frames = list(job.frames)
         rows_left = min(max(1, operation.rows), STEP_ROWS_MAX)
         while frames and rows_left > 0:
@@ -151,10 +148,29 @@ class Snapshots:
             left = msgspec.structs.replace(job, frames=tuple(frames), begun=True)
             self._tables.replace(Table.UNFINISHED, key, old=row, new=encode_job(left))
             return InodeId(0)
-        self._tables.remove(Table.UNFINISHED, key, old=row)
-        del self._held[operation.copy]
-        self.any_under_way = bool(self._held)
+        self._end(operation.copy, key, row)
         return self._publish(operation.copy, job)
+
+    def abandon(self, operation: AbandonSnapshot) -> None:
+        """Raises: NotFound; InvalidArgument when steps have been made: it is finished instead."""
+        key, row, job = self._job(operation.copy)
+        if job.begun:
+            raise InvalidArgument(f"the snapshot to {job.target_path} has begun")
+        self._end(operation.copy, key, row)
+        self._tables.insert(Table.TRASH, trash_key(CONDEMNED_MS, operation.copy), b"")
+
+    def _job(self, copy: int) -> tuple[bytes, bytes, SnapshotJob]:
+        """The key, the row, and what it says. Raises: NotFound."""
+        key = job_key(copy) if 0 < copy <= ID_MAX else b""
+        row = self._tables.get(Table.UNFINISHED, key) if key else None
+        if row is None:
+            raise NotFound(f"no snapshot to inode {copy} is under way")
+        return key, row, decode_job(row)
+
+    def _end(self, copy: int, key: bytes, row: bytes) -> None:
+        self._tables.remove(Table.UNFINISHED, key, old=row)
+        del self._held[copy]
+        self.any_under_way = bool(self._held)
 
     # --- what is held still ---------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from gfs.master.core.tables import ReadTables, Table, Tables
 from gfs.master.core.tenure import set_tenure
 from gfs.master.core.usage import AccountedTables
 from gfs.messages.operations import (
+    AbandonSnapshot,
     AddChunk,
     AdoptChunkCopy,
     AnyOutcome,
@@ -191,6 +192,9 @@ class MasterState:
                 return Done(inode=self._snapshots.begin(operation))
             case CopySnapshot() as operation:
                 return Done(inode=self._snapshots.copy(operation))
+            case AbandonSnapshot() as operation:
+                self._snapshots.abandon(operation)
+                return Done()
             case ReserveChunkCopy() as operation:
                 return self._copies.reserve(operation)
             case AdoptChunkCopy() as operation:
