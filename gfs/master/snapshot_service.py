@@ -31,6 +31,7 @@ from gfs.master.reads import Reads
 from gfs.messages import operations
 from gfs.messages.base import Reply, Request
 from gfs.messages.namespace import MutationReply
+from gfs.messages.operations import RequestId
 from gfs.messages.snapshots import TakeSnapshot
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext
@@ -62,6 +63,7 @@ class SnapshotService:
         self._copies = copies
         self._clock = clock
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: a request's answer, or nothing
+        self._taking: dict[RequestId, asyncio.Task[MutationReply]] = {}  # a repeat waits with the first try
         self._driving: dict[InodeId, asyncio.Task[None]] = {}
 
     async def take(self, request: Request, _context: CallContext) -> Reply:
@@ -75,9 +77,15 @@ class SnapshotService:
         names_of(request.source)
         names_of(request.target)
         self._commits.leading()
-        if len(self._tasks) >= SNAPSHOTS_WAITING_MAX:
-            raise Overloaded(f"{len(self._tasks)} snapshots are under way or waiting")
-        return await asyncio.shield(self._start(self._take(request)))
+        taking = None if request.request is None else self._taking.get(request.request)
+        if taking is None:
+            if len(self._tasks) >= SNAPSHOTS_WAITING_MAX:
+                raise Overloaded(f"{len(self._tasks)} snapshots are under way or waiting")
+            taking = self._start(self._take(request))
+            if (asked := request.request) is not None:
+                self._taking[asked] = taking
+                taking.add_done_callback(lambda _: self._taking.pop(asked))
+        return await asyncio.shield(taking)
 
     def lead(self, leads: bool, _term: Term) -> None:
         """Leadership has changed. As leader: go on with what an earlier one has begun."""

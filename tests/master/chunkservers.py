@@ -21,6 +21,7 @@ from gfs.messages.replicas import (
     CloneReply,
     SealReplica,
 )
+from gfs.messages.snapshots import CopyReplica, CopyReply, RevokeLeases, RevokeReply
 from gfs.transport.interface import CallContext, Handler
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, ServerId, Term
 from tests.fakes.network import FakeNetwork, FakeServer
@@ -37,6 +38,7 @@ class HeldReplica:
     content: list[int] = field(default_factory=list)
     active: bool = False  # mutated since the last round of heartbeats
     lease_ends: float = 0.0
+    revoked: bool = False  # nothing of this version is applied any more
 
 
 @dataclass
@@ -63,6 +65,7 @@ class FakeChunkServer:
         self.copy_seconds = 0.0  # how long the first half of a copy takes
         self.term = Term(0)
         self.may_be_short = False
+        self.unsettled: set[ChunkHandle] = set()  # as if a mutation of these were always under way
         self.refuse: GfsError | None = None
         self.sealed: dict[ChunkHandle, int] = {}
         self.granted: dict[tuple[ChunkHandle, ChunkVersion], tuple[ServerId, tuple[ServerId, ...]]] = {}
@@ -74,6 +77,8 @@ class FakeChunkServer:
             ChunkStatus: self._status,
             CloneChunk: self._clone,
             Ping: self._ping,
+            RevokeLeases: self._revoke,
+            CopyReplica: self._copy_replica,
         }
         self.server: FakeServer = network.server(self.address, handlers, name=name, role="chunk server")
 
@@ -124,6 +129,8 @@ class FakeChunkServer:
         held = self.replicas.get(handle)
         if held is None or held.version != version or self._network.servers.get(self.address) is None:
             raise StaleVersion(f"{self.id} does not hold version {version}")
+        if held.revoked:
+            raise LeaseExpired(f"{self.id} takes nothing under version {version} any more")
         if offset != len(held.content):
             raise StaleVersion(f"{self.id} is at {len(held.content)}, not {offset}")
         held.content.append(mutation)
@@ -158,7 +165,7 @@ class FakeChunkServer:
         if held is None:
             held = self.replicas[request.handle] = HeldReplica(request.version)
         if replaced < request.version:
-            held.version, held.active = request.version, False
+            held.version, held.active, held.revoked = request.version, False, False
             held.primary, held.members = request.primary, members
             held.lease_ends = self._network.clock.monotonic() + request.lease_seconds
         return BumpReply(
@@ -178,6 +185,34 @@ class FakeChunkServer:
         assert isinstance(request, SealReplica)
         self.sealed[request.handle] = request.length_bytes
         return Ack()
+
+    async def _revoke(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, RevokeLeases)
+        unsettled = []
+        for handle, version in zip(request.handles, request.versions, strict=True):
+            held = self.replicas.get(handle)
+            if held is not None and held.version <= version:
+                held.revoked, held.primary = True, None
+            if held is None or held.version != version or handle in self.unsettled:
+                unsettled.append(handle)
+        return RevokeReply(unsettled=unsettled)
+
+    async def _copy_replica(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, CopyReplica)
+        self._check_term(request.master_term)
+        if self.refuse is not None:
+            raise self.refuse
+        held = self.replicas.get(request.handle)
+        if held is None:
+            raise NotFound(f"{self.id} holds no replica of {request.handle}")
+        if not request.oldest_version <= held.version <= request.version:
+            raise StaleVersion(f"{self.id} holds version {held.version}")
+        assert not held.active, "a chunk is written to while it is shared"
+        copy = self.replicas.setdefault(
+            request.copy, HeldReplica(request.version, content=list(held.content))
+        )
+        assert copy.content == held.content
+        return CopyReply(length_bytes=len(copy.content), may_be_short=self.may_be_short)
 
     async def _clone(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, CloneChunk)

@@ -11,16 +11,19 @@ from gfs.errors import GfsError, OutcomeUnknown
 from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
+from gfs.master.copy_on_write import CopyOnWrite
 from gfs.master.core.clone_task import CloneTask
 from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of
+from gfs.master.core.recent_grants import RecentGrants
 from gfs.master.core.records import ChunkRecord
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.granting import Granting
+from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
 from gfs.master.quiet_grants import QuietGrants
@@ -28,6 +31,7 @@ from gfs.master.reads import Reads
 from gfs.master.replica_calls import ReplicaCalls
 from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.service import MasterService
+from gfs.master.snapshot_service import SnapshotService
 from gfs.master.standing import Standing
 from gfs.master.trash_service import TrashService
 from gfs.messages.base import Reply, Request
@@ -105,19 +109,47 @@ class FakeMaster:
             chance=Random(world.seed),
             configured_servers=servers,
         )
+        copies = CopyOnWrite(
+            commits=self.commits,
+            reads=self.reads,
+            granting=granting,
+            calls=calls,
+            locations=self.locations,
+        )
         leases = LeaseService(
             commits=self.commits,
             reads=self.reads,
             leases=self.leases,
             calls=calls,
             granting=granting,
+            copies=copies,
             clock=clock,
             lease_seconds=LEASE_SECONDS,
         )
+        grants = QuietGrants(commits=self.commits, reads=self.reads, granting=granting)
+        self.recent = RecentGrants(now=clock.monotonic(), lease_seconds=LEASE_SECONDS)
+        self.snapshots = SnapshotService(
+            commits=self.commits,
+            reads=self.reads,
+            revocation=LeaseRevocation(
+                commits=self.commits,
+                reads=self.reads,
+                locations=self.locations,
+                leases=self.leases,
+                recent=self.recent,
+                service=leases,
+                grants=grants,
+                calls=calls,
+                clock=clock,
+            ),
+            copies=copies,
+            clock=clock,
+        )
+        self.replicator.on_leadership(self.snapshots.lead)
         self.moves = ReplicaMoves(
             commits=self.commits,
             locations=self.locations,
-            grants=QuietGrants(commits=self.commits, reads=self.reads, granting=granting),
+            grants=grants,
             leases=leases,
             calls=calls,
             clock=clock,
@@ -132,6 +164,7 @@ class FakeMaster:
             trash=TrashService(self.commits, self.reads, namespace),
             chunks=ChunkService(self.reads, self.locations, clock),
             leases=leases,
+            snapshots=self.snapshots,
             cluster=ClusterService(
                 cluster=CLUSTER,
                 replicator=self.replicator,
