@@ -29,8 +29,8 @@ from gfs.master.core.chunk_homes import ChunkHomes
 from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
-from gfs.master.core.repair_queue import Limits
 from gfs.master.core.recent_grants import RecentGrants
+from gfs.master.core.repair_queue import Limits
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.damage_duty import DamageDuty
