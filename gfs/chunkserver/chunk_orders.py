@@ -93,6 +93,7 @@ class VersionOrder:
     lead: PrimaryOrder | None
     waiting: dict[SerialNumber, WaitingMutation] = field(default_factory=dict)
     writes: dict[SerialNumber, asyncio.Future[WriteReply]] = field(default_factory=dict)
+    nowhere_from: SerialNumber | None = None  # what no member had room for, and all behind it, is nowhere
     records: RecordQueue = field(default_factory=RecordQueue)
     appending: dict[RecordId, asyncio.Future[AppendReply]] = field(default_factory=dict)  # waiting or placed
 

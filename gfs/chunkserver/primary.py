@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gfs import failpoints
 from gfs.chunkserver.chunk_orders import VersionOrder
@@ -28,6 +28,7 @@ from gfs.errors import (
     GfsError,
     InternalFault,
     LeaseExpired,
+    NoSpace,
     NotPrimary,
     PushMissing,
     StaleVersion,
@@ -65,6 +66,7 @@ class _Write:
     pushed: Pushed | None
     reply: asyncio.Future[WriteReply]
     members_busy: int
+    without_space: set[ServerId] = field(default_factory=set)  # members that had no room for just this
 
 
 class PrimaryWrites:
@@ -224,8 +226,8 @@ class PrimaryWrites:
                 handle, order, write.mutation, version=order.version, primary=self._me, inline=inline
             )
         except GfsError as error:
-            self._member_failed(order, self._me, error)
-            self._member_finished(write)
+            self._member_failed(order, write, self._me, error)
+            self._member_finished(order, write)
             return
         assert applied is not None  # a serial number is given once, so it cannot have been applied before
         applied.add_done_callback(lambda future: self._applied_here(order, write, future))
@@ -238,8 +240,8 @@ class PrimaryWrites:
                 order, write, order.lead.applied_here(write.mutation.serial, length_bytes=applied.result())
             )
         else:
-            self._member_failed(order, self._me, error)
-        self._member_finished(write)
+            self._member_failed(order, write, self._me, error)
+        self._member_finished(order, write)
 
     async def _forward(
         self, order: VersionOrder, write: _Write, request: ApplyMutation, replica: Replica
@@ -255,16 +257,16 @@ class PrimaryWrites:
                 await self._push_copy(replica.data, write.pushed)
                 await self._call(replica, request)
         except GfsError as error:
-            self._member_failed(order, replica.server, error)
+            self._member_failed(order, write, replica.server, error)
         except Exception:
             _log.exception("forwarding a mutation failed unexpectedly", server=replica.server)
             self._member_failed(
-                order, replica.server, InternalFault("the primary could not forward the mutation")
+                order, write, replica.server, InternalFault("the primary could not forward the mutation")
             )
         else:
             self._acknowledge(order, write, order.lead.applied_on(request.serial, replica.server))
         finally:
-            self._member_finished(write)
+            self._member_finished(order, write)
 
     async def _call(self, replica: Replica, request: ApplyMutation) -> None:
         await self._caller.call(replica.control, request, Ack, deadline_seconds=self._forward_seconds)
@@ -277,7 +279,9 @@ class PrimaryWrites:
         del order.writes[done.serial]
         write.reply.set_result(WriteReply(serial=done.serial, length_bytes=done.length_bytes))
 
-    def _member_failed(self, order: VersionOrder, server: ServerId, error: BaseException) -> None:
+    def _member_failed(
+        self, order: VersionOrder, write: _Write, server: ServerId, error: BaseException
+    ) -> None:
         lead = order.lead
         assert lead is not None
         assert isinstance(error, GfsError), error
@@ -290,15 +294,42 @@ class PrimaryWrites:
                     "a replica failed a mutation", chunk=f"{lead.handle:x}", version=lead.version,
                     server=server, error=error.message,
                 )  # fmt: skip
+        if isinstance(error, NoSpace):
+            write.without_space.add(server)
+            if cut_short and len(order.replicas) > 1:
+                return  # if the others have no space either, it is nowhere: worth waiting for their word
         self.end_outstanding(order, cut_short)
 
-    def _member_finished(self, write: _Write) -> None:
+    def _member_finished(self, order: VersionOrder, write: _Write) -> None:
         write.members_busy -= 1
         assert write.members_busy >= 0
+        if write.members_busy == 0 and order.lead is not None and order.lead.is_over:
+            self._answer_late(order, write)
         if write.members_busy == 0 and write.pushed is not None:
             acknowledged = write.reply.done() and write.reply.exception() is None
             # Kept after a failure: the client tries again under a newer version, with these very bytes.
             self._pushes.release(write.pushed, used=acknowledged)
+
+    def _answer_late(self, order: VersionOrder, write: _Write) -> None:
+        """All members have spoken about a mutation whose version was broken by a full disk meanwhile."""
+        serial = write.mutation.serial
+        if order.writes.get(serial) is not write.reply:
+            return  # it has its answer
+        del order.writes[serial]
+        assert order.lead is not None
+        verdict = order.lead.verdict()
+        if write.without_space == order.replicas.keys():
+            order.nowhere_from = min(serial, order.nowhere_from or serial)
+        if order.nowhere_from is not None and serial >= order.nowhere_from:
+            # No member has it, and what comes behind a gap is applied by none (I4): a definite refusal.
+            named = ", ".join(order.replicas)
+            verdict = NoSpace(
+                f"chunk {order.lead.handle:x}: no space is left on any of its chunk servers ({named})",
+                hint="Free space on their disks, or delete files; see 'gfs status'.",
+                details={"servers": ",".join(order.replicas), "version": str(order.version)},
+            )
+        if not write.reply.done():
+            write.reply.set_exception(verdict)
 
 
 def _is_ahead(error: GfsError, order: VersionOrder) -> bool:

@@ -23,7 +23,7 @@ from gfs.client.core.write_failure import (
     push_failure,
     suspects_after_look,
 )
-from gfs.errors import GfsError, ReplicaFailed
+from gfs.errors import GfsError, NoSpace, OutcomeUnknown, ReplicaFailed
 from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import ChunkLease
 from gfs.messages.data import PushAnswer
@@ -44,6 +44,8 @@ class FailedTries:
 
     plan: RetryPlan
     lease_asked: int = 0
+    may_be_somewhere: bool = False  # the outcome of one of them is not known
+    full: frozenset[ServerId] = frozenset()  # the last one found no space on any of these
 
 
 class ChunkCalls:
@@ -132,6 +134,9 @@ class ChunkCalls:
         self, index: ChunkIndex, lease: ChunkLease, asked: ServerId, error: GfsError, tries: FailedTries
     ) -> None:
         """Do what makes the next try worth it. Raises: when nothing does, or the budget is spent."""
+        tries.may_be_somewhere = tries.may_be_somewhere or not error.definite
+        if isinstance(error, NoSpace):
+            _check_space(error, lease, tries)
         diagnosis = diagnose(error, lease, asked)
         if isinstance(diagnosis, Final):
             raise error
@@ -166,6 +171,22 @@ class ChunkCalls:
                 named = ",".join(silent)
                 raise ReplicaFailed(f"{named} fell silent during a write", details={"servers": named})
         return await answer
+
+
+def _check_space(error: NoSpace, lease: ChunkLease, tries: FailedTries) -> None:
+    """Raises: NoSpace when a newer version brought the same full servers: a chunk with bytes in it stays
+    where it is, and waiting frees no disk. OutcomeUnknown when an earlier try may have had an effect."""
+    servers = frozenset(replica.server for replica in lease.replicas)
+    named = set(error.details.get("servers", "").split(","))
+    everybody = servers if servers <= named or len(servers) == 1 else frozenset()
+    if not everybody or tries.full != everybody:
+        tries.full = everybody
+        return
+    if tries.may_be_somewhere:
+        raise OutcomeUnknown(
+            f"{error.message}; an earlier try may have taken effect", hint=error.hint, details=error.details
+        ) from error
+    raise error
 
 
 def _retrieve(ended: asyncio.Future[PushAnswer]) -> None:

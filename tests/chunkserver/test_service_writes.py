@@ -294,6 +294,43 @@ async def test_a_full_disk_on_the_only_replica_is_told_as_such(rig: Rig) -> None
         await rig.put(b"data", to="a")
 
 
+async def test_full_disks_everywhere_are_a_definite_refusal_of_this_write_and_those_behind_it(
+    rig: Rig,
+) -> None:
+    nodes = await rig.three()
+    assert (await rig.put(b"first")).serial == 1
+    for node in nodes:
+        node.replicas.write_failure = OSError(28, "No space left on device")
+    writes = [asyncio.ensure_future(rig.put(b"more", offset=5 + 4 * n)) for n in range(3)]
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [NoSpace] * 3
+    assert all(outcome.details["servers"] == "a,b,c" for outcome in outcomes)  # type: ignore[union-attr]
+    for node in nodes:
+        node.replicas.write_failure = None
+        assert node.content(V1) == b"first"
+    await rig.grant(2, "a", "b", "c")
+    assert (await rig.put(b"again", offset=5, version=2)).serial == 1
+
+
+async def test_a_write_that_one_of_them_still_had_room_for_may_be_there(rig: Rig) -> None:
+    a, b, c = await rig.three()
+    for node in (a, c):
+        node.replicas.write_failure = OSError(28, "No space left on device")
+    with pytest.raises(ReplicaFailed) as failure:
+        await rig.put(b"data")
+    assert failure.value.details["servers"] == "a,c"
+    assert b.content(V1) == b"data"
+
+
+async def test_no_space_after_another_failure_is_not_definite(rig: Rig) -> None:
+    a, b, c = await rig.three()
+    a.replicas.write_failure = c.replicas.write_failure = OSError(28, "No space left on device")
+    b.replicas.write_failure = ZeroDivisionError("a bug, somewhere in the middle of it")
+    with pytest.raises(ReplicaFailed) as failure:
+        await rig.put(b"data")
+    assert "b" in failure.value.details["servers"].split(",")
+
+
 async def test_an_unexpected_fault_in_a_worker_fails_the_write_and_ends_nothing_else(rig: Rig) -> None:
     _, b, _ = await rig.three()
     b.replicas.write_failure = ZeroDivisionError("a bug")

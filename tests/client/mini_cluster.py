@@ -329,9 +329,8 @@ class MiniCluster:
         handle = node.chunks[request.index]
         grant = self.grants[handle]
         if request.failed_version >= grant.version:
-            members = [
-                name for name in grant.servers if self.servers[name].alive and name not in request.suspects
-            ]
+            alive = [name for name in grant.servers if self.servers[name].alive]
+            members = [name for name in alive if name not in request.suspects] or alive
             if not members:
                 raise NotEnoughChunkServers("no replica is alive")
             self._bump(handle, members)

@@ -83,6 +83,8 @@ async def test_damage_met_by_a_read_is_never_returned_and_costs_the_replica_its_
         for offset in range(0, len(data), BLOCK):
             assert await client.read("/f", offset, BLOCK) == data[offset : offset + BLOCK]
         assert await client.read_bytes("/f") == data
+        await eventually("it is replaced", lambda: _is_whole(client, "/f", replicas=3))
+        assert await client.read_bytes("/f") == data
 
 
 async def _is_out(client: AsyncClient, server: ServerId) -> bool:
@@ -99,15 +101,17 @@ async def test_a_read_that_meets_the_damage_starts_the_same(tmp_path: Path) -> N
         for _ in range(12):  # whichever replica is asked
             assert await client.read_bytes("/f") == data
             await asyncio.sleep(0.05)
-        good = {place.replicas[2].server}
-
-        async def is_down_to_the_good_one() -> bool:
-            (now,) = await client.chunks("/f")
-            await client.verify_chunk(now)
-            return await members(client, "/f") == good
-
-        await eventually("both have left", is_down_to_the_good_one)
         assert await client.read_bytes("/f") == data
+        await eventually("all is whole again", lambda: _is_whole(client, "/f", replicas=3))
+        assert await client.read_bytes("/f") == data
+
+
+async def _is_whole(client: AsyncClient, path: str, *, replicas: int) -> bool:
+    """Every replica has been read and verified, and there are as many as there should be."""
+    (place,) = await client.chunks(path)
+    found = await client.verify_chunk(place)
+    is_clean = not found.bad_blocks and not found.unread and not found.differing
+    return is_clean and len(place.replicas) == replicas and not place.missing
 
 
 async def test_the_last_replica_stays_and_its_good_blocks_can_be_read(tmp_path: Path) -> None:
@@ -183,6 +187,11 @@ async def test_what_nobody_reads_is_found_within_a_scrub_pass(tmp_path: Path) ->
     async with cluster, await cluster.client() as client:
         await client.write_bytes("/f", _bytes(MIB + 100 * KIB))
         (place,) = await client.chunks("/f")
-        bad = place.replicas[2].server
-        rot(file_of(tmp_path, cluster, place, bad), MIB + 5)
-        await eventually("the scrubber finds it", lambda: _is_out(client, bad))
+        rot(file_of(tmp_path, cluster, place, place.replicas[2].server), MIB + 5)
+        version = place.version
+
+        async def is_replaced() -> bool:
+            (now,) = await client.chunks("/f")
+            return now.version > version and await _is_whole(client, "/f", replicas=3)
+
+        await eventually("the scrubber finds it, and it is made anew", is_replaced)

@@ -16,6 +16,7 @@ from gfs.errors import (
     LeaseExpired,
     NoSpace,
     NotFound,
+    OutcomeUnknown,
     Overloaded,
     PushMissing,
     ReplicaFailed,
@@ -154,6 +155,35 @@ async def test_a_refused_piece_is_repeated_at_its_offset_under_a_new_version(
         assert cluster.contents("/a") == [data]
     failed = [request for request in cluster.leases_asked if request.failed_version]
     assert [(request.failed_version, request.suspects) for request in failed] == [(1, suspects)]
+
+
+def full(*servers: str) -> NoSpace:
+    return NoSpace("no space is left", details={"servers": ",".join(servers)})
+
+
+async def test_full_disks_under_a_chunk_with_bytes_in_it_end_the_write_soon_and_for_certain() -> None:
+    cluster = MiniCluster()
+    async with cluster.client() as client:
+        await client.write_bytes("/a", b"abc")
+        asked = len(cluster.leases_asked)
+        for server in cluster.servers.values():
+            server.refusals = [full(*cluster.servers) for _ in range(5)]
+        with pytest.raises(NoSpace):
+            await client.write("/a", 0, b"x")
+        assert len(cluster.leases_asked) - asked <= 2  # no version more is spent on it
+        for server in cluster.servers.values():
+            server.refusals = []
+        assert cluster.contents("/a") == [b"abc"]
+
+
+async def test_full_disks_after_a_try_nobody_knows_the_end_of_leave_the_outcome_unknown() -> None:
+    cluster = MiniCluster()
+    async with cluster.client() as client:
+        await client.write_bytes("/a", b"abc")
+        for server in cluster.servers.values():
+            server.refusals = [ReplicaFailed("half of it"), *(full(*cluster.servers) for _ in range(5))]
+        with pytest.raises(OutcomeUnknown, match="no space"):
+            await client.write("/a", 0, b"x")
 
 
 async def test_a_lease_that_ran_out_is_asked_for_again_without_accusing_anybody() -> None:
