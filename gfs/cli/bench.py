@@ -42,3 +42,41 @@ def io_() -> None:
     from gfs.bench import io as program
 
     _run(program.report())
+
+
+@bench.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--speed",
+    default=0.0,
+    type=click.FloatRange(min=0.0),
+    help="1 as recorded, 2 twice as fast; 0 (default) as fast as the order of things allows.",
+)
+@click.option("--under", default="", metavar="DIR", help="Play below this directory of the cluster.")
+@click.pass_context
+def replay(ctx: click.Context, file: str, speed: float, under: str) -> None:
+    """Play FILE, made by 'gfs -o jsonl rpclog', back against a cluster, and compare how long calls took.
+
+    It creates, renames and deletes what was created, renamed and deleted then: use a cluster of its own, or
+    --under.
+    """
+    from gfs.bench import replay as program
+    from gfs.cli.cluster_address import load_settings, master_addresses, remote_path
+    from gfs.transport.event_loop import run
+
+    settings = load_settings(ctx.obj)
+    lines, document = run(
+        program.run(
+            file,
+            master_addresses(ctx.obj, settings),
+            settings=settings.client,
+            cluster=settings.cluster.id,
+            speed=speed,
+            under=remote_path(under),
+        ),
+        loop="auto",
+    )
+    if ctx.obj.output == "table":
+        click.echo("\n".join(lines))
+    else:
+        click.echo(document)

@@ -80,6 +80,12 @@ async def test_a_killed_program_tells_its_calls_from_its_directory_and_the_other
         cluster.kill([old])
         await client.mkdir("/after")
         new = (await client.cluster_status()).leader
+    recorded = gfs(cluster, "-o", "jsonl", "rpclog", "--node", new)
+    calls = cluster_directory(cluster) / "calls.jsonl"
+    calls.write_bytes(recorded.stdout)
+    played = gfs(cluster, "bench", "replay", "--under", "/again", str(calls))
+    assert played.returncode == 0 and b"mkdir" in played.stdout, played.stderr
+    assert gfs(cluster, "ls", "/again").stdout == b"after\n"
     dead = documents(gfs(cluster, "-o", "jsonl", "rpclog", "--node", old, "--method", "mkdir"))
     assert [line["request"]["path"] for line in dead] == ["/before"]
     happened = documents(gfs(cluster, "-o", "jsonl", "events", "--node", new))
