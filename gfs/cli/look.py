@@ -8,7 +8,7 @@ from gfs.cli.cluster_address import consistency_option, remote_path, run_with_cl
 from gfs.cli.render import emit_many, emit_one, human_bytes, text_table
 from gfs.client.client import AsyncClient
 from gfs.messages.chunks import ChunkPlace
-from gfs.messages.cluster import ClusterStatusReply
+from gfs.messages.cluster import ClusterStatusReply, MasterStatus
 
 EXIT_NOT_HEALTHY = 6
 
@@ -27,13 +27,19 @@ def status(ctx: click.Context) -> None:
         ctx.exit(EXIT_NOT_HEALTHY)
 
 
+def _heard(master: MasterStatus) -> str:
+    if master.role == "leader":
+        return "-"
+    return "never" if master.lag_seconds < 0 else f"{master.lag_seconds:.2f} s ago"
+
+
 def _as_text(found: ClusterStatusReply) -> str:
     masters = text_table(
-        ["master", "role", ">term", ">applied", ">behind", "address"],
+        ["master", "role", ">term", ">applied", ">behind", ">heard leader", "address"],
         (
-            [m.id, m.role, str(m.term), str(m.applied_index), str(m.lag_entries), m.control]
+            [m.id, m.role, str(m.term), str(m.applied_index), str(m.lag_entries), _heard(m), m.control]
             if m.role != "unreachable"
-            else [m.id, m.role, "-", "-", "-", m.control]
+            else [m.id, m.role, "-", "-", "-", "-", m.control]
             for m in found.masters
         ),
     )

@@ -44,6 +44,7 @@ from gfs.master.core.server_pool import ServerPool
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import Grant, ReplicaCalls
 from gfs.messages import operations
+from gfs.telemetry import note_event
 from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, InodeId, ServerId
 
 GRANT_ATTEMPTS_MAX = 5  # each leaves out at least one more replica, or meets a newer grant
@@ -244,6 +245,7 @@ class Granting:
             assert chunk is not None
             candidates = await self.candidates((inode, index), chunk, ())
             return await self.log_grant(inode, index, chunk, candidates, ())
+        _note_grant(index, outcome)
         return Grant(
             handle=outcome.handle,
             version=outcome.version,
@@ -329,6 +331,7 @@ class Granting:
             ) from error
         assert isinstance(outcome, operations.ChunkGranted), outcome
         failpoints.hit("lease.granted")
+        _note_grant(index, outcome)
         return replace(
             grant,
             version=outcome.version,
@@ -427,3 +430,16 @@ def acknowledged_bytes_of(file: InodeRecord, index: ChunkIndex) -> int:
     if not file.length_exact or index != file.chunk_count - 1:
         return 0
     return max(0, min(CHUNK_BYTES, file.length_bytes - index * CHUNK_BYTES))
+
+
+def _note_grant(index: ChunkIndex, granted: operations.ChunkGranted) -> None:
+    """For the events ring alone: there are too many for a log line each."""
+    note_event(
+        "master",
+        "chunk granted",
+        handle=f"{granted.handle:x}",
+        index=index,
+        version=granted.version,
+        primary=granted.primary,
+        replicas=granted.replicas,
+    )

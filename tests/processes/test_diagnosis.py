@@ -58,6 +58,9 @@ async def test_a_put_is_followed_through_all_programs_and_its_bytes_are_in_no_lo
     assert depth_of[leader, "acquire_lease"] == 0
     assert {depth for (_, method), depth in depth_of.items() if method in ("bump", "apply")} == {1}
     assert {depth for (_, method), depth in depth_of.items() if method == "bulk_push"} == {0, 1, 2}
+    happened = documents(gfs(cluster, "-o", "jsonl", "events", "--node", leader))
+    granted = [line for line in happened if line["event"] == "chunk granted"]
+    assert granted and granted[0]["request_id"] == "put-1" and len(granted[0]["fields"]["replicas"]) == 3
     rings = [path.read_bytes() for path in (cluster_directory(cluster)).rglob("*.ring")]
     assert rings and not any(b"nobody reads" in ring for ring in rings)
     assert b"acquire_lease" in gfs(cluster, "trace", "put-1").stdout
@@ -85,7 +88,7 @@ async def test_a_killed_program_tells_its_calls_from_its_directory_and_the_other
     calls.write_bytes(recorded.stdout)
     played = gfs(cluster, "bench", "replay", "--under", "/again", str(calls))
     assert played.returncode == 0 and b"mkdir" in played.stdout, played.stderr
-    assert gfs(cluster, "ls", "/again").stdout == b"after\n"
+    assert gfs(cluster, "ls", "/again").stdout == b"after/\n"
     dead = documents(gfs(cluster, "-o", "jsonl", "rpclog", "--node", old, "--method", "mkdir"))
     assert [line["request"]["path"] for line in dead] == ["/before"]
     happened = documents(gfs(cluster, "-o", "jsonl", "events", "--node", new))
