@@ -4,7 +4,7 @@
 
 Requests for names and chunk places go out as they were recorded, bulk reads as reads of the file they were
 of. A request waits for those that had been answered before it came, so that what depends on each other keeps
-its order; what ran side by side does so again. Mutations of chunks are not played: the log holds no file data.
+its order; what ran side by side does so again. Mutations of chunks are not played: their data is nowhere.
 """
 
 from __future__ import annotations
