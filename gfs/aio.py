@@ -12,6 +12,7 @@ from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import MasterSession
 from gfs.clock import SystemClock
 from gfs.errors import InvalidArgument
+from gfs.identity import stated_identity
 from gfs.messages.base import Consistency
 from gfs.settings import ClientSettings
 from gfs.transport.data_client import DataClient
@@ -48,7 +49,8 @@ async def connect(
     client = new_client_id()
     clock = SystemClock()
     chance = random.Random(client)
-    caller = WebSocketCaller("client", f"{client:x}", cluster)
+    identity = stated_identity(settings.user, settings.groups)
+    caller = WebSocketCaller("client", f"{client:x}", cluster, identity=identity)
     session = MasterSession(addresses, caller, client=client, clock=clock, chance=chance, settings=settings)
     connections = Connections(
         masters=session,

@@ -153,6 +153,13 @@ class MasterSettings(_Section, frozen=True, kw_only=True):
     loop: str = "auto"  # auto, uvloop or asyncio
 
 
+class AccessSettings(_Section, frozen=True, kw_only=True):
+    """Owner and mode of files are checked for everybody but `superuser` (empty: who runs the masters)."""
+
+    check: bool = True
+    superuser: str = ""
+
+
 class ChunkServerSettings(_Section, frozen=True, kw_only=True):
     store: str = "file"
     durability: str = "flush"  # flush: synced within a second; sync: before the acknowledgement
@@ -172,6 +179,8 @@ class ChunkServerSettings(_Section, frozen=True, kw_only=True):
 
 
 class ClientSettings(_Section, frozen=True, kw_only=True):
+    user: str = ""  # on whose behalf; empty: of whoever runs the program
+    groups: str = ""  # of that user, separated by commas; empty: those the system knows
     piece_bytes: int = 4 * MIB  # one push
     pieces_in_flight: int = 3
     metadata_cache_seconds: float = 5.0
@@ -194,6 +203,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     chunkservers: dict[str, ChunkServerNode] = {}
     raft: RaftSettings = RaftSettings()
     master: MasterSettings = MasterSettings()
+    access: AccessSettings = AccessSettings()
     chunkserver: ChunkServerSettings = ChunkServerSettings()
     client: ClientSettings = ClientSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import click
+import msgspec
 
 from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
+from gfs.cli.policies import effective_text
 from gfs.cli.render import emit_many, emit_one, human_bytes, human_time, note, text_table
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError, PartlyDone
 from gfs.messages.namespace import Entry
+from gfs.messages.policies import PolicyReply
 from gfs.vocabulary import split_path
 
 
@@ -35,7 +38,7 @@ def ls(ctx: click.Context, path: str, long: bool, recursive: bool, directory: bo
     entries = run_with_client(ctx, work)
     output = ctx.obj.output
     if long or output != "table":
-        headers = [">size", ">chunks", ">copies", "modified (UTC)", "path"]
+        headers = ["mode", "owner", "group", ">size", ">chunks", ">copies", "modified (UTC)", "path"]
         emit_many(entries, output, headers, ([*_columns(e), _shown(e, recursive)] for e in entries))
     else:
         click.echo(text_table([""], ([_shown(e, recursive)] for e in entries)), nl=False)
@@ -51,10 +54,24 @@ async def walk(client: AsyncClient, top: str) -> AsyncIterator[Entry]:
 
 
 def _columns(entry: Entry) -> list[str]:
+    access = [mode_text(entry), owner_text(entry), entry.group or "-"]
     if entry.kind == "directory":
-        return ["-", "-", "-", human_time(entry.modified_ms)]
+        return [*access, "-", "-", "-", human_time(entry.modified_ms)]
     size = human_bytes(entry.length_bytes) + ("" if entry.length_exact else "+")
-    return [size, str(entry.chunk_count), str(entry.replication_goal), human_time(entry.modified_ms)]
+    return [*access, size, str(entry.chunk_count), str(entry.replication_goal), human_time(entry.modified_ms)]
+
+
+def mode_text(entry: Entry) -> str:
+    """As `ls -l` of the system writes it: drwxr-x---."""
+    kind = "d" if entry.kind == "directory" else "-"
+    return kind + "".join(
+        letter if entry.mode >> position & 1 else "-"
+        for position, letter in zip(range(8, -1, -1), "rwx" * 3, strict=True)
+    )
+
+
+def owner_text(entry: Entry) -> str:
+    return entry.owner or "(superuser)"
 
 
 def _shown(entry: Entry, whole_path: bool) -> str:
@@ -67,12 +84,13 @@ def _shown(entry: Entry, whole_path: bool) -> str:
 @consistency_option
 @click.pass_context
 def stat(ctx: click.Context, path: str) -> None:
-    """Show one file or directory, with its exact length."""
+    """Show one file or directory, with its exact length and the policy that holds for it."""
 
-    async def work(client: AsyncClient) -> Entry:
-        return await client.stat(remote_path(path))
+    async def work(client: AsyncClient) -> tuple[Entry, PolicyReply]:
+        entry = await client.stat(remote_path(path))
+        return entry, await client.policy(entry.path)
 
-    entry = run_with_client(ctx, work)
+    entry, policy = run_with_client(ctx, work)
     rows = [["path", entry.path], ["kind", entry.kind], ["inode", str(entry.inode)]]
     if entry.kind == "file":
         still_open = "" if entry.length_exact else " (being written; at least)"
@@ -85,7 +103,19 @@ def stat(ctx: click.Context, path: str) -> None:
         ["created", human_time(entry.created_ms) + " UTC"],
         ["modified", human_time(entry.modified_ms) + " UTC"],
     ]
-    emit_one(entry, ctx.obj.output, text_table(["", ""], rows).rstrip("\n"))
+    rows += [["owner", owner_text(entry)], ["group", entry.group or "-"]]
+    rows += [["mode", f"{mode_text(entry)} ({entry.mode:03o})"]]
+    holds = effective_text(policy)
+    rows += [[f"policy: {key}", holds[key]] for key in ("replicas", "racks", "trash", "durability")]
+    for use in policy.quotas:
+        if use.files_max >= 0:
+            count = use.files + use.directories
+            rows += [["quota", f"{count} of {use.files_max} files and directories below {use.path}"]]
+        if use.bytes_max >= 0:
+            used, limit = human_bytes(use.content_bytes), human_bytes(use.bytes_max)
+            rows += [["quota", f"{used} of {limit} below {use.path}"]]
+    document = {**msgspec.to_builtins(entry), "policy": policy.effective, "quotas": policy.quotas}
+    emit_one(document, ctx.obj.output, text_table(["", ""], rows).rstrip("\n"))
 
 
 @click.command()
@@ -183,7 +213,7 @@ def glob(ctx: click.Context, pattern: str, long: bool) -> None:
 
     entries = run_with_client(ctx, work)
     if long or ctx.obj.output != "table":
-        headers = [">size", ">chunks", ">copies", "modified (UTC)", "path"]
+        headers = ["mode", "owner", "group", ">size", ">chunks", ">copies", "modified (UTC)", "path"]
         emit_many(entries, ctx.obj.output, headers, ([*_columns(e), _shown(e, True)] for e in entries))
     else:
         click.echo(text_table([""], ([_shown(e, True)] for e in entries)), nl=False)

@@ -19,6 +19,7 @@ from gfs.errors import Unavailable
 from gfs.messages.base import Consistency
 from gfs.messages.cluster import ClusterStatusReply
 from gfs.messages.namespace import Entry
+from gfs.messages.policies import PolicyFields, PolicyReply
 from gfs.messages.trash import TrashEntry
 from gfs.settings import ClientSettings
 from gfs.vocabulary import KIB, MIB
@@ -170,6 +171,18 @@ class Client:
 
     def snapshot(self, source: str, target: str) -> None:
         self._thread.run(self._client.snapshot(source, target))
+
+    def policy(self, path: str, *, consistency: Consistency | None = None) -> PolicyReply:
+        return self._thread.run(self._client.policy(path, consistency=consistency))
+
+    def set_policy(self, path: str, fields: PolicyFields, *, unset: Sequence[str] = ()) -> None:
+        self._thread.run(self._client.set_policy(path, fields, unset=unset))
+
+    def chmod(self, path: str, mode: int) -> None:
+        self._thread.run(self._client.chmod(path, mode))
+
+    def chown(self, path: str, *, owner: str | None = None, group: str | None = None) -> None:
+        self._thread.run(self._client.chown(path, owner=owner, group=group))
 
     @overload
     def open(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Literal, Self, overload
 
 import msgspec
@@ -42,6 +42,14 @@ from gfs.messages.namespace import (
     MakeDirectory,
     RenamePath,
     Stat,
+)
+from gfs.messages.policies import (
+    ChangeMode,
+    ChangeOwner,
+    PolicyFields,
+    PolicyReply,
+    SetPolicy,
+    ShowPolicy,
 )
 from gfs.messages.snapshots import TakeSnapshot
 from gfs.messages.trash import (
@@ -322,6 +330,37 @@ class AsyncClient:
             f"snapshot {source} to {target}",
         )
         self._connections.places.forget_tree(new)
+
+    # --- policies, owners and modes -------------------------------------------------------------
+
+    async def policy(self, path: str, *, consistency: Consistency | None = None) -> PolicyReply:
+        """What is set at `path`, what holds there and whence, and what counts against which quota."""
+        how = consistency or self._connections.consistency
+        request = ShowPolicy(path=_checked(path), consistency=how, min_applied_index=self._seen())
+        return await self._connections.ask(request, PolicyReply, f"policy of {path}", how)
+
+    async def set_policy(self, path: str, fields: PolicyFields, *, unset: Sequence[str] = ()) -> None:
+        """Set some fields of a directory's policy and unset others; see `PolicyFields` for units."""
+        checked = _checked(path)
+        await self._masters.mutate(
+            lambda request: SetPolicy(path=checked, fields=fields, unset=[*unset], request=request),
+            f"set policy of {path}",
+        )
+
+    async def chmod(self, path: str, mode: int) -> None:
+        """Change the mode, nine bits rwxrwxrwx. For the owner and the superuser."""
+        checked = _checked(path)
+        await self._masters.mutate(
+            lambda request: ChangeMode(path=checked, mode=mode, request=request), f"chmod {path}"
+        )
+
+    async def chown(self, path: str, *, owner: str | None = None, group: str | None = None) -> None:
+        """Change owner (the superuser may), group (the owner may, to one of his), or both."""
+        checked = _checked(path)
+        await self._masters.mutate(
+            lambda request: ChangeOwner(path=checked, owner=owner, group=group, request=request),
+            f"chown {path}",
+        )
 
     # --- files ----------------------------------------------------------------------------------
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from gfs.clock import Clock
 from gfs.errors import InvalidArgument
+from gfs.master.callers import Callers, everybody
+from gfs.master.core.access import READ
 from gfs.master.core.chunk_homes import ChunkHomes
 from gfs.master.core.locations import KnownServer, Locations
-from gfs.master.core.lookup import find_chunks
+from gfs.master.core.lookup import find_chunks, names_of
 from gfs.master.core.records import ChunkRecord
 from gfs.master.reads import Reads
 from gfs.messages.base import Reply, Request
@@ -19,20 +21,29 @@ class ChunkService:
     """Every master answers this: locations are known to all of them."""
 
     def __init__(
-        self, reads: Reads, locations: Locations, clock: Clock, *, homes: ChunkHomes | None = None
+        self,
+        reads: Reads,
+        locations: Locations,
+        clock: Clock,
+        *,
+        homes: ChunkHomes | None = None,
+        callers: Callers | None = None,
     ) -> None:
         """`homes` is told of the chunks that are asked for."""
         self._homes = homes
         self._reads = reads
+        self._callers = callers or everybody()
         self._locations = locations
         self._clock = clock
 
-    async def find_chunks(self, request: Request, _context: CallContext) -> Reply:
+    async def find_chunks(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, FindChunks)
         if request.first_index < 0 or request.count < 0:
             raise InvalidArgument(f"chunks {request.first_index} and {request.count} more are no range")
         tables = await self._reads.view(request.consistency, request.min_applied_index)
+        self._callers.require_path(tables, context, names_of(request.path), 0)
         entry, chunks = find_chunks(tables, request.path, request.first_index, request.count)
+        self._callers.require_inode(tables, context, entry.inode, READ)
         now = self._clock.monotonic()
         if self._homes is not None:
             for index, chunk in enumerate(chunks, start=request.first_index):

@@ -17,6 +17,7 @@ from gfs.clock import Clock
 from gfs.errors import GfsError, NoQuorum, NotLeader, PathBusy, from_code
 from gfs.master.freezes import THAW_LOOK_SECONDS, Freezes, written_paths
 from gfs.master.replication.replicator import Replicator
+from gfs.messages.base import Identity
 from gfs.messages.operations import (
     AnyOperation,
     AnyOutcome,
@@ -62,8 +63,12 @@ class Commits:
             "gfs_commit_failures", "Proposals that failed", ["code"], registry=metrics.registry
         )
 
-    async def commit(self, operation: AnyOperation, request: RequestId | None = None) -> Done | ChunkGranted:
+    async def commit(
+        self, operation: AnyOperation, request: RequestId | None = None, *, caller: Identity | None = None
+    ) -> Done | ChunkGranted:
         """Log one operation, stamped with this leader's time, and return its outcome once it is applied.
+
+        `caller`: on whose behalf, when it is to be checked whether they may.
 
         Raises: the error the state refused it with (definite); NotLeader naming the leader, NoQuorum,
             Overloaded (definite); OutcomeUnknown when leadership was lost meanwhile.
@@ -71,9 +76,10 @@ class Commits:
         failpoints.hit("master.before_propose")
         started = time.perf_counter()
         try:
-            encoded = await self._replicator.propose(
-                _encode(LogRecord(at_ms=self._clock.wall_ms(), operation=operation, request=request))
+            record = LogRecord(
+                at_ms=self._clock.wall_ms(), operation=operation, request=request, caller=caller
             )
+            encoded = await self._replicator.propose(_encode(record))
         except (NotLeader, NoQuorum) as error:
             self._failures.labels(error.code).inc()
             raise self.not_leader() from error
@@ -87,7 +93,7 @@ class Commits:
         return outcome
 
     async def commit_in_turn(
-        self, operation: AnyOperation, request: RequestId | None = None
+        self, operation: AnyOperation, request: RequestId | None = None, *, caller: Identity | None = None
     ) -> Done | ChunkGranted:
         """As commit(), for an operation on paths or a file: it waits while a snapshot keeps them as they are.
 
@@ -95,14 +101,14 @@ class Commits:
         """
         if self.freezes.is_idle:
             try:
-                return await self.commit(operation, request)
+                return await self.commit(operation, request, caller=caller)
             except PathBusy:
                 pass  # a snapshot began meanwhile, or goes on after a change of leader
         paths = written_paths(operation)
         while True:
             async with self.freezes.locks.hold(write=paths):
                 try:
-                    return await self.commit(operation, request)
+                    return await self.commit(operation, request, caller=caller)
                 except PathBusy:
                     pass
             await self.thawed()

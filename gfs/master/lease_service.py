@@ -17,8 +17,10 @@ from gfs.errors import (
     Superseded,
     Unavailable,
 )
+from gfs.master.callers import Callers, everybody
 from gfs.master.commit import Commits
 from gfs.master.copy_on_write import CopyOnWrite
+from gfs.master.core.access import WRITE
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.records import ChunkRecord
 from gfs.master.freezes import is_below
@@ -53,6 +55,7 @@ class LeaseService:
         copies: CopyOnWrite,
         clock: Clock,
         lease_seconds: float,
+        callers: Callers | None = None,
     ) -> None:
         self._commits = commits
         self._reads = reads
@@ -62,19 +65,22 @@ class LeaseService:
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._copies = copies
+        self._callers = callers or everybody()
         self._running: dict[ChunkKey, asyncio.Task[Any]] = {}  # Any: a lease or a seal, whoever came first
 
     # --- what clients call ---------------------------------------------------------------------
 
-    async def acquire(self, request: Request, _context: CallContext) -> Reply:
+    async def acquire(self, request: Request, context: CallContext) -> Reply:
         """Find or grant the lease of a chunk.
 
-        Raises: NotLeader; NotFound; ChunkSealed; DataUnavailable when no replica can be reached;
-            NotEnoughChunkServers or NoSpace for a new chunk; OutcomeUnknown when leadership was lost
-            meanwhile (asking again is always safe).
+        Raises: NotLeader; NotFound; PermissionDenied; ChunkSealed; DataUnavailable when no replica can be
+            reached; NotEnoughChunkServers, NoSpace or QuotaExceeded for a new chunk; OutcomeUnknown when
+            leadership was lost meanwhile (asking again is always safe).
         Source: GFS §3.1 steps 1 and 2, §4.5.
         """
         assert isinstance(request, AcquireLease)
+        self._commits.leading()
+        self._callers.require_inode(self._reads.now(), context, request.inode, WRITE)
         key = (request.inode, request.index)
         while True:
             self._commits.leading()
@@ -93,12 +99,14 @@ class LeaseService:
             if key not in self._running:
                 return await self._run(key, self._grant(request))
 
-    async def seal(self, request: Request, _context: CallContext) -> Reply:
+    async def seal(self, request: Request, context: CallContext) -> Reply:
         """Fence the chunk under a new version, agree on its length, log the seal. Sealing twice is harmless.
 
         Raises: as `acquire`.
         """
         assert isinstance(request, SealChunk)
+        self._commits.leading()
+        self._callers.require_inode(self._reads.now(), context, request.inode, WRITE)
         key = (request.inode, request.index)
         while True:
             if (running := self._running.get(key)) is not None:

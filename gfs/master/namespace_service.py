@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from gfs.clock import Clock
 from gfs.errors import InvalidArgument
+from gfs.master.callers import Callers, everybody
 from gfs.master.commit import Commits
+from gfs.master.core.access import READ, SEARCH
 from gfs.master.core.glob import glob_page
 from gfs.master.core.lookup import NamePath, list_page, names_of, stat
 from gfs.master.core.policies import policy_at, trash_expiry
@@ -37,63 +39,84 @@ class NamespaceService:
     """Handlers of one master. Mutations need the leader; reads are answered as their consistency allows."""
 
     def __init__(
-        self, commits: Commits, reads: Reads, clock: Clock, *, replication_goal: int, trash_seconds: float
+        self,
+        commits: Commits,
+        reads: Reads,
+        clock: Clock,
+        *,
+        replication_goal: int,
+        trash_seconds: float,
+        callers: Callers | None = None,
     ) -> None:
         assert 0 < replication_goal <= REPLICATION_GOAL_MAX
         self._commits = commits
         self._reads = reads
         self._clock = clock
+        self._callers = callers or everybody()
         self._replication_goal = replication_goal
         self._trash_ms = round(trash_seconds * 1000)
 
-    async def stat(self, request: Request, _context: CallContext) -> Reply:
+    async def stat(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, Stat)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
+        self._callers.require_path(tables, context, names_of(request.path), 0)
         return self._reads.stamp(EntryReply(entry=stat(tables, request.path)), request.consistency)
 
-    async def list_directory(self, request: Request, _context: CallContext) -> Reply:
+    async def list_directory(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, ListDirectory)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
+        self._callers.require_path(tables, context, names_of(request.path), READ | SEARCH)
         entries, next_after = list_page(tables, request.path, after=request.after, limit=request.limit)
         return self._reads.stamp(EntriesReply(entries=entries, next_after=next_after), request.consistency)
 
-    async def glob(self, request: Request, _context: CallContext) -> Reply:
+    async def glob(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, Glob)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
-        entries, next_after = glob_page(tables, request.pattern, after=request.after, limit=request.limit)
+        entries, next_after = glob_page(
+            tables,
+            request.pattern,
+            after=request.after,
+            limit=request.limit,
+            access=self._callers.access(tables, context),
+        )
         return self._reads.stamp(EntriesReply(entries=entries, next_after=next_after), request.consistency)
 
-    async def make_directory(self, request: Request, _context: CallContext) -> Reply:
+    async def make_directory(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, MakeDirectory)
         names_of(request.path)
-        return await self._mutate(
-            operations.MakeDirectory(path=request.path, parents=request.parents), request.request
+        owner, group = self._callers.owner(context)
+        operation = operations.MakeDirectory(
+            path=request.path, parents=request.parents, owner=owner, group=group
         )
+        return await self._mutate(operation, request.request, context)
 
-    async def create(self, request: Request, _context: CallContext) -> Reply:
+    async def create(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, CreateFile)
         names = names_of(request.path)
         goal = request.replication_goal or self._goal_at(names)
         if not 0 < goal <= REPLICATION_GOAL_MAX:
             raise InvalidArgument(f"the replication goal {goal} is not within 1..{REPLICATION_GOAL_MAX}")
+        owner, group = self._callers.owner(context)
         operation = operations.CreateFile(
             path=request.path,
             replication_goal=goal,
             replace=request.replace,
             expires_at_ms=self._expires_at_ms(names) if request.replace else 0,
             inherits_goal=request.replication_goal == 0,
+            owner=owner,
+            group=group,
         )
-        return await self._mutate(operation, request.request)
+        return await self._mutate(operation, request.request, context)
 
-    async def delete(self, request: Request, _context: CallContext) -> Reply:
+    async def delete(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, DeletePath)
         names = names_of(request.path)
         operation = operations.DeletePath(
             path=request.path, recursive=request.recursive, expires_at_ms=self._expires_at_ms(names)
         )
-        return await self._mutate(operation, request.request)
+        return await self._mutate(operation, request.request, context)
 
-    async def rename(self, request: Request, _context: CallContext) -> Reply:
+    async def rename(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, RenamePath)
         names_of(request.source)
         replaced = names_of(request.destination)
@@ -103,9 +126,9 @@ class NamespaceService:
             replace=request.replace,
             expires_at_ms=self._expires_at_ms(replaced),
         )
-        return await self._mutate(operation, request.request)
+        return await self._mutate(operation, request.request, context)
 
-    async def set_length_hint(self, request: Request, _context: CallContext) -> Reply:
+    async def set_length_hint(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, SetLengthHint)
         if request.length_bytes < 0:
             raise InvalidArgument(f"a file cannot be {request.length_bytes} bytes long")
@@ -115,10 +138,14 @@ class NamespaceService:
             closed=request.closed,
             appending=request.appending,
         )
-        return await self._mutate(operation, request.request)
+        return await self._mutate(operation, request.request, context)
 
-    async def _mutate(self, operation: AnyOperation, request: RequestId | None) -> MutationReply:
-        outcome = await self._commits.commit_in_turn(operation, request)
+    async def _mutate(
+        self, operation: AnyOperation, request: RequestId | None, context: CallContext
+    ) -> MutationReply:
+        outcome = await self._commits.commit_in_turn(
+            operation, request, caller=self._callers.to_check(context)
+        )
         assert isinstance(outcome, operations.Done), outcome
         return MutationReply(inode=outcome.inode, applied_index=self._reads.applied_index())
 

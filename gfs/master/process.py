@@ -18,6 +18,8 @@ from gfs.clock import Clock, SystemClock
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, GfsError, NoSpace, PermissionDenied, Unavailable
+from gfs.identity import system_identity
+from gfs.master.callers import Callers
 from gfs.master.check_service import CheckService
 from gfs.master.checkpoint import LmdbCheckpoints
 from gfs.master.checkpoint_directory import CheckpointDirectory
@@ -30,6 +32,7 @@ from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.recent_grants import RecentGrants
+from gfs.master.core.records import PolicyRecord
 from gfs.master.core.repair_queue import Limits
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
@@ -42,6 +45,7 @@ from gfs.master.granting import Granting
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
+from gfs.master.policy_service import PolicyService
 from gfs.master.quiet_grants import QuietGrants
 from gfs.master.reads import Reads
 from gfs.master.repair_duty import RepairDuty
@@ -263,7 +267,8 @@ class Master:
         )
 
     def _make_service(self) -> MasterService:
-        tuning = self._settings.master
+        tuning, access = self._settings.master, self._settings.access
+        callers = Callers(superuser=access.superuser or system_identity().user, check=access.check)
         calls = ReplicaCalls(
             self._caller,
             self.locations,
@@ -298,6 +303,7 @@ class Master:
             copies=copies,
             clock=self._clock,
             lease_seconds=tuning.lease_seconds,
+            callers=callers,
         )
         grants = QuietGrants(commits=self._commits, reads=self._reads, granting=granting)
         self.moves = ReplicaMoves(
@@ -317,6 +323,7 @@ class Master:
             self._clock,
             replication_goal=tuning.replication_goal,
             trash_seconds=tuning.trash_seconds,
+            callers=callers,
         )
         snapshots = SnapshotService(
             commits=self._commits,
@@ -334,13 +341,25 @@ class Master:
             ),
             copies=copies,
             clock=self._clock,
+            callers=callers,
         )
         self._node.on_leadership(snapshots.lead)
         self._to_stop.push_async_callback(snapshots.stop)
         return MasterService(
             namespace=namespace,
-            trash=TrashService(self._commits, self._reads, namespace),
-            chunks=ChunkService(self._reads, self.locations, self._clock, homes=self._homes),
+            trash=TrashService(self._commits, self._reads, namespace, callers=callers),
+            chunks=ChunkService(self._reads, self.locations, self._clock, homes=self._homes, callers=callers),
+            policies=PolicyService(
+                self._commits,
+                self._reads,
+                callers=callers,
+                defaults=PolicyRecord(
+                    replicas=tuning.replication_goal,
+                    racks=1,
+                    trash_ms=round(tuning.trash_seconds * 1000),
+                    durability=self._settings.chunkserver.durability,
+                ),
+            ),
             leases=leases,
             snapshots=snapshots,
             cluster=ClusterService(

@@ -9,6 +9,7 @@ from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
+from gfs.master.policy_service import PolicyService
 from gfs.master.snapshot_service import SnapshotService
 from gfs.master.trash_service import TrashService
 from gfs.messages.base import Ping, Request
@@ -26,6 +27,7 @@ from gfs.messages.namespace import (
     SetLengthHint,
     Stat,
 )
+from gfs.messages.policies import ChangeMode, ChangeOwner, SetPolicy, ShowPolicy
 from gfs.messages.snapshots import TakeSnapshot
 from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 from gfs.transport.dispatch import answer_ping
@@ -40,6 +42,7 @@ class MasterService:
     snapshots: SnapshotService
     cluster: ClusterService
     trash: TrashService
+    policies: PolicyService
 
     def handlers(self) -> Mapping[type[Request], Handler]:
         """One handler for each of MASTER_REQUESTS."""
@@ -56,6 +59,10 @@ class MasterService:
             ListTrash: self.trash.list_trash,
             Undelete: self.trash.undelete,
             PurgeTrash: self.trash.purge,
+            SetPolicy: self.policies.set_policy,
+            ShowPolicy: self.policies.show_policy,
+            ChangeMode: self.policies.change_mode,
+            ChangeOwner: self.policies.change_owner,
             FindChunks: self.chunks.find_chunks,
             AcquireLease: self.leases.acquire,
             SealChunk: self.leases.seal,

@@ -20,6 +20,7 @@ from gfs.errors import (
     Overloaded,
     PathBusy,
 )
+from gfs.master.callers import Callers, everybody
 from gfs.master.commit import Commits
 from gfs.master.copy_on_write import CopyOnWrite
 from gfs.master.core.chunk_copies import reserved_copies
@@ -29,7 +30,7 @@ from gfs.master.core.snapshots import STEP_ROWS_MAX, jobs_under_way
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.reads import Reads
 from gfs.messages import operations
-from gfs.messages.base import Reply, Request
+from gfs.messages.base import Identity, Reply, Request
 from gfs.messages.namespace import MutationReply
 from gfs.messages.operations import RequestId
 from gfs.messages.snapshots import TakeSnapshot
@@ -56,17 +57,19 @@ class SnapshotService:
         revocation: LeaseRevocation,
         copies: CopyOnWrite,
         clock: Clock,
+        callers: Callers | None = None,
     ) -> None:
         self._commits = commits
         self._reads = reads
         self._revocation = revocation
         self._copies = copies
         self._clock = clock
+        self._callers = callers or everybody()
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: a request's answer, or nothing
         self._taking: dict[RequestId, asyncio.Task[MutationReply]] = {}  # a repeat waits with the first try
         self._driving: dict[InodeId, asyncio.Task[None]] = {}
 
-    async def take(self, request: Request, _context: CallContext) -> Reply:
+    async def take(self, request: Request, context: CallContext) -> Reply:
         """Answered when the copy is whole and in its place.
 
         Raises: InvalidPath, InvalidArgument (into itself, or of the root), NotFound, NotADirectory,
@@ -81,7 +84,7 @@ class SnapshotService:
         if taking is None:
             if len(self._tasks) >= SNAPSHOTS_WAITING_MAX:
                 raise Overloaded(f"{len(self._tasks)} snapshots are under way or waiting")
-            taking = self._start(self._take(request))
+            taking = self._start(self._take(request, self._callers.to_check(context)))
             if (asked := request.request) is not None:
                 self._taking[asked] = taking
                 taking.add_done_callback(lambda _: self._taking.pop(asked))
@@ -107,13 +110,13 @@ class SnapshotService:
 
     # --- one snapshot ---------------------------------------------------------------------------
 
-    async def _take(self, request: TakeSnapshot) -> MutationReply:
+    async def _take(self, request: TakeSnapshot, caller: Identity | None) -> MutationReply:
         operation = operations.BeginSnapshot(source=request.source, target=request.target)
         paths = names_of(request.source), names_of(request.target)
         while True:
             async with self._commits.freezes.locks.hold(write=paths):
                 try:
-                    begun = await self._commits.commit(operation, request.request)
+                    begun = await self._commits.commit(operation, request.request, caller=caller)
                 except PathBusy:
                     pass  # one that an earlier leader has begun, or too many
                 else:

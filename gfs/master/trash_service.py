@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from gfs.errors import NotFound
+from gfs.master.callers import Callers, everybody
 from gfs.master.commit import Commits
 from gfs.master.core.trash import (
     Wants,
@@ -46,10 +47,13 @@ class TrashService:
     """Handlers of one master. A mutation that finds nothing is proposed all the same: it may be the retry of
     one that did, and then the log answers it as the first time."""
 
-    def __init__(self, commits: Commits, reads: Reads, namespace: NamespaceService) -> None:
+    def __init__(
+        self, commits: Commits, reads: Reads, namespace: NamespaceService, *, callers: Callers | None = None
+    ) -> None:
         self._commits = commits
         self._reads = reads
         self._namespace = namespace
+        self._callers = callers or everybody()
 
     async def list_trash(self, request: Request, _context: CallContext) -> Reply:
         assert isinstance(request, ListTrash)
@@ -59,7 +63,7 @@ class TrashService:
         )
         return self._reads.stamp(TrashReply(entries=entries, next_after=next_after), request.consistency)
 
-    async def undelete(self, request: Request, _context: CallContext) -> Reply:
+    async def undelete(self, request: Request, context: CallContext) -> Reply:
         """Raises: NotFound, saying what was deleted with the path in it; AlreadyExists, NotADirectory …"""
         assert isinstance(request, Undelete)
         wants = self._wants(request.path)
@@ -69,7 +73,9 @@ class TrashService:
         entry = name_of(newest) if newest is not None else _NO_ENTRY
         try:
             outcome = await self._commits.commit(
-                operations.Undelete(entry=entry, path=destination), request.request
+                operations.Undelete(entry=entry, path=destination),
+                request.request,
+                caller=self._callers.to_check(context),
             )
         except NotFound as error:
             raise await self._not_in_trash(request.path) from error
@@ -77,7 +83,7 @@ class TrashService:
         path = destination if newest is not None else self._reads.path_of(outcome.inode)
         return UndeleteReply(path=path, inode=outcome.inode, applied_index=self._reads.applied_index())
 
-    async def purge(self, request: Request, _context: CallContext) -> Reply:
+    async def purge(self, request: Request, context: CallContext) -> Reply:
         """Raises: NotFound, but not for `everything`: then there may be nothing."""
         assert isinstance(request, PurgeTrash)
         wants = below(request.path) if request.everything else self._wants(request.path)
@@ -86,7 +92,7 @@ class TrashService:
         if found or not request.everything:
             operation = operations.PurgeTrash(entries=tuple(name_of(entry) for entry in found))
             try:
-                await self._commits.commit(operation, request.request)
+                await self._commits.commit(operation, request.request, caller=self._callers.to_check(context))
             except NotFound as error:
                 raise await self._not_in_trash(request.path) from error
             inode = found[0].entry.inode if len(found) == 1 else inode

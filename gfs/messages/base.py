@@ -15,6 +15,16 @@ PROTO_VERSION = 1
 PROTO_VERSION_MIN = 1
 
 
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """Who asks, as they say themselves; empty when they do not."""
+
+    user: str = ""
+    groups: tuple[str, ...] = ()
+
+
+NOBODY = Identity()
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of all replies."""
 

@@ -18,6 +18,7 @@ from gfs.messages.namespace import (
     SetLengthHint,
     Stat,
 )
+from gfs.messages.policies import ChangeMode, ChangeOwner, SetPolicy, ShowPolicy
 from gfs.messages.replicas import (
     AlignReplica,
     AppendRecord,
@@ -51,6 +52,10 @@ MASTER_REQUESTS: tuple[type[Request], ...] = (
     ListTrash,
     Undelete,
     PurgeTrash,
+    SetPolicy,
+    ShowPolicy,
+    ChangeMode,
+    ChangeOwner,
     FindChunks,
     AcquireLease,
     SealChunk,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gfs.messages.base import Identity
 from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
 
 
@@ -197,6 +198,23 @@ class SetPolicy(Operation, tag="set_policy", frozen=True, kw_only=True):
     unset: tuple[str, ...] = ()
 
 
+class ChangeMode(Operation, tag="chmod", frozen=True, kw_only=True):
+    """`mode`: nine bits rwxrwxrwx of owner, group and others."""
+
+    path: str
+    mode: int
+
+
+class ChangeOwner(Operation, tag="chown", frozen=True, kw_only=True):
+    """An empty owner is the superuser. `keep_owner`, `keep_group`: leave that one as it is."""
+
+    path: str
+    owner: str = ""
+    group: str = ""
+    keep_owner: bool = False
+    keep_group: bool = False
+
+
 class ForgetSessions(Operation, tag="forget_sessions", frozen=True, kw_only=True):
     """Drop the outcomes kept for clients not heard of since `idle_since_ms`, at most `limit` of them."""
 
@@ -295,6 +313,8 @@ AnyOperation = (
     | PurgeTrash
     | Reclaim
     | SetPolicy
+    | ChangeMode
+    | ChangeOwner
     | ForgetSessions
     | CheckDigest
     | SetTenure
@@ -308,11 +328,15 @@ AnyOperation = (
 
 
 class LogRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One operation with what the leader stamped on it. A Raft entry carries a list of these."""
+    """One operation with what the leader stamped on it. A Raft entry carries a list of these.
+
+    `caller`: on whose behalf, when it is to be checked what they may do.
+    """
 
     at_ms: int
     operation: AnyOperation
     request: RequestId | None = None
+    caller: Identity | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar, Union
 import msgspec
 
 from gfs.errors import FrameTooLarge, GfsError, UnsupportedVersion, WrongCluster
-from gfs.messages.base import PROTO_VERSION, PROTO_VERSION_MIN, ErrorReply, Reply, Request
+from gfs.messages.base import NOBODY, PROTO_VERSION, PROTO_VERSION_MIN, ErrorReply, Identity, Reply, Request
 from gfs.settings import FRAME_BYTES_MAX
 
 M = TypeVar("M")
@@ -36,13 +36,14 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Frame, tag="hello", frozen=True, array_like=True):
-    """Who speaks, and which versions of the protocol they speak. `cluster` is empty when not known yet."""
+    """Who speaks, for whom, and which versions of the protocol. `cluster` is empty when not known yet."""
 
     proto_min: int
     proto_max: int
     role: str
     node: str
     cluster: str = ""
+    identity: Identity = NOBODY
 
 
 class Refusal(Frame, tag="refusal", frozen=True, array_like=True):
@@ -142,5 +143,5 @@ def agree(mine: Hello, theirs: Hello) -> int:
     return version
 
 
-def own_hello(*, role: str, node: str, cluster: str) -> Hello:
-    return Hello(PROTO_VERSION_MIN, PROTO_VERSION, role, node, cluster)
+def own_hello(*, role: str, node: str, cluster: str, identity: Identity = NOBODY) -> Hello:
+    return Hello(PROTO_VERSION_MIN, PROTO_VERSION, role, node, cluster, identity)

@@ -2,8 +2,9 @@
 
     curl -d '{"path": "/data"}' http://127.0.0.1:9500/v1/stat
 
-`Gfs-Deadline` (seconds) bounds a call, `Gfs-Trace` names it; both may be left out. Every refusal is an
-ErrorReply as JSON under a fitting status.
+`Gfs-Deadline` (seconds) bounds a call, `Gfs-Trace` names it, `Gfs-User` and `Gfs-Groups` (separated by
+commas) say on whose behalf it is; all may be left out. Every refusal is an ErrorReply as JSON under a fitting
+status.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from gfs.errors import (
     ProtocolFault,
     Unavailable,
 )
-from gfs.messages.base import ErrorReply, Reply, Request
+from gfs.identity import GROUPS_MAX
+from gfs.messages.base import ErrorReply, Identity, Reply, Request
 from gfs.settings import FRAME_BYTES_MAX, HTTP_CALL_SECONDS, HTTP_CALL_SECONDS_MAX
 from gfs.telemetry import Metrics, logger, new_trace_id
 from gfs.transport.dispatch import Dispatcher
@@ -40,6 +42,8 @@ _log = logger("transport")
 
 TRACE_HEADER = "Gfs-Trace"
 DEADLINE_HEADER = "Gfs-Deadline"
+USER_HEADER = "Gfs-User"
+GROUPS_HEADER = "Gfs-Groups"
 _TRACE_CHARS_MAX = 128
 _EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -75,7 +79,7 @@ def method_routes(dispatcher: Dispatcher) -> list[web.RouteDef]:
         request = _decode(await _read_body(http), decoder)
         trace = http.headers.get(TRACE_HEADER, "")[:_TRACE_CHARS_MAX] or new_trace_id()
         seconds = _deadline(http)
-        context = CallContext(f"http {http.remote}", trace, seconds)
+        context = CallContext(f"http {http.remote}", trace, seconds, _identity(http))
         try:
             async with asyncio.timeout(seconds):
                 reply = await dispatcher.answer(request, context)
@@ -84,6 +88,12 @@ def method_routes(dispatcher: Dispatcher) -> list[web.RouteDef]:
         return _json(reply, {TRACE_HEADER: trace})
 
     return [web.post("/v1/{method}", post)]
+
+
+def _identity(http: web.Request) -> Identity:
+    groups = http.headers.get(GROUPS_HEADER, "").split(",")
+    names = tuple(name.strip() for name in groups if name.strip())[:GROUPS_MAX]
+    return Identity(http.headers.get(USER_HEADER, ""), names)
 
 
 def health_routes(

@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from gfs.messages.base import Reply, Request
+from gfs.messages.base import NOBODY, Identity, Reply, Request
 from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)
 
 
 class CallContext(NamedTuple):
-    """What a handler may know of the call it answers. `trace` follows a call across programs."""
+    """What a handler may know of the call it answers. `trace` follows a call across programs.
+
+    `identity`: on whose behalf, as the caller says; nothing proves it.
+    """
 
     peer: str
     trace: str
     seconds_left: float
+    identity: Identity = NOBODY
 
 
 Handler = Callable[[Request, CallContext], Awaitable[Reply]]

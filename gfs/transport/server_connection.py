@@ -19,7 +19,7 @@ from gfs.errors import (
     Overloaded,
     ProtocolFault,
 )
-from gfs.messages.base import Reply, Request
+from gfs.messages.base import NOBODY, Reply, Request
 from gfs.settings import CALLS_IN_FLIGHT_MAX, SEND_QUEUE_BYTES_MAX
 from gfs.telemetry import logger
 from gfs.transport.dispatch import Dispatcher
@@ -76,6 +76,7 @@ class ServerConnection:
         self._mine = mine
         self._remote = remote
         self._peer = ""
+        self._identity = NOBODY
         self._outbox = Outbox(socket.send_bytes)
         self._inbox: deque[Call[Request] | Cancel | Hello] = deque()
         self._waiting: dict[int, _WaitingCall] = {}
@@ -127,6 +128,7 @@ class ServerConnection:
             await self._socket.send_bytes(join_frames([encode_frame(self._mine), encode_frame(refusal)]))
             raise
         self._peer = first.node or first.role
+        self._identity = first.identity
         self._inbox.extend(frames[1:])
         await self._socket.send_bytes(join_frames([encode_frame(self._mine)]))
 
@@ -275,7 +277,7 @@ class ServerConnection:
         return False
 
     def _context(self, call: Call[Request]) -> CallContext:
-        return CallContext(self._peer, call.trace, call.seconds_left)
+        return CallContext(self._peer, call.trace, call.seconds_left, self._identity)
 
     def _remember(self, call: Call[Request], task: asyncio.Task[Any]) -> _WaitingCall:
         """From now on the call has a task of its own, and ends with it when it is taken back or late."""

@@ -9,7 +9,8 @@ from typing import TypeVar
 import aiohttp
 
 from gfs.errors import ProtocolFault, Unavailable
-from gfs.messages.base import Reply, Request
+from gfs.identity import system_identity
+from gfs.messages.base import Identity, Reply, Request
 from gfs.settings import CONNECT_SECONDS_MAX
 from gfs.telemetry import trace_id
 from gfs.transport.client_connection import CLOSE_SECONDS, ClientConnection
@@ -22,6 +23,8 @@ R = TypeVar("R", bound=Reply)
 class WebSocketCaller:
     """An RpcCaller (see interface). `cluster` may be set later: it is said at each new connection's hello.
 
+    `identity`: on whose behalf it calls; by default of whoever runs this program.
+
     All methods belong to one event loop, the one of the first call.
     """
 
@@ -31,10 +34,12 @@ class WebSocketCaller:
         node: str,
         cluster: str = "",
         *,
+        identity: Identity | None = None,
         connect_seconds_max: float = CONNECT_SECONDS_MAX,
     ) -> None:
         self.cluster = cluster
         self._role, self._node = role, node
+        self._identity = system_identity() if identity is None else identity
         self._connect_seconds_max = connect_seconds_max
         self._session: aiohttp.ClientSession | None = None
         self._connections: dict[Address, ClientConnection] = {}
@@ -123,7 +128,9 @@ class WebSocketCaller:
                 )
                 connection = ClientConnection(socket, address)
                 try:
-                    mine = own_hello(role=self._role, node=self._node, cluster=self.cluster)
+                    mine = own_hello(
+                        role=self._role, node=self._node, cluster=self.cluster, identity=self._identity
+                    )
                     await connection.exchange_hello(mine)
                 except BaseException:
                     await connection.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from gfs.messages import operations as op
+from gfs.messages.base import Identity
 from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "operations_v1.txt"
@@ -71,6 +72,9 @@ OPERATIONS: dict[str, op.AnyOperation] = {
         path="/d", replicas=2, racks=2, trash_ms=0, durability="sync", files_max=10, bytes_max=2**40
     ),
     "set_policy, unset": op.SetPolicy(path="/d", unset=("replicas", "bytes_max")),
+    "chmod": op.ChangeMode(path="/f", mode=0o600),
+    "chown": op.ChangeOwner(path="/f", owner="ann", group="crawl"),
+    "chown, group only": op.ChangeOwner(path="/f", group="crawl", keep_owner=True),
     "forget_sessions": op.ForgetSessions(idle_since_ms=2**40, limit=100),
     "begin_snapshot": op.BeginSnapshot(source="/d", target="/save"),
     "copy_snapshot": op.CopySnapshot(copy=InodeId(9), rows=256),
@@ -103,6 +107,8 @@ def entries() -> dict[str, tuple[msgspec.Struct, object]]:
     request = op.RequestId(ClientId(2**62), 17, 12)
     retried = op.LogRecord(at_ms=1, operation=OPERATIONS["create"], request=request)
     found["record with a request"] = retried, op.LogRecord
+    named = msgspec.structs.replace(retried, caller=Identity("ann", ("crawl", "staff")))
+    found["record with a caller"] = named, op.LogRecord
     found |= {f"outcome {name}": (outcome, op.AnyOutcome) for name, outcome in OUTCOMES.items()}
     return found
 

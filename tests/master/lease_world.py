@@ -8,6 +8,7 @@ from random import Random
 from typing import TypeVar
 
 from gfs.errors import GfsError, OutcomeUnknown
+from gfs.master.callers import everybody
 from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
@@ -18,7 +19,7 @@ from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of
 from gfs.master.core.recent_grants import RecentGrants
-from gfs.master.core.records import ChunkRecord
+from gfs.master.core.records import ChunkRecord, PolicyRecord
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.garbage_collection import GarbageCollection
@@ -26,6 +27,7 @@ from gfs.master.granting import Granting
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
+from gfs.master.policy_service import PolicyService
 from gfs.master.quiet_grants import QuietGrants
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import ReplicaCalls
@@ -163,6 +165,12 @@ class FakeMaster:
             namespace=namespace,
             trash=TrashService(self.commits, self.reads, namespace),
             chunks=ChunkService(self.reads, self.locations, clock),
+            policies=PolicyService(
+                self.commits,
+                self.reads,
+                callers=everybody(),
+                defaults=PolicyRecord(replicas=goal, racks=1, trash_ms=60_000, durability="flush"),
+            ),
             leases=leases,
             snapshots=self.snapshots,
             cluster=ClusterService(

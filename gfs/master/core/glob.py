@@ -11,6 +11,7 @@ import fnmatch
 import re
 from collections.abc import Iterator
 
+from gfs.master.core.access import Access
 from gfs.master.core.lookup import NamePath, entry_of, names_of, spell
 from gfs.master.core.policies import InheritedPolicies
 from gfs.master.core.records import dentry_key, id_key, read_dentry
@@ -28,9 +29,15 @@ _Row = tuple[bytes, InodeId, bool]  # name, inode, whether it is a directory
 
 
 def glob_page(
-    tables: ReadTables, pattern: str, *, after: str = "", limit: int = 1000, scan_max: int = GLOB_SCAN_MAX
+    tables: ReadTables,
+    pattern: str,
+    *,
+    after: str = "",
+    limit: int = 1000,
+    scan_max: int = GLOB_SCAN_MAX,
+    access: Access | None = None,
 ) -> tuple[list[Entry], str]:
-    """Entries whose path matches, strictly behind the path `after`.
+    """Entries whose path matches, strictly behind the path `after`, as far as `access` lets the caller see.
 
     Returns: at most `limit` (and LIST_PAGE_MAX) entries, and the path to go on after, empty at the end. A
         page ends early, perhaps without entries, when `scan_max` directory entries were looked at.
@@ -42,7 +49,7 @@ def glob_page(
     entries: list[Entry] = []
     policies = InheritedPolicies(tables)
     last: NamePath = ()
-    for looked_at, (names, inode, matched) in enumerate(_walk(tables, components, behind)):
+    for looked_at, (names, inode, matched) in enumerate(_walk(tables, components, behind, access)):
         if looked_at >= scan_max or len(entries) == limit:
             return entries, spell(last, whole=True)
         last = names
@@ -56,7 +63,7 @@ def walk_below(
 ) -> Iterator[tuple[NamePath, InodeId]]:
     """What is at these names and everything below, in the order of paths, from behind `behind` on."""
     components: list[_Component] = [*names, ANY_DEPTH]
-    for found, inode, matched in _walk(tables, components, behind):
+    for found, inode, matched in _walk(tables, components, behind, None):
         if matched:
             yield found, inode
 
@@ -69,7 +76,7 @@ def _compile(name: bytes) -> _Component:
 
 
 def _walk(
-    tables: ReadTables, components: list[_Component], behind: NamePath | None
+    tables: ReadTables, components: list[_Component], behind: NamePath | None, access: Access | None
 ) -> Iterator[tuple[NamePath, InodeId, bool]]:
     """Every entry looked at behind `behind`, and whether it matches. Depth first, by an explicit stack: a
     position in each directory on the way down."""
@@ -79,7 +86,7 @@ def _walk(
         yield (), ROOT_INODE, end in start
     resume = behind or ()
     start -= {end}
-    rows = _rows(tables, ROOT_INODE, start, components, resume[:1])
+    rows = _rows(tables, ROOT_INODE, start, components, resume[:1], access)
     stack: list[tuple[NamePath, frozenset[int], Iterator[_Row], NamePath]] = [((), start, rows, resume)]
     while stack:
         above, positions, rows, resume = stack[-1]
@@ -97,7 +104,7 @@ def _walk(
         deeper = now - {end}
         if is_directory and deeper:
             rest = resume[1:] if on_the_way else ()
-            stack.append((names, deeper, _rows(tables, inode, deeper, components, rest[:1]), rest))
+            stack.append((names, deeper, _rows(tables, inode, deeper, components, rest[:1], access), rest))
 
 
 def _rows(
@@ -106,10 +113,13 @@ def _rows(
     positions: frozenset[int],
     components: list[_Component],
     first: NamePath,
+    access: Access | None,
 ) -> Iterator[_Row]:
     """Entries of one directory that can matter, from the name `first` on."""
     wanted = [components[position] for position in positions]
     literal = [name for name in wanted if isinstance(name, bytes)]
+    if access is not None and not access.may_visit(InodeId(directory), listing=len(literal) < len(wanted)):
+        return
     if len(literal) == len(wanted):
         # Only certain names can match here: look them up instead of reading the whole directory.
         for name in sorted(set(literal)):

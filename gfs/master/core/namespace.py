@@ -21,8 +21,8 @@ from gfs.errors import (
     NotADirectory,
     NotFound,
 )
-from gfs.master.core.lookup import NamePath, find_directory, names_to_change, spell
-from gfs.master.core.owners import Owners
+from gfs.master.core.lookup import NamePath, find, find_directory, names_to_change, spell
+from gfs.master.core.owners import Owners, owner_and_group
 from gfs.master.core.quotas import Quotas
 from gfs.master.core.records import (
     CONDEMNED_MS,
@@ -44,7 +44,15 @@ from gfs.master.core.records import (
 from gfs.master.core.tables import Table
 from gfs.master.core.trash import trash_row
 from gfs.master.core.usage import NOTHING, AccountedTables
-from gfs.messages.operations import CreateFile, DeletePath, MakeDirectory, RenamePath, Undelete
+from gfs.messages.operations import (
+    ChangeMode,
+    ChangeOwner,
+    CreateFile,
+    DeletePath,
+    MakeDirectory,
+    RenamePath,
+    Undelete,
+)
 from gfs.vocabulary import (
     DIRECTORY_MODE_DEFAULT,
     FILE_MODE_DEFAULT,
@@ -232,6 +240,27 @@ class Namespace:
         self._set_parent(inode, parent)
         return inode
 
+    def change_mode(self, operation: ChangeMode) -> InodeId:
+        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory."""
+        mode = _checked_mode(operation.mode)
+        inode, _ = find(self._tables, names_to_change(operation.path))
+        row, record = self._inode(inode)
+        self._rewrite(inode, row, msgspec.structs.replace(record, mode=mode))
+        return inode
+
+    def change_owner(self, operation: ChangeOwner) -> InodeId:
+        """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, NoSpace."""
+        self._owners.check(operation.owner, operation.group)
+        inode, _ = find(self._tables, names_to_change(operation.path))
+        row, record = self._inode(inode)
+        owner, group = owner_and_group(self._tables, record.ownership)
+        ownership = self._owners.number_of(
+            owner if operation.keep_owner else operation.owner,
+            group if operation.keep_group else operation.group,
+        )
+        self._rewrite(inode, row, msgspec.structs.replace(record, ownership=ownership))
+        return inode
+
     def _check_room(self, inode: int, old_parent: int, new_parent: int, *, replaced: int) -> None:
         """Before an inode, with what is below it, moves from one directory to another in place of `replaced`
         (0: of nothing). Raises: QuotaExceeded."""
@@ -283,6 +312,11 @@ class Namespace:
         self._counters.directories += 1
         return inode
 
+    def _inode(self, inode: int) -> tuple[bytes, InodeRecord]:
+        row = self._tables.get(Table.INODES, id_key(inode))
+        assert row is not None, inode
+        return row, decode_inode(row)
+
     def _next_inode(self) -> InodeId:
         inode = self._counters.next_inode
         assert inode <= ID_MAX
@@ -312,6 +346,6 @@ class Namespace:
 
 
 def _checked_mode(asked: int) -> int:
-    if asked > MODE_MAX:
+    if not 0 <= asked <= MODE_MAX:
         raise InvalidArgument(f"the mode {asked:o} is not within 0..{MODE_MAX:o}")
     return asked

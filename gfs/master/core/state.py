@@ -6,6 +6,7 @@ Volatile things (locations, running leases) are not here, nor anything that wait
 from __future__ import annotations
 
 from gfs.errors import CorruptState, GfsError, InvalidArgument, PathBusy, UnsupportedVersion
+from gfs.master.core.access import check_operation
 from gfs.master.core.chunk_copies import ChunkCopies
 from gfs.master.core.chunk_table import ChunkTable
 from gfs.master.core.digest import DIGEST_BYTES, digest_text
@@ -41,6 +42,8 @@ from gfs.messages.operations import (
     AdoptChunkCopy,
     AnyOutcome,
     BeginSnapshot,
+    ChangeMode,
+    ChangeOwner,
     ChangeReplicas,
     CheckDigest,
     CopySnapshot,
@@ -149,6 +152,8 @@ class MasterState:
 
     def _carry_out(self, record: LogRecord, index: LogIndex) -> AnyOutcome:
         at_ms = _stamp(record)
+        if record.caller is not None:
+            check_operation(self._tables, record.caller, record.operation)
         if self._snapshots.any_under_way:
             self._snapshots.require_free(record.operation)
         match record.operation:
@@ -182,6 +187,10 @@ class MasterState:
                 return Done()
             case SetPolicy() as operation:
                 return Done(inode=self._policies.set_policy(operation))
+            case ChangeMode() as operation:
+                return Done(inode=self._namespace.change_mode(operation))
+            case ChangeOwner() as operation:
+                return Done(inode=self._namespace.change_owner(operation))
             case ForgetSessions() as operation:
                 self._sessions.forget(idle_since_ms=operation.idle_since_ms, limit=operation.limit)
                 return Done()
