@@ -56,7 +56,9 @@ class RecordQueue:
     def __init__(self) -> None:
         self.waiting: deque[WaitingRecord] = deque()
         self.waiting_bytes = 0
-        self.batches_running = 0
+        self.batches_running = 0  # one at most
+        self.expected = 0  # how many records the next batch will probably have
+        self.is_gathering = False
         self.batches_named = 0
 
     def add(self, record: WaitingRecord) -> None:

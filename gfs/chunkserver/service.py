@@ -161,6 +161,7 @@ class ChunkService:
         await self.clones.stop()
         while self._changing:
             await asyncio.wait(self._changing)
+        await self._appends.drain()
         await self._writer.drain()
         await self._primary.drain()
 

@@ -36,6 +36,14 @@ def metadata() -> None:
     _run(program.report())
 
 
+@bench.command()
+def append() -> None:
+    """Record appends a second, from several programs and from one, each record read back."""
+    from gfs.bench import append as program
+
+    _run(program.report())
+
+
 @bench.command(name="io")
 def io_() -> None:
     """Streaming write and read, beside the limit of the same run."""
