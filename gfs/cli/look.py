@@ -62,8 +62,8 @@ def _as_text(found: ClusterStatusReply) -> str:
     lines = [f"cluster {found.cluster or '(unnamed)'}: {found.health}"]
     lines += [f"  - {reason}" for reason in found.reasons]
     lines += [
-        f"{found.files} files, {found.directories} directories, {found.chunks} chunks; "
-        f"among them what {found.trash} deleted {'entry holds' if found.trash == 1 else 'entries hold'}",
+        f"{found.files} files, {found.directories} directories, {found.chunks} chunks"
+        + (f", with those that {found.trash} deleted entries still hold" if found.trash else ""),
         "",
         masters.rstrip("\n"),
         "",

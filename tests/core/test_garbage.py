@@ -39,7 +39,13 @@ class Cluster:
         self.state.save()
         return outcome
 
-    def report(self, server: ServerId, *held: tuple[int, int], corrupt: tuple[int, ...] = ()) -> None:
+    def report(
+        self,
+        server: ServerId,
+        *held: tuple[int, int],
+        corrupt: tuple[int, ...] = (),
+        guests: tuple[tuple[int, int], ...] = (),
+    ) -> None:
         self.locations.hear(
             Heartbeat(
                 server=server,
@@ -51,6 +57,7 @@ class Cluster:
                 report_last=True,
                 report=[HeldChunk(ChunkHandle(h), ChunkVersion(v), 1) for h, v in held],
                 corrupt=[ChunkHandle(handle) for handle in corrupt],
+                guests=[HeldChunk(ChunkHandle(h), ChunkVersion(v), 1) for h, v in guests],
             ),
             now=self.now,
         )
@@ -224,6 +231,40 @@ class TestStaleReplicas:
         cluster.report(A, (1, 3))
         cluster.report(B, (1, 3))
         assert cluster.named(C) == []
+
+    def test_a_guest_is_kept_while_its_move_goes_on_and_once_it_has_joined(self, cluster: Cluster) -> None:
+        for server in (A, B, C):
+            cluster.report(server, (1, 1))
+        cluster.report(D, guests=((1, 1), (2, 1)))
+        cluster.moving.add(1)
+        assert cluster.named(D) == []
+        cluster.moving.clear()
+        assert cluster.named(D) == [(1, 1)], "the move has failed, and the chunk has what it wants"
+        fence = op.ChangeReplicas(
+            handle=ChunkHandle(1),
+            from_version=ChunkVersion(1),
+            replicas=(A, B, C),
+            primary=A,
+            held_version=ChunkVersion(1),
+        )
+        cluster(fence)
+        joined = op.ChangeReplicas(
+            handle=ChunkHandle(1),
+            from_version=ChunkVersion(2),
+            replicas=(A, B, C, D),
+            primary=A,
+            joined=(D,),
+            held_version=ChunkVersion(2),
+        )
+        cluster(joined)
+        assert cluster.named(D) == [], "it is a member now, though nobody has told it"
+
+    def test_a_guest_of_a_chunk_that_is_gone_is_an_orphan(self, cluster: Cluster) -> None:
+        cluster(delete("/f"))
+        cluster(purge(cluster.inode))
+        cluster(reclaim())
+        cluster.report(D, guests=((1, 1),))
+        assert cluster.named(D, wait=0.0) == [(1, 1)]
 
     def test_a_leader_that_begins_anew_remembers_nothing(self, cluster: Cluster) -> None:
         self.leave_out(cluster, A, B)

@@ -5,12 +5,13 @@ A replica's content is a list of mutation ids; its length is how many there are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gfs.errors import GfsError, LeaseExpired, NotFound, ReplicaFailed, StaleVersion, Superseded, Unavailable
 from gfs.messages.base import Ack, Ping, Reply, Request
 from gfs.messages.chunks import Replica
-from gfs.messages.heartbeat import Heartbeat, HeartbeatReply, HeldChunk, HeldLease
+from gfs.messages.heartbeat import GarbageReplica, Heartbeat, HeartbeatReply, HeldChunk, HeldLease
 from gfs.messages.replicas import (
     AlignReplica,
     BumpReply,
@@ -39,6 +40,8 @@ class HeldReplica:
     active: bool = False  # mutated since the last round of heartbeats
     lease_ends: float = 0.0
     revoked: bool = False  # nothing of this version is applied any more
+    granted_at: float = 0.0
+    term: int = 0
 
 
 @dataclass
@@ -48,6 +51,17 @@ class Guest:
     version: ChunkVersion
     content: list[int] = field(default_factory=list)
     whole: bool = False
+    touched_at: float = 0.0
+    term: int = 0
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a leader has named as garbage in the answer to a heartbeat written at `told_at`."""
+
+    garbage: GarbageReplica
+    term: Term
+    told_at: float
 
 
 class FakeChunkServer:
@@ -61,9 +75,13 @@ class FakeChunkServer:
         self.disk_free_bytes = DISK_BYTES // 2
         self.replicas: dict[ChunkHandle, HeldReplica] = {}
         self.guests: dict[ChunkHandle, Guest] = {}
+        self.removed: set[ChunkHandle] = set()
         self.peers: dict[ServerId, FakeChunkServer] = {}  # whom it can copy from
         self.copy_seconds = 0.0  # how long the first half of a copy takes
         self.term = Term(0)
+        self.leader_term = Term(0)
+        self.words: list[Word] = []
+        self.on_collected: Callable[[ServerId, ChunkHandle], None] = lambda server, handle: None
         self.may_be_short = False
         self.unsettled: set[ChunkHandle] = set()  # as if a mutation of these were always under way
         self.refuse: GfsError | None = None
@@ -90,6 +108,8 @@ class FakeChunkServer:
         for held in self.replicas.values():
             held.primary, held.members, held.active = None, (), False
         self.guests = {handle: guest for handle, guest in self.guests.items() if guest.whole}
+        self.words.clear()
+        self.leader_term = Term(0)
         self.server.serve()
 
     def heartbeat(self, *, report: bool = False, cluster: str = CLUSTER) -> Heartbeat:
@@ -118,11 +138,34 @@ class FakeChunkServer:
             report_last=report,
             report=chunks if report else [],
             changed=[] if report else chunks,
+            removed=[] if report else sorted(self.removed - self.replicas.keys()),
+            guests=[HeldChunk(h, guest.version, 0) for h, guest in self.guests.items() if guest.whole],
         )
 
-    def take_heartbeat_reply(self, reply: HeartbeatReply) -> None:
+    def take_heartbeat_reply(self, reply: HeartbeatReply, *, told_at: float) -> None:
         for handle in reply.extended:
-            self.replicas[handle].lease_ends = self._network.clock.monotonic() + reply.lease_seconds
+            if handle in self.replicas:
+                self.replicas[handle].lease_ends = self._network.clock.monotonic() + reply.lease_seconds
+        if reply.is_leader and reply.term >= self.leader_term:
+            self.leader_term = reply.term
+            self.words += [Word(garbage, reply.term, told_at) for garbage in reply.garbage]
+
+    def collect(self) -> None:
+        """Delete what leaders have named, but what is newer than their word (I6)."""
+        words, self.words = self.words, []
+        for word in words:
+            handle = word.garbage.handle
+            held, guest = self.replicas.get(handle), self.guests.get(handle)
+            found = held or guest
+            if found is None or found.version > word.garbage.version or found.term > word.term:
+                continue
+            changed_at = held.granted_at if held else guest.touched_at if guest else 0.0
+            if changed_at >= word.told_at:
+                continue
+            self.replicas.pop(handle, None)
+            self.guests.pop(handle, None)
+            self.removed.add(handle)
+            self.on_collected(self.id, handle)
 
     def apply(self, handle: ChunkHandle, version: ChunkVersion, offset: int, mutation: int) -> None:
         """What a secondary does, and a primary to itself. A gap is never applied over (I4)."""
@@ -151,7 +194,7 @@ class FakeChunkServer:
         if guest is not None:
             if request.create or not guest.whole or not request.oldest_version <= guest.version:
                 raise NotFound(f"{self.id} has no more than a guest of {request.handle}")
-            self.replicas[request.handle] = HeldReplica(guest.version, content=guest.content)
+            self.replicas[request.handle] = HeldReplica(guest.version, content=guest.content, term=guest.term)
             del self.guests[request.handle]
         held = self.replicas.get(request.handle)
         replaced = ChunkVersion(0) if held is None else held.version
@@ -167,7 +210,9 @@ class FakeChunkServer:
         if replaced < request.version:
             held.version, held.active, held.revoked = request.version, False, False
             held.primary, held.members = request.primary, members
-            held.lease_ends = self._network.clock.monotonic() + request.lease_seconds
+            held.granted_at = self._network.clock.monotonic()
+            held.lease_ends = held.granted_at + request.lease_seconds
+        held.term = request.master_term
         return BumpReply(
             replaced_version=replaced, length_bytes=len(held.content), may_be_short=self.may_be_short
         )
@@ -226,11 +271,13 @@ class FakeChunkServer:
         if guest is None or not (guest.whole and guest.version == request.version):
             await self._copy(request, guest or Guest(request.version, list(held.content) if held else []))
         guest = self.guests[request.handle]
+        guest.touched_at, guest.term = self._network.clock.monotonic(), request.master_term
         return CloneReply(fetched_bytes=0, length_bytes=len(guest.content))
 
     async def _copy(self, request: CloneChunk, guest: Guest) -> None:
         """In two halves, between which the source may change, or go away."""
-        self.replicas.pop(request.handle, None)
+        if self.replicas.pop(request.handle, None) is not None:
+            self.removed.add(request.handle)
         guest.version, guest.whole = request.version, False
         self.guests[request.handle] = guest
         source = self.peers[request.sources[0].server]

@@ -159,7 +159,7 @@ class FakeMaster:
             bytes_per_second=CHUNK_BYTES,
         )
         namespace = NamespaceService(
-            self.commits, self.reads, clock, replication_goal=goal, trash_seconds=60.0
+            self.commits, self.reads, clock, replication_goal=goal, trash_seconds=world.trash_seconds
         )
         self.service = MasterService(
             namespace=namespace,
@@ -196,8 +196,17 @@ class FakeMaster:
 class LeaseWorld:
     """`masters` m1, m2, …, of which m1 leads; chunk servers s1, s2, …, all heard of; one file."""
 
-    def __init__(self, *, servers: int = 4, masters: int = 2, goal: int = 3, seed: int = 7) -> None:
+    def __init__(
+        self,
+        *,
+        servers: int = 4,
+        masters: int = 2,
+        goal: int = 3,
+        seed: int = 7,
+        trash_seconds: float = 60.0,
+    ) -> None:
         self.seed = seed
+        self.trash_seconds = trash_seconds
         self.clock = VirtualClock()
         self.network = FakeNetwork(self.clock)
         self.log = FakeLog()
@@ -253,9 +262,10 @@ class LeaseWorld:
             if only and server.id != only:
                 continue
             for master in self.masters.values():
+                told_at = self.clock.monotonic()
                 reply = await self.heartbeat(server, master, report=report)
                 if reply is not None:
-                    server.take_heartbeat_reply(reply)
+                    server.take_heartbeat_reply(reply, told_at=told_at)
             for held in server.replicas.values():
                 held.active = False
 

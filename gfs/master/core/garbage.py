@@ -14,6 +14,8 @@ after it was first seen, while no replica of the chunk is being moved, and once 
 replicas as it should have, or as there are other living servers to have them (two at least, where there are
 two). Members are never collected, whatever they hold: each is complete (core/grants), or leaves first.
 
+A guest, a copy that has not joined the set (replica_moves), is treated as a replica is.
+
 The server deletes a replica only at the version named, so that a word that comes late harms no newer replica.
 """
 
@@ -95,7 +97,7 @@ class Garbage:
         is_last = len(page) < GARBAGE_REPLICAS_PER_HEARTBEAT
         looked.after = ChunkHandle(0) if is_last else page[-1][0]
         unreadable = [(handle, ChunkVersion(0)) for handle in server.corrupt if not server.held.get(handle)]
-        for handle, version in (*page, *sorted(unreadable)):
+        for handle, version in (*page, *sorted(unreadable), *server.guests.items()):
             row = tables.get(Table.CHUNKS, id_key(handle))
             if row is None:
                 looked.stale.pop(handle, None)
@@ -137,7 +139,7 @@ class Garbage:
         return named
 
     def _is_still_stale(self, server: KnownServer, chunk: ChunkRecord, found: _StaleReplica) -> bool:
-        held = server.held.get(chunk.handle)
+        held = server.guests.get(chunk.handle) or server.held.get(chunk.handle)
         is_there = held == found.version and (held > 0 or chunk.handle in server.corrupt)
         return is_there and held <= chunk.version and server.id not in chunk.replicas
 

@@ -145,6 +145,7 @@ class KnownServer:
     reported: bool = False  # `held` is a full report of this incarnation plus its changes
     incoming: VersionMap | None = None  # a full report under way
     incoming_corrupt: set[ChunkHandle] = field(default_factory=set)
+    guests: dict[ChunkHandle, ChunkVersion] = field(default_factory=dict)  # copies that are no replicas yet
     next_page: int = 0
 
     def replica(self) -> Replica:
@@ -191,6 +192,7 @@ class Locations:
         server.release, server.chunk_count = beat.version, beat.chunk_count
         server.disk_total_bytes, server.disk_free_bytes = beat.disk_total_bytes, beat.disk_free_bytes
         server.heard_at, server.doubted = now, False
+        server.guests = {guest.handle: guest.version for guest in beat.guests}
         self._take_changes(server, beat)
         if beat.report_page >= 0:
             self._take_page(server, beat)
