@@ -57,6 +57,7 @@ LEASES_NAMED_MAX = 20_000  # in one heartbeat
 CORRUPT_NAMED_MAX = 1000  # in one heartbeat
 GARBAGE_REPLICAS_PER_HEARTBEAT = 512  # of a server's replicas, looked at by the leader (GFS §4.4: a subset)
 GARBAGE_NAMED_MAX = 1000  # for each reason, in the answer to one heartbeat
+GUESTS_NAMED_MAX = 1000  # in one heartbeat
 DELETIONS_WAITING_MAX = 10_000  # replicas a leader has named and that are not deleted yet
 CHECKS_RUNNING_MAX = 2  # replicas that one chunk server verifies or mends at once because somebody asks
 CHECK_PAGE_CHUNKS = 1000  # files and chunks looked at for one page of fsck

@@ -19,7 +19,13 @@ from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.clock import Clock
 from gfs.errors import GfsError, WrongCluster
 from gfs.messages.heartbeat import GarbageReplica, Heartbeat, HeartbeatReply, HeldChunk, HeldLease
-from gfs.settings import CORRUPT_NAMED_MAX, DELETIONS_WAITING_MAX, LEASES_NAMED_MAX, REPORT_PAGE_CHUNKS
+from gfs.settings import (
+    CORRUPT_NAMED_MAX,
+    DELETIONS_WAITING_MAX,
+    GUESTS_NAMED_MAX,
+    LEASES_NAMED_MAX,
+    REPORT_PAGE_CHUNKS,
+)
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, Term
@@ -94,6 +100,7 @@ class _News:
     free_bytes: int
     chunk_count: int
     corrupt: list[ChunkHandle]
+    guests: list[HeldChunk]
     changed: list[HeldChunk]
     removed: list[ChunkHandle]
     cursor: int
@@ -238,6 +245,7 @@ class Heartbeats:
             free_bytes=usage.free_bytes,
             chunk_count=replicas.chunk_count,
             corrupt=_corrupt_to_name(replicas, changed, report),
+            guests=replicas.guests.whole()[:GUESTS_NAMED_MAX],
             changed=changed,
             removed=removed,
             cursor=cursor,
@@ -260,6 +268,7 @@ class Heartbeats:
             changed=news.changed,
             removed=news.removed,
             corrupt=news.corrupt,
+            guests=news.guests,
         )
         report = news.report
         if report is None:

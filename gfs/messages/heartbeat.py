@@ -53,7 +53,7 @@ class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):
 
     A full report is split in pages: `report_page` counts from 0, `report_last` ends it. Afterwards
     `changed` and `removed` carry only what differs from what this master has acknowledged.
-    `guests`: whole copies that no bump has made replicas yet (§4.3), all there are each time.
+    `guests`: whole copies that no bump has made replicas yet (§4.3), as many as fit.
     `incarnation` is drawn at each start of the process: a master that sees a new one asks for a report.
     `corrupt` names all damaged replicas among those in `changed` and `report`, and others too; a replica
     whose version cannot be told any more has version 0 there.

@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 import gfs.chunkserver.heartbeat as heartbeat_room
+from gfs.checksums import piece_checksums
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
 from gfs.errors import ChecksumMismatch, GfsError, WrongCluster
 from gfs.master.core.locations import Locations
@@ -424,4 +425,29 @@ async def test_a_fault_in_gathering_the_news_does_not_end_the_heartbeats(
     heard = len(beating.masters[0].beats)
     await rig.clock.advance(2 * INTERVAL)
     assert len(beating.masters[0].beats) > heard
+    await beating.heartbeats.stop()
+
+
+async def test_a_copy_that_never_joined_is_told_and_deleted_on_a_leaders_word(
+    rig: Rig, begin: Callable[..., Beating]
+) -> None:
+    a, *_ = await rig.three()
+    guest, content = ChunkHandle(7), b"copied" * 100
+    sums = piece_checksums(0, content)
+    a.replicas.guests.begin(guest, V2, sums, len(content), master_term=Term(1))
+    beating = begin(a)
+    m1 = beating.masters[0]
+    await rig.clock.advance(INTERVAL)
+    assert m1.last.guests == []  # it is not whole yet
+    a.replicas.guests.put(guest, V2, 0, memoryview(content))
+    a.replicas.guests.finish(guest, V2, sums, len(content), sealed=False, append_window=b"")
+    await rig.clock.advance(INTERVAL)
+    assert [(told.handle, told.version) for told in m1.last.guests] == [(guest, V2)]
+    assert m1.knows(a, guest) == 0  # as a copy, not as a replica
+    known = m1.locations.get(a.name)
+    assert known is not None and known.guests == {guest: V2}
+    m1.is_leader, m1.garbage = True, [GarbageReplica(guest, V2)]
+    await rig.clock.advance(2 * INTERVAL)
+    assert m1.last.guests == [] and known.guests == {}
+    assert a.replicas.chunk_count == 1 and list(a.store.handles()) == [HANDLE]
     await beating.heartbeats.stop()

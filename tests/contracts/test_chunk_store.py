@@ -216,3 +216,21 @@ def test_a_full_disk_is_reported_as_it_is() -> None:
     with pytest.raises(OSError) as caught:
         store.write_at(ONE, b"abcdef", 0)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_what_a_clone_that_was_cut_short_left_is_gone_at_the_next_start(tmp_path: Path) -> None:
+    class CutShort(SystemDisk):
+        def rename(self, source: str, destination: str) -> None:
+            raise OSError(errno.EIO, "the machine stops here")
+
+    store = FileStore(CutShort(), str(tmp_path))
+    store.create(ONE)
+    store.write_at(ONE, b"bytes", 0)
+    with pytest.raises(OSError):
+        store.clone(ONE, ChunkHandle(2))
+    store.close()
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+    again = FileStore(SystemDisk(), str(tmp_path))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{ONE:016x}.chunk"]
+    assert content(again, ONE) == b"bytes"
+    again.close()

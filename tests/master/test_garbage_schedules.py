@@ -139,4 +139,4 @@ async def test_schedules_do_collect_stale_replicas_of_live_chunks() -> None:
         collected += schedule.collected
         for task in (*schedule.moving, *schedule.asking, *schedule.asked):
             task.cancel()
-    assert collected >= 5, collected
+    assert collected >= 2, collected

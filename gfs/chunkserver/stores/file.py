@@ -64,6 +64,7 @@ class FileStore:
         for first in disk.listdir(directory):
             inside = os.path.join(directory, first)
             self._known_directories.update(os.path.join(inside, second) for second in disk.listdir(inside))
+        self._drop_temporaries()
         # A kill may have come before the names in them were synced: the first sync_names() makes up for it.
         self._unsynced_directories |= {directory, *self._known_directories}
         self._unsynced_directories |= {os.path.dirname(known) for known in self._known_directories}
@@ -146,6 +147,13 @@ class FileStore:
 
     def path_of(self, handle: ChunkHandle) -> str:
         return os.path.join(self._parent(handle), f"{handle:016x}{_SUFFIX}")
+
+    def _drop_temporaries(self) -> None:
+        """What clones that were cut short have left."""
+        for directory in self._known_directories:
+            for name in self._disk.listdir(directory):
+                if name.endswith(_CLONE_TEMPORARY):
+                    self._disk.unlink(os.path.join(directory, name))
 
     def _parent(self, handle: ChunkHandle) -> str:
         upper, lower = handle >> 2 * DIRECTORY_BITS, handle >> DIRECTORY_BITS & (1 << DIRECTORY_BITS) - 1
