@@ -123,7 +123,7 @@ class ChunkServer:
         self._failed = loop.create_future()
         tuning = self._settings.chunkserver
         identity = self._open_identity()
-        diagnosis = Diagnosis(self._directory, self._node_id, self._settings.telemetry)
+        diagnosis = Diagnosis(self._directory, self._node_id, self._settings.telemetry, self.metrics)
         self._to_stop.callback(diagnosis.close)
         workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
         self._to_stop.callback(workers.shutdown)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gfs.messages.base import Consistency
 
 VERSION = "0.1.0"
+_WORTH_TRACING = (1, 6, 7, 8, 9, 10)  # not what was wrong with the command itself
 EXIT_BROKEN_PIPE = 141  # as a shell shows death by SIGPIPE
 
 
@@ -208,3 +209,5 @@ def _report(error: GfsError) -> None:
     print(f"gfs: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"     {error.hint}", file=sys.stderr)
+    if error.exit_status in _WORTH_TRACING and "request_id" in error.details:
+        print(f"     What was tried: gfs trace {error.details['request_id']}", file=sys.stderr)

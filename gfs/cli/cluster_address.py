@@ -12,7 +12,7 @@ import msgspec
 
 from gfs import settings as settings_module
 from gfs.cli.render import note
-from gfs.errors import DeadlineExceeded, InvalidArgument, NotFound
+from gfs.errors import DeadlineExceeded, GfsError, InvalidArgument, NotFound
 from gfs.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,9 +118,11 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
             client_settings, retry_seconds=options.timeout * RETRY_SHARE
         )
 
+    request_id = options.request_id or new_trace_id()
+
     async def session() -> T:
         # One id for all that this command asks, so that 'gfs trace' shows it as one.
-        trace_id.set(options.request_id or new_trace_id())
+        trace_id.set(request_id)
         client = await aio.connect(
             master_addresses(options, settings),
             settings=client_settings,
@@ -140,4 +142,8 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
         except TimeoutError as error:
             raise DeadlineExceeded(f"gave up after {options.timeout:g} s (--timeout)") from error
 
-    return run(bounded(), loop="auto")
+    try:
+        return run(bounded(), loop="auto")
+    except GfsError as error:
+        error.details.setdefault("request_id", request_id)
+        raise

@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import click
@@ -16,7 +16,7 @@ from gfs.cli.program_logs import ProgramLogs, open_program_logs
 from gfs.cli.render import emit_many, note, rfc3339
 from gfs.diagnosis.timeline import Step, timeline
 from gfs.errors import InvalidArgument, NotFound
-from gfs.messages.diagnosis import EventRecord, ReadEvents, ReadRpcLog, RpcRecord
+from gfs.messages.diagnosis import EventPage, EventRecord, ReadEvents, ReadRpcLog, RpcLogPage, RpcRecord
 
 FOLLOW_SECONDS = 0.5
 SHOWN_DEFAULT = 200
@@ -68,6 +68,8 @@ def rpclog(
 
     async def pages(logs: ProgramLogs, after: dict[str, int]) -> tuple[list[_Line], dict[str, int]]:
         found = await logs.rpc_pages(_queries(logs, query, after))
+        if not after:
+            _tell_dropped(found)
         lines = [_Line(node, record) for node, page in found.items() for record in page.records]
         return lines, {node: page.next_after for node, page in found.items()}
 
@@ -86,6 +88,8 @@ def events(ctx: click.Context, nodes: tuple[str, ...], since: str, limit: int, f
 
     async def pages(logs: ProgramLogs, after: dict[str, int]) -> tuple[list[_Line], dict[str, int]]:
         found = await logs.event_pages(_queries(logs, query, after))
+        if not after:
+            _tell_dropped(found)
         lines = [_Line(node, record) for node, page in found.items() for record in page.records]
         return lines, {node: page.next_after for node, page in found.items()}
 
@@ -183,6 +187,12 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:  # Any: what the coroutine give
     from gfs.transport.event_loop import run
 
     return run(work, loop="auto")
+
+
+def _tell_dropped(pages: Mapping[str, RpcLogPage | EventPage]) -> None:
+    for node, page in pages.items():
+        if page.dropped:
+            note(f"gfs: {node} was too busy to record {page.dropped} of its calls or events")
 
 
 def _tell_missing(missing: dict[str, str]) -> None:

@@ -33,6 +33,8 @@ class Events:
             fields={key: plain(value) for key, value in fields.items() if key not in _NOT_FIELDS},
         )
         self.recorder.note(_encoder.encode(record))
+        if level == "critical":  # the last word of a program that is about to end itself
+            self.recorder.flush()
 
 
 def choose(query: ReadEvents) -> Callable[[bytes], bool]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 
+from prometheus_client import Gauge
+
 from gfs.diagnosis import events as event_records
 from gfs.diagnosis import rpc_log as rpc_records
 from gfs.diagnosis.events import Events
@@ -14,7 +16,7 @@ from gfs.errors import InvalidArgument
 from gfs.messages.base import Reply, Request
 from gfs.messages.diagnosis import EventPage, EventRecord, ReadEvents, ReadRpcLog, RpcLogPage
 from gfs.settings import TelemetrySettings
-from gfs.telemetry import tell_events_to
+from gfs.telemetry import Metrics, tell_events_to
 from gfs.transport.interface import CallContext, Handler
 
 RPC_LOG_DIRECTORY = "rpclog"
@@ -25,11 +27,19 @@ PAGE_RECORDS_MAX = 2000
 class Diagnosis:
     """Made when the program has its directory; close() when it has stopped answering."""
 
-    def __init__(self, directory: str, node: str, settings: TelemetrySettings) -> None:
+    def __init__(
+        self, directory: str, node: str, settings: TelemetrySettings, metrics: Metrics | None = None
+    ) -> None:
         self._node = node
         self.calls = RpcLog(os.path.join(directory, RPC_LOG_DIRECTORY), bytes_max=settings.rpc_log_bytes)
         self.events = Events(os.path.join(directory, EVENTS_DIRECTORY), bytes_max=settings.event_log_bytes)
         tell_events_to(self.events)
+        if metrics is not None:
+            Gauge(
+                "gfs_records_dropped",
+                "Calls and events not recorded, for lack of time or disk space",
+                registry=metrics.registry,
+            ).set_function(lambda: self.calls.recorder.dropped + self.events.recorder.dropped)
 
     def handlers(self) -> dict[type[Request], Handler]:
         """One for each of DIAGNOSIS_REQUESTS."""

@@ -153,7 +153,7 @@ class Master:
     async def _start(self) -> None:
         owned = MasterDirectory.claim(self._directory, self._disk, cluster=self._cluster, master=self._id)
         self._to_stop.callback(owned.release)
-        diagnosis = Diagnosis(self._directory, self._id, self._settings.telemetry)
+        diagnosis = Diagnosis(self._directory, self._id, self._settings.telemetry, self.metrics)
         self._to_stop.callback(diagnosis.close)
         self._state, self._checkpoints = self._open_state()
         self._to_stop.callback(self._state.close)

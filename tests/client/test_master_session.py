@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
+from gfs.client.master_session import Freshness, MasterSession
 from gfs.errors import (
     AlreadyExists,
     InvalidPath,
+    NoQuorum,
     NotFound,
     NotLeader,
     OutcomeUnknown,
     Unavailable,
 )
-from gfs.messages.base import Request
-from gfs.messages.namespace import CreateFile, Stat
+from gfs.messages.base import Reply, Request
+from gfs.messages.namespace import CreateFile, Entry, EntryReply, Stat
 from gfs.settings import SESSION_WINDOW, ClientSettings
+from gfs.transport.interface import CallContext
+from gfs.vocabulary import ROOT_INODE, Address, ClientId
 from tests.client.mini_cluster import MiniCluster
 from tests.fakes.clock import VirtualClock, settle
+from tests.fakes.network import FakeNetwork
 
 
 async def test_the_leader_is_found_although_the_first_master_is_dead_without_waiting_for_it() -> None:
@@ -226,3 +232,74 @@ async def test_a_missing_file_is_not_found() -> None:
         with pytest.raises(NotFound):
             await client.stat("/nowhere")
         assert not await client.exists("/nowhere")
+
+
+async def test_the_first_try_counts_against_the_time_a_caller_gives() -> None:
+    """A leader that takes what it is sent, and can never answer because too few masters keep it."""
+    clock = VirtualClock()
+    cluster = MiniCluster(clock=clock)
+    never = asyncio.Event()
+
+    async def keep_waiting(_: str, request: Request) -> None:
+        if isinstance(request, CreateFile):
+            await never.wait()
+
+    async with cluster.client(ClientSettings(retry_seconds=3.0, call_seconds=5.0)) as client:
+        await client.exists("/")
+        cluster.before_answer = keep_waiting
+        creating = asyncio.create_task(client.create("/a"))
+        await clock.advance(3.1)
+        assert creating.done()
+        with pytest.raises(OutcomeUnknown):
+            await creating
+
+
+async def test_when_no_master_leads_the_one_that_can_be_reached_says_why() -> None:
+    clock = VirtualClock()
+    cluster = MiniCluster(clock=clock)
+
+    async def no_quorum(_: str, __: Request) -> None:
+        raise NoQuorum("no quorum: 1 of 3 masters can reach each other, waiting for m2, m3")
+
+    await cluster.kill_master("m2:9500")
+    await cluster.kill_master("m3:9500")
+    cluster.before_answer = no_quorum
+    async with cluster.client(ClientSettings(retry_seconds=2.0)) as client:
+        making = asyncio.create_task(client.mkdir("/a"))
+        await clock.advance(2.1)
+        with pytest.raises(NoQuorum, match=r"mkdir /a: no quorum: 1 of 3 .* for m2, m3; gave up"):
+            await making
+
+
+async def test_a_master_that_hangs_holds_up_a_stale_read_for_a_moment_and_later_ones_not_at_all() -> None:
+    clock = VirtualClock()
+    network = FakeNetwork(clock)
+    never = asyncio.Event()
+
+    async def hang(_: Request, __: CallContext) -> Reply:
+        await never.wait()
+        raise AssertionError("never")
+
+    async def answer(_: Request, __: CallContext) -> Reply:
+        entry = Entry(path="/", inode=ROOT_INODE, kind="directory", created_ms=1, modified_ms=1)
+        return EntryReply(entry=entry, answered_by="m2", lag_entries=3, lag_seconds=0.5)
+
+    network.server("m1:9500", {Stat: hang})
+    network.server("m2:9500", {Stat: answer})
+    session = MasterSession(
+        [Address("m1:9500"), Address("m2:9500")],
+        network.caller("client"),
+        client=ClientId(1),
+        clock=clock,
+        chance=random.Random(1),
+        settings=ClientSettings(retry_seconds=20.0, call_seconds=5.0),
+    )
+    request = Stat(path="/", consistency="stale")
+    seen = clock.monotonic()
+    for number in range(5):
+        asked = asyncio.create_task(session.ask_any(request, EntryReply, "stat /"))
+        await clock.advance(1.1 if number == 0 else 0.0)
+        assert (await asked).answered_by == "m2"
+    assert clock.monotonic() - seen < 1.2
+    assert session.freshness == Freshness("m2", 3, 0.5)
+    await session.close()

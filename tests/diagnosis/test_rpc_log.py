@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from gfs.diagnosis import recorder as recorder_module
-from gfs.diagnosis.program import Diagnosis, read_stopped_rpc_log
+from gfs.diagnosis.program import Diagnosis, read_stopped_events, read_stopped_rpc_log
 from gfs.diagnosis.rpc_log import BODY_BYTES_MAX, RpcLog, decode_record
 from gfs.messages.base import Ack, Reply, Request
 from gfs.messages.diagnosis import ReadEvents, ReadRpcLog, RpcLogPage, RpcRecord
@@ -149,5 +149,8 @@ async def test_events_are_kept_with_their_fields_and_the_request_that_caused_the
     reply = await diagnosis.read_events(ReadEvents(), CONTEXT)
     (record,) = reply.records  # type: ignore[attr-defined]
     assert (record.room, record.event, record.level) == ("master", "lease granted", "info")
+    diagnosis.events.note("critical", "raft", "master_ends", {"reason": "a failed sync"})
+    on_disk = read_stopped_events(str(tmp_path), "m1", ReadEvents(newest=True))
+    assert [event.event for event in on_disk.records] == ["lease granted", "master_ends"]
     assert record.fields["version"] == 3 and record.fields["replicas"] == ["c1", "c2"]
     diagnosis.close()

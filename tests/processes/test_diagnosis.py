@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -121,5 +123,25 @@ async def test_two_of_three_masters_dead_leave_reads_to_the_last_one_and_writers
     refused = gfs(cluster, "--timeout", "2", "mkdir", "/new")
     assert refused.returncode == 6
     assert b"no quorum: 1 of 3 masters can reach each other, waiting for m" in refused.stderr
+    assert b"What was tried: gfs trace " in refused.stderr
     status = gfs(cluster, "status")
     assert status.returncode == 6 and b"no quorum: 1 of 3 masters reachable" in status.stdout
+
+
+async def test_who_follows_sees_what_comes_and_ctrl_c_ends_it(cluster: ProcessCluster) -> None:
+    async with await cluster.connect() as client:
+        await cluster.ready(client)
+        command = [sys.executable, "-m", "gfs", "--config", cluster.layout.config_path, "-o", "jsonl"]
+        following = await asyncio.create_subprocess_exec(
+            *command, "rpclog", "--follow", "--method", "mkdir", stdout=subprocess.PIPE
+        )
+        assert following.stdout is not None
+        try:
+            async with asyncio.timeout(40):
+                for number in range(2):
+                    await client.mkdir(f"/{number}")
+                    line = json.loads(await following.stdout.readline())
+                    assert line["request"]["path"] == f"/{number}"
+        finally:
+            following.send_signal(signal.SIGINT)
+            assert await following.wait() == 130
