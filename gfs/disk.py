@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
+_LOCK_HEADER_BYTES, _LOCK_READER_BYTES = 4096, 64  # at least what LMDB needs
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -153,6 +155,19 @@ class SystemDisk:
     def boot_id(self) -> str:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
+
+
+def reserve_lock_file(path: str, *, readers: int) -> None:
+    """Give the lock file of the LMDB database at `path` its blocks, so that a full disk refuses them here.
+
+    LMDB maps that file with holes in it: to touch one on a full disk ends the process with SIGBUS.
+    Raises: OSError (ENOSPC).
+    """
+    descriptor = os.open(path + "-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, _LOCK_HEADER_BYTES + readers * _LOCK_READER_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def write_file_durably(disk: Disk, path: str, data: bytes) -> None:

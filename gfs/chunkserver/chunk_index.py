@@ -21,6 +21,7 @@ Older segments are synced before newer ones count as synced, so a synced frame h
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import weakref
@@ -45,8 +46,9 @@ from gfs.chunkserver.core.chunk_record import (
     encode_header,
     encode_records,
 )
+from gfs.chunkserver.disk_health import undone_on_error
 from gfs.chunkserver.index_journal import JournalSegment, segment_path, segment_sequences
-from gfs.disk import Disk
+from gfs.disk import Disk, reserve_lock_file
 from gfs.errors import CorruptState, GfsError, NoSpace, UnsupportedVersion
 from gfs.vocabulary import BLOCKS_PER_CHUNK, ChunkHandle
 
@@ -438,9 +440,11 @@ class ChunkIndex:
 def open_index(directory: str, disk: Disk, *, durable_segments: bool) -> ChunkIndex:
     """Open `chunks.lmdb` in `directory`, a real directory; `disk` carries the journal.
 
-    Raises: CorruptState, UnsupportedVersion.
+    Raises: CorruptState, UnsupportedVersion, NoSpace, Unavailable.
     """
     path = os.path.join(directory, "chunks.lmdb")
+    with undone_on_error(f"opening {path}"):
+        reserve_lock_file(path, readers=READERS_MAX)
     try:
         environment = lmdb.open(
             path, map_size=INDEX_BYTES_MAX, max_dbs=5, max_readers=READERS_MAX, mode=0o600, subdir=False
@@ -448,6 +452,8 @@ def open_index(directory: str, disk: Disk, *, durable_segments: bool) -> ChunkIn
         index = ChunkIndex(environment, disk, directory, durable_segments=durable_segments)
         found = index._read_meta(_FORMAT)
     except lmdb.Error as error:
+        if _is_full(error):
+            raise NoSpace(f"{path} cannot be written: {error}") from error
         raise CorruptState(f"{path}: cannot be opened as an index: {error}") from error
     if found > FORMAT_VERSION:
         environment.close()
@@ -497,7 +503,11 @@ def _unseal_window(handle: ChunkHandle, sealed: bytes | None) -> AppendWindow | 
         return None
 
 
+def _is_full(error: lmdb.Error) -> bool:
+    return os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error)
+
+
 def _index_error(error: lmdb.Error) -> GfsError:
-    if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or "No space left" in str(error):
+    if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or _is_full(error):
         return NoSpace(f"chunks.lmdb cannot grow: {error}")
     return CorruptState(f"chunks.lmdb refuses a change: {error}")

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 from gfs.errors import GfsError, NoSpace, OutcomeUnknown, Unavailable
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_error(error: OSError, what: str) -> GfsError:
     """The error for an operation that was undone, or had no effect: NoSpace or Unavailable."""
     reason = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in FULL_DISK:
         return NoSpace(f"{what}: {reason}")
     return Unavailable(f"{what}: the disk answers {reason}")
 

@@ -16,6 +16,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
+from gfs.chunkserver.disk_health import FULL_DISK
 from gfs.chunkserver.disk_identity import DirectoryLock, DiskIdentity
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
@@ -93,11 +94,20 @@ class ChunkServer:
     async def start(self) -> None:
         """Recover the disk, listen, and begin to tell the masters.
 
-        Raises: Unavailable (directory or port in use), WrongCluster, CorruptState, ConfigInvalid … with
-            everything undone.
+        Raises: Unavailable (directory or port in use), WrongCluster, CorruptState, ConfigInvalid, NoSpace …
+            with everything undone.
         """
         try:
             await self._start()
+        except (NoSpace, OSError) as error:
+            await self._to_stop.aclose()
+            if isinstance(error, OSError) and error.errno not in FULL_DISK:
+                raise
+            raise NoSpace(
+                f"no space is left for this chunk server's directory {self._directory}: "
+                f"{error.message if isinstance(error, NoSpace) else error.strerror}",
+                hint="Free some space on that disk, and start it again; its chunks are all there.",
+            ) from error
         except BaseException:
             await self._to_stop.aclose()
             raise
@@ -235,6 +245,8 @@ class ChunkServer:
                 identity.adopt_cluster(ClusterId(self._settings.cluster.id))
             return identity
         except OSError as error:
+            if error.errno in FULL_DISK:
+                raise
             raise ConfigInvalid(
                 f"cannot use the directory {self._directory!r}: {error.strerror or error}"
             ) from error
@@ -260,6 +272,8 @@ class ChunkServer:
         try:
             replicas = await loop.run_in_executor(workers, recover)
         except OSError as error:
+            if error.errno in FULL_DISK:
+                raise
             raise Unavailable(f"the disk at {self._directory!r} failed: {error.strerror or error}") from error
 
         async def close() -> None:

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import lmdb
 
+from gfs.disk import reserve_lock_file
 from gfs.errors import CorruptState, NoSpace, Unavailable
 from gfs.master.core.tables import ReadTables, Table
 
@@ -106,6 +107,11 @@ class LmdbTables:
         """
         self.path = path
         self._broken = ""
+        try:
+            reserve_lock_file(path, readers=READERS_MAX)
+        except OSError as error:
+            kind = NoSpace if error.errno == errno.ENOSPC else Unavailable
+            raise kind(f"{path} cannot be used: {error.strerror}") from error
         try:
             # No readahead: rows wanted together lie together, and a state larger than memory must not thrash.
             self._env = lmdb.open(
@@ -248,7 +254,7 @@ def _scan(
 
 
 def _raise_ours(error: lmdb.Error, what: str) -> NoReturn:
-    full = isinstance(error, lmdb.MapFullError) or errno.errorcode[errno.ENOSPC] in str(error)
+    full = isinstance(error, lmdb.MapFullError) or os.strerror(errno.ENOSPC) in str(error)
     if full or isinstance(error, lmdb.DiskError):
         raise NoSpace(f"no space left for {what}: {error}") from error
     if isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError | lmdb.PanicError):
