@@ -43,6 +43,7 @@ COMMANDS: dict[str, CommandRow] = {
     "put": CommandRow("transfer", "put", "Files", "Store local files or standard input."),
     "get": CommandRow("transfer", "get", "Files", "Fetch files to this machine or standard output."),
     "cat": CommandRow("transfer", "cat", "Files", "Write a file's bytes to standard output."),
+    "append": CommandRow("records", "append", "Files", "Append records while others do, each exactly once."),
     "mkdir": CommandRow("files", "mkdir", "Files", "Make directories."),
     "rm": CommandRow("files", "rm", "Files", "Move files or directories to the trash."),
     "undelete": CommandRow("trash", "undelete", "Files", "Give back what was deleted."),

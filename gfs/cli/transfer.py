@@ -114,11 +114,11 @@ def put(ctx: click.Context, sources: Sequence[str], destination: str, recursive:
 
 async def _put_stream(client: AsyncClient, target: str, force: bool) -> None:
     async with await client.open(target, "wb" if force else "xb", atomic=True) as file:
-        while data := await _read_input():
+        while data := await read_input():
             await file.write(data)
 
 
-async def _read_input() -> bytes:
+async def read_input() -> bytes:
     """The next bytes of standard input; none at its end. Nothing waits for the thread: it may not return."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bytes] = loop.create_future()
@@ -294,14 +294,27 @@ def _conclude(failures: list[str], files: int, total: int, verb: str, ctx: click
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="First byte.")
 @click.option("--length", type=click.IntRange(min=0), default=None, help="How many bytes.")
+@click.option("--records", is_flag=True, help="The records that 'append --record' made, a line for each.")
+@click.option("-f", "--follow", is_flag=True, help="With --records: wait for more; end it with Ctrl-C.")
 @consistency_option
 @click.pass_context
-def cat(ctx: click.Context, paths: Sequence[str], offset: int, length: int | None) -> None:
-    """Write the bytes of files to standard output."""
+def cat(
+    ctx: click.Context, paths: Sequence[str], offset: int, length: int | None, records: bool, follow: bool
+) -> None:
+    """Write the bytes of files to standard output, or their records: each once, whole and verified."""
+    if follow and (not records or len(paths) > 1):
+        raise click.UsageError("--follow needs --records and a single file.")
+    if records and length is not None:
+        raise click.UsageError("--length counts bytes, and --records does not show all of them.")
 
     async def work(client: AsyncClient) -> None:
         for path in paths:
-            await _stream_out(client, remote_path(path), offset, length)
+            if records:
+                from gfs.cli.records import show_records
+
+                await show_records(client, remote_path(path), offset, follow=follow, output=ctx.obj.output)
+            else:
+                await _stream_out(client, remote_path(path), offset, length)
 
     run_with_client(ctx, work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -241,6 +242,46 @@ def test_closed_standard_streams_do_not_abort_a_command(gfs: Shell, closed: str)
 @pytest.mark.parametrize("flag", [["-o", "json"], ["-ojson"], ["--output=json"]])
 def test_errors_are_json_however_json_was_asked_for(gfs: Shell, flag: list[str]) -> None:
     assert json.loads(gfs(*flag, "stat", "/none").stderr)["error"]["code"] == "not_found"
+
+
+def test_lines_are_appended_as_records_and_shown_again(gfs: Shell) -> None:
+    lines = [b"one", b"", b"three " * 1000]
+    printed = gfs.ok("append", "--record", "--create", "/log", stdin=b"\n".join(lines))
+    offsets = [int(line) for line in printed.split()]
+    assert len(offsets) == 3 and offsets == sorted(offsets)
+    assert gfs.ok("cat", "--records", "/log") == b"\n".join(lines) + b"\n"
+    assert gfs.ok("cat", "--records", "--offset", str(offsets[1]), "/log") == b"\n".join(lines[1:]) + b"\n"
+    (shown,) = gfs.ok("-o", "jsonl", "cat", "--records", "--offset", str(offsets[2]), "/log").splitlines()
+    assert base64.b64decode(json.loads(shown)["payload"]) == lines[2]
+    told = json.loads(gfs.ok("-o", "json", "append", "/log", stdin=b"raw"))
+    assert told["bytes"] == 3 and gfs.ok("cat", "--offset", str(told["offset"]), "/log") == b"raw"
+
+
+def test_a_local_file_is_appended_in_one_piece(gfs: Shell, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"first\nsecond")
+    gfs.ok("append", "--record", "--create", "/whole", str(source))
+    assert gfs.ok("cat", "--records", "/whole") == b"first\nsecond\n"
+
+
+def test_what_cannot_be_appended_is_refused_with_its_reason(gfs: Shell, tmp_path: Path) -> None:
+    gfs.ok("append", "--record", "--create", "/refusing", stdin=b"x")
+    source = tmp_path / "long"
+    source.write_bytes(bytes(16 * 2**20 + 1))
+    for arguments, status, said in (
+        (["append", "/no-such-file"], 3, "no-such-file"),
+        (["append", "/refusing", str(source)], 2, "16777216"),
+        (["append", "--record", "/refusing", str(source)], 2, "at most"),
+        (["append", "/refusing", str(tmp_path / "missing")], 3, "missing"),
+        (["append", "/refusing"], 2, "empty"),
+        (["append", "/"], 4, "directory"),
+        (["cat", "--records", "--length", "3", "/refusing"], 2, "--length"),
+        (["cat", "--follow", "/refusing"], 2, "--records"),
+    ):
+        ran = gfs(*arguments, stdin=b"" if arguments[-1] == "/refusing" else b"data")
+        assert ran.returncode == status, (arguments, ran.stderr.decode())
+        assert said in ran.stderr.decode(), (arguments, ran.stderr.decode())
+    assert gfs.ok("cat", "--records", "/refusing") == b"x\n"
 
 
 def test_a_reader_that_goes_away_ends_cat_quietly(gfs: Shell) -> None:
