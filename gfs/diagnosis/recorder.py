@@ -2,7 +2,9 @@
 
 Who records hands over bytes that are encoded already, for a thread that encoded would keep the event loop
 from running while it does. A thread of the recorder's own writes them; when it falls behind, records are
-dropped and counted. The newest are in memory too. Measured: 2.6 µs of CPU a call, all of it.
+dropped and counted. The newest are in memory too.
+Measured with an empty handler at 16 calls in flight: 3 µs of CPU a call in all; at its limit, 80,000 calls/s
+of which half are then recorded, the 99th percentile went from 0.25 to 0.4 ms.
 """
 
 from __future__ import annotations
@@ -51,6 +53,13 @@ class Recorder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
+
+    def has_room(self) -> bool:
+        """False when the next record would be dropped: it is counted as such, and need not be encoded."""
+        if len(self._pending) < PENDING_MAX:
+            return True
+        self.dropped += 1
+        return False
 
     def note(self, payload: bytes) -> None:
         """Record something, or count it as dropped when too much waits already. Never waits."""

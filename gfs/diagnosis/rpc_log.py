@@ -58,7 +58,7 @@ class RpcLog:
         self, request: Request, reply: Reply | None, *, peer: str, trace: str, code: str, seconds: float
     ) -> None:
         method, may_hold_data = _kind(type(request))
-        if method in _NOT_RECORDED:
+        if method in _NOT_RECORDED or not self.recorder.has_room():
             return  # who follows the log would keep it filled with himself
         # In the order of _Stored; a tuple costs half as much as making one.
         head = (int((time.time() - seconds) * 1e6), method, trace, peer, code, seconds)

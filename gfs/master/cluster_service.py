@@ -199,6 +199,7 @@ class ClusterService:
             role, reason = "refused", why
         elif known.role != "leader" and known.disk_full:
             role = "disk full"
+        reason = reason or known.stalled
         return MasterStatus(
             id=known.me,
             control=self._masters[known.me],

@@ -86,6 +86,13 @@ def test_master_out_of_service_and_master_behind_are_named_with_what_to_do() -> 
     assert "master m3 is 50000 log entries behind" in reasons
 
 
+def test_leader_whose_log_nobody_keeps_means_down_and_names_the_disks() -> None:
+    why = "no quorum: only 1 of 3 masters keep what they are sent; waiting for the disks of m2, m3"
+    stalled = msgspec.structs.replace(master("m1", "leader"), reason=why)
+    health, reasons = judge(masters=(stalled, master("m2"), master("m3")))
+    assert health == "down" and reasons.startswith(f"{why}; nothing can be written until they keep up")
+
+
 def test_refused_master_is_named_and_counts_for_no_quorum() -> None:
     refused = msgspec.structs.replace(master("m2", "refused"), reason="another disk. Run readmit m2")
     health, reasons = judge(masters=(master("m1", "leader"), refused, master("m3")))

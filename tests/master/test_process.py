@@ -181,6 +181,12 @@ async def test_master_whose_state_differs_takes_itself_out_of_service(tmp_path: 
     with pytest.raises(GfsError, match="out of service"):
         request = Stat(path="/", consistency="stale")
         await cluster.caller.call(master.address, request, EntryReply, deadline_seconds=5.0)
+    status = await cluster.caller.call(
+        master.address, ClusterStatus(), ClusterStatusReply, deadline_seconds=5.0
+    )
+    assert status.masters[0].role == "out of service"
+    assert "digests differ" in status.masters[0].reason
+    assert any("gfs admin members readmit m1" in reason for reason in status.reasons)
     async with asyncio.timeout(WAIT_SECONDS):
         while master.is_leading:
             await SystemClock().sleep(0.02)

@@ -57,6 +57,9 @@ def _no_quorum(view: ClusterView) -> list[str]:
             f"no quorum: of {len(view.masters)} masters only {here - len(full)} can keep a mutation; "
             f"free disk space on {', '.join(full)}"
         ]
+    stalled = [master.reason for master in view.masters if master.role == "leader" and master.reason]
+    if stalled:
+        return [f"{reason}; nothing can be written until they keep up" for reason in stalled]
     if not view.leader:
         return [f"no leader: {here} of {len(view.masters)} masters are reachable and are electing one"]
     return []

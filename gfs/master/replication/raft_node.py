@@ -195,7 +195,7 @@ class RaftNode:
             reachable=self._connections.connected(),
             ready=self._leadership.is_ready() if engine.is_leader else leader is not None,
             disk_full=self._writer.out_of_space,
-            stalled=bool(self._stall.reason),
+            stalled=self._stall.reason,
             kept_out=tuple(sorted(self._connections.kept_out().items())),
             lag_entries=lag_entries,
             lag_seconds=lag_seconds,

@@ -18,7 +18,7 @@ class ReplicatorStatus(NamedTuple):
     reachable: frozenset[MasterId]  # peers with a live connection
     ready: bool  # leader: an entry of this term is applied; follower: a leader is known
     disk_full: bool = False  # the operation log waits for space: nothing more is acknowledged here
-    stalled: bool = False  # leader: too few masters keep what they are sent, so mutations are refused
+    stalled: str = ""  # leader: why mutations are refused, too few masters keep what they are sent
     kept_out: tuple[tuple[MasterId, str], ...] = ()  # masters, maybe this one, that may not take part; why
     lag_entries: int = 0  # behind what the leader last called committed
     lag_seconds: float = 0.0  # since this state was surely the newest; below zero: no leader was heard yet
