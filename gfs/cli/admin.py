@@ -5,13 +5,19 @@ from __future__ import annotations
 import click
 
 from gfs.cli.cluster_address import run_with_client
+from gfs.cli.placement import chunkservers, rebalance, replication
 from gfs.cli.render import note
 from gfs.client.client import AsyncClient
 
 
 @click.group()
 def admin() -> None:
-    """Operate the cluster: readmit a master."""
+    """Operate the cluster: its masters, chunk servers and replicas."""
+
+
+admin.add_command(chunkservers)
+admin.add_command(rebalance)
+admin.add_command(replication)
 
 
 @admin.group()

@@ -55,13 +55,16 @@ COMMANDS: dict[str, CommandRow] = {
     "policy": CommandRow("policies", "policy", "Files", "Show or set what holds below a directory."),
     "glob": CommandRow("files", "glob", "Files", "List the paths that match a pattern."),
     "chunks": CommandRow("look", "chunks", "Look inside", "Show a file's chunks, versions and replicas."),
+    "explain": CommandRow(
+        "placement", "explain", "Look inside", "Say why replicas are where they are, and what blocks."
+    ),
     "rpclog": CommandRow("diagnosis", "rpclog", "Look inside", "Show the calls that programs answered."),
     "trace": CommandRow("diagnosis", "trace", "Look inside", "Show all that was done for one request."),
     "events": CommandRow("diagnosis", "events", "Look inside", "Show what happened in the cluster."),
     "bench": CommandRow("bench", "bench", "Look inside", "Measure, or play a recorded log back."),
     "fsck": CommandRow("check", "fsck", "Look inside", "Check how safe files are; verify and repair them."),
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
-    "admin": CommandRow("admin", "admin", "Look inside", "Operate the cluster: readmit a master."),
+    "admin": CommandRow("admin", "admin", "Look inside", "Operate masters, chunk servers, replicas."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),
     "chunkserver": CommandRow("serve", "chunkserver", "Daemons", "Run one chunk server in the foreground."),
 }

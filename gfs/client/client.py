@@ -13,6 +13,7 @@ from gfs.client.core.record_framing import frame
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import Freshness
 from gfs.client.mutator import Mutator
+from gfs.client.operating import Operator
 from gfs.client.reader import Reader
 from gfs.client.record_appender import RecordAppenders
 from gfs.client.records import Record, RecordReader
@@ -97,6 +98,7 @@ class AsyncClient:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._masters = connections.masters
+        self.operator = Operator(connections)
         self._appenders = RecordAppenders(connections)
 
     async def __aenter__(self) -> Self:

@@ -45,6 +45,7 @@ from gfs.master.granting import Granting
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
 from gfs.master.namespace_service import NamespaceService
+from gfs.master.placement_service import PlacementService
 from gfs.master.policy_service import PolicyService
 from gfs.master.quiet_grants import QuietGrants
 from gfs.master.reads import Reads
@@ -200,9 +201,17 @@ class Master:
             clock=self._clock,
             urge=self._repair.note_shortage,
         )
+        placing = PlacementService(
+            commits=self._commits,
+            reads=self._reads,
+            locations=self.locations,
+            pool=self._pool,
+            repair=self._repair,
+            clock=self._clock,
+        )
         server = ControlServer(
             self.address,
-            {**service.handlers(), **diagnosis.handlers(), **checks.handlers()},
+            {**service.handlers(), **diagnosis.handlers(), **checks.handlers(), **placing.handlers()},
             observer=diagnosis.calls,
             cluster=lambda: self._cluster,
             role="master",

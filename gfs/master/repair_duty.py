@@ -79,7 +79,7 @@ class RepairDuty:
         self._pool = pool
         self._leases = leases
         self._moves = moves
-        self._patience_seconds = patience_seconds
+        self.patience_seconds = patience_seconds
         self._levels_by_itself = levels_by_itself
         self._limits = limits
         self._shortages: OrderedDict[tuple[InodeId, ChunkIndex], float] = OrderedDict()
@@ -114,6 +114,29 @@ class RepairDuty:
         self.levelling = True
         self._walk_at = 0.0
         self._wake.set()
+
+    def look_again(self) -> None:
+        """Something was said that changes what is to be done: do not wait for the next tick."""
+        self._wake.set()
+
+    # --- what others want to know --------------------------------------------------------------
+
+    def members_of(self, server: ServerId, unknown: int) -> int:
+        """How many chunks name this server in their set; `unknown` while that is being counted."""
+        return self.scan.members.get(server, 0) if self._is_counted(server) else unknown
+
+    def last_replicas_of(self, server: ServerId, unknown: int) -> int:
+        """Of how many chunks it has the only good replica."""
+        return self.scan.last_replicas.get(server, 0) if self._is_counted(server) else unknown
+
+    def last_examples_of(self, server: ServerId) -> list[tuple[InodeId, ChunkIndex]]:
+        """Some of these."""
+        return self.scan.last_examples.get(server, [])
+
+    def _is_counted(self, server: ServerId) -> bool:
+        """Also that the walk began after the server's tenure was last changed, as far as it was."""
+        tenure = tenures(self._reads.now()).get(server, "serving")
+        return self.counted and self._servers.get(server, ("", "serving"))[1] == tenure
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -153,7 +176,7 @@ class RepairDuty:
         return HURRY_SECONDS if hurries else TICK_SECONDS
 
     def surveyor(self, now: float) -> Surveyor:
-        return Surveyor(self._reads.now(), self._locations, now=now, patience_seconds=self._patience_seconds)
+        return Surveyor(self._reads.now(), self._locations, now=now, patience_seconds=self.patience_seconds)
 
     def _watch_servers(self, surveyor: Surveyor) -> None:
         """When a server comes, goes or is to leave, everything is looked at again, at once."""

@@ -18,6 +18,13 @@ from gfs.messages.namespace import (
     SetLengthHint,
     Stat,
 )
+from gfs.messages.placement import (
+    Explain,
+    ListChunkServers,
+    Rebalance,
+    ReplicationQueue,
+    SetServerTenure,
+)
 from gfs.messages.policies import ChangeMode, ChangeOwner, SetPolicy, ShowPolicy
 from gfs.messages.replicas import (
     AlignReplica,
@@ -36,6 +43,14 @@ from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 DIAGNOSIS_REQUESTS: tuple[type[Request], ...] = (ReadRpcLog, ReadEvents)  # answered by every program
 
 CHECK_REQUESTS: tuple[type[Request], ...] = (CheckFiles, RepairFiles)  # by masters
+
+PLACEMENT_REQUESTS: tuple[type[Request], ...] = (  # by masters
+    ListChunkServers,
+    SetServerTenure,
+    ReplicationQueue,
+    Rebalance,
+    Explain,
+)
 
 REPLICA_CHECK_REQUESTS: tuple[type[Request], ...] = (VerifyReplica, MendReplica)  # by chunk servers
 

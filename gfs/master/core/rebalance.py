@@ -16,6 +16,7 @@ from gfs.master.core.replica_survey import Survey
 from gfs.vocabulary import CHUNK_BYTES, ServerId
 
 OUTLOOK_MOVES_MAX = 500  # looked ahead
+OUTLOOK_PAIRS_MAX = 100_000  # pairs of servers compared for that: about 50 ms
 FULLNESS_NOISE = 0.01  # a disk no more than this fuller than another is as full
 
 
@@ -136,7 +137,7 @@ class Levels:
         moves: dict[tuple[ServerId, ServerId], int] = {}
         before = dict(self.servers)
         servers = self.servers
-        for _ in range(OUTLOOK_MOVES_MAX):
+        for _ in range(min(OUTLOOK_MOVES_MAX, OUTLOOK_PAIRS_MAX // max(len(servers), 1) ** 2)):
             pairs = (
                 (self.gain(a, b), a, b) for a in servers.values() for b in servers.values() if a is not b
             )

@@ -15,6 +15,7 @@ from gfs.master.core.replica_survey import Survey, Surveyor
 from gfs.master.core.tables import ReadTables
 from gfs.vocabulary import ChunkIndex, InodeId, ServerId
 
+EXAMPLES_KEPT = 10
 _BEGINNING = InodeId(0), ChunkIndex(0)
 
 
@@ -35,10 +36,12 @@ class RepairScan:
     def __init__(self) -> None:
         self._at = _BEGINNING
         self._members: dict[ServerId, int] = {}
-        self._last_copies: dict[ServerId, int] = {}
+        self._last_replicas: dict[ServerId, int] = {}
+        self._last_examples: dict[ServerId, list[tuple[InodeId, ChunkIndex]]] = {}
         self.walks = 0
         self.members: dict[ServerId, int] = {}  # chunks that name a server in their set, as of the last walk
-        self.last_copies: dict[ServerId, int] = {}  # … of which its replica is the only good one
+        self.last_replicas: dict[ServerId, int] = {}  # … of which its replica is the only good one
+        self.last_examples: dict[ServerId, list[tuple[InodeId, ChunkIndex]]] = {}
 
     @property
     def is_at_beginning(self) -> bool:
@@ -47,7 +50,7 @@ class RepairScan:
     def restart(self) -> None:
         """Something has changed for many chunks: begin a new walk."""
         self._at = _BEGINNING
-        self._members, self._last_copies = {}, {}
+        self._members, self._last_replicas, self._last_examples = {}, {}, {}
 
     def step(
         self, tables: ReadTables, surveyor: Surveyor, show: Callable[[Sighting], None], *, chunks_max: int
@@ -62,12 +65,16 @@ class RepairScan:
                 self._members[server] = self._members.get(server, 0) + 1
             if len(sighting.survey.good) == 1:
                 last = sighting.survey.good[0]
-                self._last_copies[last] = self._last_copies.get(last, 0) + 1
+                self._last_replicas[last] = self._last_replicas.get(last, 0) + 1
+                examples = self._last_examples.setdefault(last, [])
+                if len(examples) < EXAMPLES_KEPT:
+                    examples.append((inode, index))
             show(sighting)
         if following is not None:
             self._at = following
             return False
-        self.members, self.last_copies = self._members, self._last_copies
+        self.members = self._members
+        self.last_replicas, self.last_examples = self._last_replicas, self._last_examples
         self.restart()
         self.walks += 1
         return True
