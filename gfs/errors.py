@@ -98,7 +98,10 @@ class NotLeader(GfsError):
 
 class NoQuorum(GfsError):
     code, definite, exit_status = "no_quorum", True, 6
-    default_hint = "Start the missing masters, or see 'gfs status' for which of them are reachable."
+    default_hint = (
+        "Start the missing masters, see 'gfs status' for which. Reads with --consistency stale are answered "
+        "meanwhile."
+    )
 
 
 class Overloaded(GfsError):

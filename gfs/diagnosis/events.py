@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from gfs.diagnosis.recorder import Recorder, plain
+from gfs.diagnosis.recorder import UNENCODABLE, Recorder, plain
 from gfs.messages.diagnosis import EventRecord, ReadEvents
 from gfs.telemetry import trace_id
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(EventRecord)
+EVENT_BYTES_MAX = 8192  # of a longer one the fields are left out
 _NOT_FIELDS = frozenset(("event", "room", "level", "ts", "request_id", "role", "node", "exc_info"))
 
 
@@ -32,7 +33,15 @@ class Events:
             request_id=str(fields.get("request_id") or trace_id.get()),
             fields={key: plain(value) for key, value in fields.items() if key not in _NOT_FIELDS},
         )
-        self.recorder.note(_encoder.encode(record))
+        try:
+            payload = _encoder.encode(record)
+            if len(payload) > EVENT_BYTES_MAX:
+                cut = msgspec.structs.replace(record, fields={"left_out_bytes": len(payload)})
+                payload = _encoder.encode(cut)
+        except UNENCODABLE:
+            self.recorder.dropped += 1  # whoever writes a log line must not fail for it
+            return
+        self.recorder.note(payload)
         if level == "critical":  # the last word of a program that is about to end itself
             self.recorder.flush()
 

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from gfs.diagnosis.ring import Ring, file_numbers, records_of_file
 
 PENDING_MAX = 8192  # records that wait to be written; more are dropped
@@ -24,6 +26,7 @@ BREATH_SECONDS = 0.0005  # between two batches
 RECENT_RECORDS = 1024  # kept in memory, for who follows the ring and when the disk does not take it
 RING_FILES = 8
 READ_RECORDS_PER_BREATH = 200
+UNENCODABLE = (ValueError, TypeError, OverflowError, msgspec.MsgspecError)  # lone surrogates, huge integers …
 PAGE_BYTES_MAX = 2 * 2**20
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gfs.diagnosis.recorder import Recorder
+from gfs.diagnosis.recorder import UNENCODABLE, Recorder
 from gfs.messages.base import Reply, Request
 from gfs.messages.diagnosis import ReadEvents, ReadRpcLog, RpcRecord
 
@@ -62,12 +62,15 @@ class RpcLog:
             return  # who follows the log would keep it filled with himself
         # In the order of _Stored; a tuple costs half as much as making one.
         head = (int((time.time() - seconds) * 1e6), method, trace, peer, code, seconds)
-        if not may_hold_data:
-            payload = _encode((*head, request, reply))
-            if len(payload) <= RECORD_BYTES_MAX:
-                self._note(payload)
-                return
-        self._note(_encode((*head, *_cut_bodies(request, reply))))
+        try:
+            if not may_hold_data:
+                payload = _encode((*head, request, reply))
+                if len(payload) <= RECORD_BYTES_MAX:
+                    self._note(payload)
+                    return
+            self._note(_encode((*head, *_cut_bodies(request, reply))))
+        except UNENCODABLE:
+            self.recorder.dropped += 1  # a reply that cannot be sent either
 
     def moved(
         self,

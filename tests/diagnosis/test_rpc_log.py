@@ -154,3 +154,15 @@ async def test_events_are_kept_with_their_fields_and_the_request_that_caused_the
     assert [event.event for event in on_disk.records] == ["lease granted", "master_ends"]
     assert record.fields["version"] == 3 and record.fields["replicas"] == ["c1", "c2"]
     diagnosis.close()
+
+
+async def test_what_cannot_be_encoded_or_is_too_long_fails_no_call_and_no_log_line(tmp_path: Path) -> None:
+    diagnosis = Diagnosis(str(tmp_path), "m1", TelemetrySettings())
+    call(diagnosis.calls, Stat(path="\ud800"))
+    note_event("master", "odd", name="\ud800", number=2**80)
+    note_event("master", "long", text="x" * 100_000)
+    reply = await diagnosis.read_events(ReadEvents(), CONTEXT)
+    (record,) = reply.records  # type: ignore[attr-defined]
+    assert record.event == "long" and record.fields["left_out_bytes"] > 100_000
+    assert diagnosis.calls.recorder.dropped == diagnosis.events.recorder.dropped == 1
+    diagnosis.close()
