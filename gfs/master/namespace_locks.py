@@ -90,13 +90,9 @@ class NamespaceLocks:
 
         Raises: Overloaded when too many wait already.
         """
-        writes = set(write)
-        wanted: dict[NamePath, bool] = {}
-        for names in (*writes, *read):
-            for above in ancestors(names):
-                wanted[above] = False
-        wanted |= dict.fromkeys(read, False)
-        wanted |= dict.fromkeys(writes, True)
+        leaves = dict.fromkeys(read, False)
+        leaves |= dict.fromkeys(write, True)
+        wanted = {above: False for names in leaves for above in ancestors(names)} | leaves
         held: list[tuple[NamePath, bool]] = []
         try:
             for names in sorted(wanted, key=lambda names: (len(names), names)):
@@ -124,7 +120,7 @@ class NamespaceLocks:
         except BaseException:
             if told.done() and not told.cancelled():
                 node.give_back(writes)  # it was handed over in the moment in which we went away
-            else:
+            elif (writes, told) in node.waiting:
                 node.waiting.remove((writes, told))
                 node.hand_on()  # those behind us may have waited for us only
             self._drop_if_free(names)

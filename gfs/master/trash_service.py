@@ -72,7 +72,7 @@ class TrashService:
         destination = request.destination or (newest.path if newest is not None else request.path)
         entry = name_of(newest) if newest is not None else _NO_ENTRY
         try:
-            outcome = await self._commits.commit(
+            outcome = await self._commits.commit_in_turn(
                 operations.Undelete(entry=entry, path=destination),
                 request.request,
                 caller=self._callers.to_check(context),

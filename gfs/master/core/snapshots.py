@@ -28,6 +28,7 @@ from gfs.master.core.records import (
     decode_chunk,
     decode_inode,
     decode_job,
+    decode_policy,
     dentry_key,
     dentry_value,
     encode_chunk,
@@ -118,7 +119,7 @@ class Snapshots:
         # Asked once: what others add to the quota meanwhile does not stop a copy half-way.
         self._quotas.check_entries(parent, whole.entries, whole.content_bytes)
         record = self._inode(inode)
-        copy = self._add_copy(record, TRASH_INODE)
+        copy = self._add_copy(inode, record, TRASH_INODE)
         job = SnapshotJob(
             source=inode,
             source_path=spell(source, whole=True),
@@ -211,7 +212,7 @@ class Snapshots:
         for key, value in entries:
             inode, is_directory = read_dentry(value)
             record = self._inode(inode)
-            copy = self._add_copy(record, frame.copy)
+            copy = self._add_copy(inode, record, frame.copy)
             entry = dentry_value(copy, is_directory=is_directory)
             self._tables.insert(Table.DENTRIES, dentry_key(frame.copy, key[8:]), entry)
             rows += 1
@@ -245,19 +246,27 @@ class Snapshots:
         self._rewrite(frame.copy, old, new)
         return max(1, stop - frame.after)
 
-    def _add_copy(self, record: InodeRecord, parent: int) -> InodeId:
+    def _add_copy(self, source: int, record: InodeRecord, parent: int) -> InodeId:
         """A new inode like `record`. One with several chunks has none until _copy_chunks gives them to it."""
         copy = self._counters.next_inode
         assert copy <= ID_MAX
         self._counters.next_inode = copy + 1
         if record.is_directory:
             self._counters.directories += 1
+            self._copy_policy(source, copy)
         else:
             self._counters.files += 1
         is_whole = record.chunk_count == 0 or (record.chunk_count == 1 and parent != TRASH_INODE)
         new = msgspec.structs.replace(record, parent=parent) if is_whole else _partial(record, parent, 0)
         self._tables.insert(Table.INODES, id_key(copy), encode_inode(new))
         return InodeId(copy)
+
+    def _copy_policy(self, source: int, copy: int) -> None:
+        """What a directory itself says goes along; what it inherits comes from where the copy is."""
+        row = self._tables.get(Table.POLICIES, id_key(source))
+        if row is not None:
+            self._tables.insert(Table.POLICIES, id_key(copy), row)
+            self._quotas.set_limits(copy, decode_policy(row))
 
     def _share(self, handle: int) -> None:
         key = id_key(handle)
