@@ -13,9 +13,7 @@ SETTINGS = ClientSettings(piece_bytes=256 * KIB)
 
 
 @keeps("snapshot")
-async def test_a_copy_of_a_tree_is_made_without_its_bytes_and_parted_by_the_first_write(
-    tmp_path: Path,
-) -> None:
+async def test_a_tree_is_copied_without_its_bytes_and_parted_by_the_first_write(tmp_path: Path) -> None:
     """A snapshot doubles the metadata; both files point to the same chunks, until one of them is written.
 
     Then every chunk server that has the chunk makes a copy of it on its own disk.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from gfs.master.core.lookup import names_of, stat
+from gfs.master.core.lookup import list_page, names_of, stat
 from gfs.master.core.snapshots import jobs_under_way
 from gfs.messages import operations as op
 from gfs.messages.chunks import AcquireLease, ChunkLease
-from gfs.messages.namespace import CreateFile, DeletePath, MakeDirectory, MutationReply
+from gfs.messages.namespace import CreateFile, DeletePath, Entry, MakeDirectory, MutationReply
 from gfs.messages.snapshots import TakeSnapshot
 from gfs.vocabulary import ChunkIndex
 from tests.fakes.clock import settle
@@ -56,9 +56,7 @@ async def test_a_file_is_not_created_below_a_directory_that_is_being_copied() ->
     await world.finish(snapshot)
     await world.finish(creation)
     records = [record.operation for record in world.log.records()]
-    created = next(
-        n for n, o in enumerate(records) if isinstance(o, op.CreateFile) and o.path.endswith("foo")
-    )
+    created = records.index(next(o for o in records if getattr(o, "path", "") == "/home/user/foo"))
     copied = [n for n, operation in enumerate(records) if isinstance(operation, op.CopySnapshot)]
     assert created > max(copied)
     tables = world.leader.replicator.tables
@@ -106,7 +104,5 @@ async def test_locks_are_made_when_needed_and_gone_when_not() -> None:
     assert locks.is_idle
 
 
-def _entries(world: LeaseWorld, path: str) -> list[object]:
-    from gfs.master.core.lookup import list_page
-
-    return list(list_page(world.leader.replicator.tables, path)[0])
+def _entries(world: LeaseWorld, path: str) -> list[Entry]:
+    return list_page(world.leader.replicator.tables, path)[0]
