@@ -22,7 +22,8 @@ from gfs.vocabulary import CHECKSUM_BLOCK_BYTES
 
 
 class Appender:
-    """`is_durable`: bytes and record are on the disk when append() returns."""
+    """`is_durable`: bytes and record are on the disk when append() returns, not only those of chunks whose
+    header says so."""
 
     def __init__(
         self, index: ChunkIndex, store: ChunkStore, commits: DurableCommits, *, is_durable: bool
@@ -60,13 +61,15 @@ class Appender:
             sealed=header.sealed,
             short_version=settled_short_version(header),
             guest=header.guest,
+            durable=header.durable,
         )
+        is_durable = self._is_durable or header.durable
         record = Mutated(
             state.handle,
             following,
             header.full_blocks,
             sums.tobytes(),
-            self._is_durable,
+            is_durable,
             tuple(records) if any(record.client for record in records) else (),
         )
         try:
@@ -76,7 +79,7 @@ class Appender:
             state.has_surplus = True
             self._store.write_at(state.handle, data, offset)
             failpoints.hit("chunk.data_written")
-            if self._is_durable:
+            if is_durable:
                 self._commits.commit(Change(state, record), sync_bytes=True)
             else:
                 self._index.commit([Change(state, record)])

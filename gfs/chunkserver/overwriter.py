@@ -123,7 +123,7 @@ class Overwriter:
 
     def _conclude(self, state: ChunkState, outcome: Mutated) -> None:
         change = Change(state, outcome)
-        if self._is_durable:
+        if self._is_durable or outcome.header.durable:
             self._commits.commit(change, sync_bytes=True)
             return
         try:

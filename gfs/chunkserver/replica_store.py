@@ -200,10 +200,12 @@ class ReplicaStore:
         oldest_version: ChunkVersion,
         create: bool,
         master_term: Term,
+        durable: bool = False,
     ) -> Bumped:
         """Raise a replica to `version` (I1, I3, I5); version and bytes are on the disk when this returns.
 
-        The same version under the same or a newer term is answered as the first time.
+        The same version under the same or a newer term is answered as the first time. `durable`: what is
+        written under it is on the disk before it is acknowledged, whatever the store's own durability.
         Raises: NotFound (none held, and not `create`), Superseded, StaleVersion, ChecksumMismatch (the
             replica is damaged: it must not be in the set), NoSpace, Unavailable.
         """
@@ -219,6 +221,7 @@ class ReplicaStore:
                 oldest_version=oldest_version,
                 create=create,
                 master_term=master_term,
+                durable=durable,
             )
             if header is None:
                 self._create(state)

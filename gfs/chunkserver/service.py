@@ -247,6 +247,7 @@ class ChunkService:
             oldest_version=request.oldest_version,
             create=request.create,
             master_term=request.master_term,
+            durable=request.durable,
         )
         return held, bumped
 

@@ -38,7 +38,7 @@ from gfs.master.core.placement import (
     lacks_room,
     order_replicas,
 )
-from gfs.master.core.policies import replication_goal_of
+from gfs.master.core.policies import policy_of, replication_goal_of
 from gfs.master.core.records import ChunkRecord, InodeRecord
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.reads import Reads
@@ -158,10 +158,11 @@ class Granting:
         `goal`: how many replicas an empty chunk is filled up to; a quiet grant fills up nothing.
         """
         left_out: set[ServerId] = set()
+        durable = policy_of(self._reads.now(), inode).durability == "sync"
         for _ in range(GRANT_ATTEMPTS_MAX):
             bumped_at = self._clock.monotonic()
             try:
-                answers, failures = await self._calls.bump(grant)
+                answers, failures = await self._calls.bump(grant, durable=durable)
             except Superseded as error:
                 raise self._commits.not_leader() from error
             judged = judge_answers(grant.replicas, answers, acknowledged_bytes=acknowledged_bytes)

@@ -80,8 +80,12 @@ class ReplicaCalls:
         known = (self._locations.get(server) for server in servers)
         return [server.replica() for server in known if server is not None]
 
-    async def bump(self, grant: Grant) -> tuple[dict[ServerId, BumpAnswer], dict[ServerId, GfsError]]:
+    async def bump(
+        self, grant: Grant, *, durable: bool = False
+    ) -> tuple[dict[ServerId, BumpAnswer], dict[ServerId, GfsError]]:
         """Tell each replica of the set its new version; returns the answers, and why the others gave none.
+
+        `durable`: under this version mutations are on the disk before they are acknowledged.
 
         Raises: Superseded when a replica has heard of a newer master: this one leads no more.
         """
@@ -97,6 +101,7 @@ class ReplicaCalls:
             primary=grant.primary,
             replicas=replicas,
             lease_seconds=self._lease_seconds,
+            durable=durable,
         )
         results = await asyncio.gather(*(self._bump_one(server, request) for server in grant.replicas))
         answers: dict[ServerId, BumpAnswer] = {}

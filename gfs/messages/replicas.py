@@ -52,6 +52,7 @@ class BumpVersion(Request, tag="bump", frozen=True, kw_only=True):
     Accepted when the replica holds `version` - 1 or more … `version`, or holds no replica and `create`.
     Refused as Superseded when the replica has seen a higher `master_term`, and as StaleVersion when it
     holds a higher version or one older than `oldest_version` (it missed mutations: I5).
+    `durable`: mutations of this version are on the disk of each replica before they are acknowledged.
     """
 
     reply: ClassVar[type[Reply]] = BumpReply
@@ -64,6 +65,7 @@ class BumpVersion(Request, tag="bump", frozen=True, kw_only=True):
     primary: ServerId
     replicas: list[Replica]
     lease_seconds: float
+    durable: bool = False
 
 
 class AlignReplica(Request, tag="align", frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 """Kills and power cuts at every step of the replica store, against a model in bytes.
 
 `flush`: nothing acknowledged is lost by a kill, nothing acknowledged before the last flush by a power cut.
-`sync`: nothing acknowledged is lost by either. After any stop every committed byte verifies (I8).
+`sync`: nothing acknowledged is lost by either. `by version`: a store that flushes, with versions that are
+durable (a policy says so) among others. After any stop every committed byte verifies (I8).
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ steps = st.lists(
 class Run:
     """Carries steps out on a store and keeps the model beside it."""
 
-    def __init__(self, machine: Machine, seed: int) -> None:
+    def __init__(self, machine: Machine, seed: int, *, by_version: bool = False) -> None:
         self.machine = machine
+        self.by_version = by_version  # odd versions are durable
         self.chance = random.Random(seed)
         self.chunks = {ONE: Chunk(), TWO: Chunk()}
         self.store = machine.open()
@@ -139,7 +141,7 @@ class Run:
         data = self.chance.randbytes(size)
         after = bytearray(held.ljust(offset, b"\0"))
         after[offset : offset + size] = data
-        is_durable = self.machine.durability == "sync" or offset < len(held)
+        is_durable = self.machine.durability == "sync" or offset < len(held) or self._is_durable(handle)
         sums = piece_checksums(offset, data) if size % 2 else None
         self._do(
             handle,
@@ -176,8 +178,17 @@ class Run:
 
     def _bump(self, handle: ChunkHandle, version: int) -> None:
         self.store.bump(
-            handle, ChunkVersion(version), oldest_version=ChunkVersion(0), create=True, master_term=T1
+            handle,
+            ChunkVersion(version),
+            oldest_version=ChunkVersion(0),
+            create=True,
+            master_term=T1,
+            durable=self.by_version and version % 2 == 1,
         )
+
+    def _is_durable(self, handle: ChunkHandle) -> bool:
+        header = self.store._load(handle).header
+        return header is not None and header.durable
 
     def check(self, *, power_cut: bool) -> None:
         """Compare what came back with what may; then go on from there."""
@@ -206,6 +217,9 @@ class Run:
                 version, held = chunk.now
                 if self.store.status(handle, ChunkVersion(version)).may_be_short:
                     assert self.machine.durability == "flush"
+                    header = self.store._load(handle).header
+                    assert header is not None
+                    assert not (header.durable and header.short_version == version), "nothing can be lost"
                     self._bump(handle, version + 1)
                     chunk.states = [(version + 1, held)]
 
@@ -218,11 +232,18 @@ def _brief(state: tuple[int, bytes] | None) -> tuple[int, int, int] | None:
 
 
 def _crash_run(
-    machine: Machine, seed: int, rounds: list[list[Step]], crash_after: int, *, power: bool, torn: bool
+    machine: Machine,
+    seed: int,
+    rounds: list[list[Step]],
+    crash_after: int,
+    *,
+    power: bool,
+    torn: bool,
+    by_version: bool = False,
 ) -> None:
     disk = machine.disk
     assert isinstance(disk, KillingDisk)
-    run = Run(machine, seed)
+    run = Run(machine, seed, by_version=by_version)
     for round_steps in rounds:
         if power:
             disk.cut_power_after(crash_after, torn=torn)
@@ -264,16 +285,17 @@ def _crash_run(
 
 
 @contextmanager
-def fresh_machine(seed: int, durability: Durability) -> Iterator[Machine]:
+def fresh_machine(seed: int, durability: str) -> Iterator[Machine]:
     # The index database's real syncs are most of these tests' time; memory answers them at once.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as directory:
-        yield Machine(Path(directory), KillingDisk(seed), durability=durability)
+        own: Durability = "sync" if durability == "sync" else "flush"
+        yield Machine(Path(directory), KillingDisk(seed), durability=own)
 
 
-@pytest.mark.parametrize("durability", ["flush", "sync"])
+@pytest.mark.parametrize("durability", ["flush", "sync", "by version"])
 @pytest.mark.parametrize("crash", ["kill", "power cut", "torn power cut"])
-def test_a_crash_at_any_step_keeps_what_was_acknowledged(durability: Durability, crash: str) -> None:
+def test_a_crash_at_any_step_keeps_what_was_acknowledged(durability: str, crash: str) -> None:
     @settings(
         max_examples=40,
         deadline=None,
@@ -289,7 +311,13 @@ def test_a_crash_at_any_step_keeps_what_was_acknowledged(durability: Durability,
     def run(seed: int, rounds: list[list[Step]], crash_after: int) -> None:
         with fresh_machine(seed, durability) as machine:
             _crash_run(
-                machine, seed, rounds, crash_after, power=crash != "kill", torn=crash == "torn power cut"
+                machine,
+                seed,
+                rounds,
+                crash_after,
+                power=crash != "kill",
+                torn=crash == "torn power cut",
+                by_version=durability == "by version",
             )
 
     run()
@@ -318,13 +346,14 @@ SCRIPT: list[Step] = [
 ]
 
 
-@pytest.mark.parametrize("durability", ["flush", "sync"])
+@pytest.mark.parametrize("durability", ["flush", "sync", "by version"])
 @pytest.mark.parametrize("crash", ["kill", "power cut"])
 def test_one_script_of_everything_is_cut_short_at_every_single_step(
-    durability: Durability, crash: str
+    durability: str, crash: str
 ) -> None:
+    by_version = durability == "by version"
     with fresh_machine(0, durability) as machine:
-        whole = Run(machine, 0)
+        whole = Run(machine, 0, by_version=by_version)
         begun = machine.disk.operations
         for step in SCRIPT:
             whole.carry_out(step)
@@ -333,7 +362,15 @@ def test_one_script_of_everything_is_cut_short_at_every_single_step(
     assert needed > 3 * len(SCRIPT)
     for crash_after in range(needed + 1):
         with fresh_machine(crash_after, durability) as machine:
-            _crash_run(machine, crash_after, [SCRIPT], crash_after, power=crash != "kill", torn=True)
+            _crash_run(
+                machine,
+                crash_after,
+                [SCRIPT],
+                crash_after,
+                power=crash != "kill",
+                torn=True,
+                by_version=by_version,
+            )
 
 
 @pytest.mark.parametrize("durability", ["flush", "sync"])
@@ -527,6 +564,29 @@ def test_a_replica_that_lost_power_does_not_vouch_for_its_end(tmp_path: Path) ->
     store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     store.write(ONE, V2, 4, b"again")  # a set that knew of it goes on from here
     assert store.committed_length(ONE, V2, wanted_bytes=100) == 9
+    store.abandon()
+
+
+def test_a_durable_version_keeps_what_it_acknowledged_on_a_store_that_flushes(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    store = machine.open()
+    for handle, durable in ((ONE, True), (TWO, False)):
+        store.bump(
+            handle, V1, oldest_version=ChunkVersion(0), create=True, master_term=T1, durable=durable
+        )
+        store.write(handle, V1, 0, b"acknowledged")
+    store = machine.open_after_kill(store)  # the promise outlives the process
+    store.write(TWO, V1, 12, b", and lost")
+    store.write(ONE, V1, 12, b", and kept")
+    store.write(TWO, V1, 22, b" again")
+    store = machine.open_after_power_cut(store, torn=False)
+    assert content(store) == b"acknowledged, and kept" and not store.status(ONE, V1).may_be_short
+    assert store.status(TWO, V1).may_be_short
+    store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    store.write(ONE, V2, 22, b", flushed")
+    store = machine.open_after_power_cut(store, torn=False)
+    assert store.status(ONE, V2).may_be_short, "the later version did not promise it"
+    assert content(store, ONE, V2) == b"acknowledged, and kept"
     store.abandon()
 
 

@@ -29,6 +29,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     `short_version`: under this version a power cut may have taken acknowledged bytes; 0: none may be missing.
     It stays through bumps, whose grants may come to nothing, until a later version is written to.
     `guest`: 0 for a replica, else FILLING or WHOLE, and `version` is that of the replica copied.
+    `durable`: whatever is acknowledged under this version is on the disk, as was all that was before it.
     """
 
     version: ChunkVersion
@@ -40,6 +41,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     sealed: bool = False
     short_version: ChunkVersion = ChunkVersion(0)
     guest: int = 0
+    durable: bool = False
 
     @property
     def full_blocks(self) -> int:

@@ -171,7 +171,8 @@ def may_have_lost_bytes(header: ChunkHeader) -> bool:
 
     The lost records cannot say which chunks they were of, so every chunk that could still grow is doubted.
     """
-    return not header.guest and not header.sealed and header.length_bytes < CHUNK_BYTES
+    may_grow = not header.guest and not header.sealed and header.length_bytes < CHUNK_BYTES
+    return may_grow and not header.durable
 
 
 def doubted(header: ChunkHeader) -> ChunkHeader:

@@ -21,6 +21,7 @@ def header_after_bump(
     oldest_version: ChunkVersion,
     create: bool,
     master_term: Term,
+    durable: bool = False,
 ) -> ChunkHeader:
     """The header to persist; equal to `header` when the bump is a repetition.
 
@@ -38,6 +39,7 @@ def header_after_bump(
             revision=1,
             master_term=master_term,
             replaced_version=ChunkVersion(0),
+            durable=durable,
         )
     require_term(header, handle, master_term)
     if header.guest and (create or header.guest != WHOLE or header.version >= version):
@@ -55,6 +57,7 @@ def header_after_bump(
         master_term=master_term,
         revision=header.revision + 1,
         guest=0,
+        durable=durable,
     )
 
 
