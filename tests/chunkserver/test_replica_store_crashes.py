@@ -348,9 +348,7 @@ SCRIPT: list[Step] = [
 
 @pytest.mark.parametrize("durability", ["flush", "sync", "by version"])
 @pytest.mark.parametrize("crash", ["kill", "power cut"])
-def test_one_script_of_everything_is_cut_short_at_every_single_step(
-    durability: str, crash: str
-) -> None:
+def test_one_script_of_everything_is_cut_short_at_every_single_step(durability: str, crash: str) -> None:
     by_version = durability == "by version"
     with fresh_machine(0, durability) as machine:
         whole = Run(machine, 0, by_version=by_version)
@@ -571,9 +569,7 @@ def test_a_durable_version_keeps_what_it_acknowledged_on_a_store_that_flushes(tm
     machine = Machine(tmp_path)
     store = machine.open()
     for handle, durable in ((ONE, True), (TWO, False)):
-        store.bump(
-            handle, V1, oldest_version=ChunkVersion(0), create=True, master_term=T1, durable=durable
-        )
+        store.bump(handle, V1, oldest_version=ChunkVersion(0), create=True, master_term=T1, durable=durable)
         store.write(handle, V1, 0, b"acknowledged")
     store = machine.open_after_kill(store)  # the promise outlives the process
     store.write(TWO, V1, 12, b", and lost")

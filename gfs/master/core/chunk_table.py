@@ -67,7 +67,7 @@ class ChunkTable:
                 f"chunk {operation.index} cannot be added to the {file.chunk_count} of the file"
             )
         refuse_leaving(self._tables, operation.replicas)
-        # The chunks so far will be charged in full, however far their writer has told of them.
+        # The chunks so far are charged in full from now on.
         more_bytes = max(0, file.chunk_count * CHUNK_BYTES - inode_share(row)[2])
         self._quotas.check_chunk(file.parent, more_bytes)
         handle = self._counters.next_handle

@@ -1,9 +1,10 @@
 """Limits on how much may lie below a directory, checked before anything is added there. Sums are usage.py's.
 
-A quota counts files and directories together, and bytes as far as the master knows them: all chunks of a
-file but the last in full, the last one as far as its writer has told. A chunk is refused once no byte is
-left, so a file being written may end up to one chunk beyond the limit; nothing acknowledged is ever taken
-back. What is in the trash does not count.
+A quota counts files and directories together, and bytes as far as the master knows them: a file whose length
+is not exact (it is being written, or was left unclosed, or records are appended to it) counts with whole
+chunks. A chunk is refused once no byte is left, so what is below a directory ends at most one chunk beyond
+its quota, and what grows within its last chunk later; nothing acknowledged is ever taken back. What is in
+the trash does not count.
 """
 
 from __future__ import annotations

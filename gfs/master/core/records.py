@@ -265,14 +265,14 @@ def decode_inode(row: bytes) -> InodeRecord:
 def inode_share(row: bytes) -> tuple[bool, int, int]:
     """Of an inode's row: whether it is a directory, its parent, and the bytes it is charged with.
 
-    A file is charged with its length, or all chunks but the last in full if that is more: the length that
-    the master has been told may lag behind.
+    A file is charged with its length where that is exact. While it is written, or records are appended, the
+    master does not know how far its last chunk is full, and charges all of them in full.
     """
     try:
         flags, count, p1, p0, l1, l0 = _SHARE.unpack_from(row)
     except struct.error as error:
         raise CorruptState(f"an inode row cannot be read: {error}") from error
-    return bool(flags & 1), p1 << 32 | p0, max(l1 << 32 | l0, (count - 1) * CHUNK_BYTES if count else 0)
+    return bool(flags & 1), p1 << 32 | p0, l1 << 32 | l0 if flags & 2 else count * CHUNK_BYTES
 
 
 def decode_chunk(row: bytes) -> StoredChunk:

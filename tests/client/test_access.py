@@ -1,0 +1,95 @@
+"""Owners, modes, policies and quotas on real programs, by clients that act for different users (GFS §7)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gfs.client.client import AsyncClient
+from gfs.errors import InvalidArgument, PermissionDenied, QuotaExceeded
+from gfs.messages.policies import PolicyFields
+from gfs.settings import ClientSettings
+from gfs.vocabulary import CHUNK_BYTES, MIB
+from tests.client.real_cluster import RealCluster
+
+
+@asynccontextmanager
+async def cluster(path: Path) -> AsyncIterator[tuple[AsyncClient, AsyncClient, AsyncClient]]:
+    """Clients of the superuser, who is whoever runs this test, of ann and of ben, both of group crawl."""
+    async with RealCluster(path, chunkservers=1) as here:
+        async with (
+            await here.client() as superuser,
+            await here.client(ClientSettings(user="ann", groups="crawl")) as ann,
+            await here.client(ClientSettings(user="ben", groups="crawl")) as ben,
+        ):
+            yield superuser, ann, ben
+
+
+async def test_each_user_may_do_what_owner_group_and_mode_say(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (superuser, ann, ben):
+        with pytest.raises(PermissionDenied, match="ann may not change /,"):
+            await ann.mkdir("/ann")
+        await superuser.mkdir("/ann")
+        await superuser.chown("/ann", owner="ann", group="crawl")
+        await ann.write_bytes("/ann/f", b"hers")
+        entry = await ann.stat("/ann/f")
+        assert (entry.owner, entry.group, entry.mode) == ("ann", "crawl", 0o644)
+        assert await ben.read_bytes("/ann/f") == b"hers"
+        with pytest.raises(PermissionDenied, match="ben may not change /ann,"):
+            await ben.delete("/ann/f")
+        with pytest.raises(PermissionDenied):
+            await ben.chmod("/ann/f", 0o777)
+        await ann.chmod("/ann/f", 0o600)
+        with pytest.raises(PermissionDenied, match="ben may not read /ann/f"):
+            await ben.read_bytes("/ann/f")
+        with pytest.raises(PermissionDenied, match="ben may not write /ann/f"):
+            await ben.record_append("/ann/f", b"his")
+        await ann.chmod("/ann", 0o700)
+        with pytest.raises(PermissionDenied, match="ben may not enter /ann"):
+            await ben.stat("/ann/f")
+        with pytest.raises(PermissionDenied, match="ben may not list /ann"):
+            await ben.listdir("/ann")
+        assert await superuser.read_bytes("/ann/f") == b"hers"
+        assert await ann.read_bytes("/ann/f") == b"hers"
+
+
+async def test_what_was_acknowledged_before_the_quota_was_reached_stays_readable(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (superuser, _, _):
+        await superuser.mkdir("/q")
+        await superuser.set_policy("/q", PolicyFields(bytes_max=CHUNK_BYTES, files_max=2))
+        written = 0
+        piece = b"0123456789abcdef" * (MIB // 16)
+        file = await superuser.open("/q/big", "wb")
+        with pytest.raises(QuotaExceeded, match="the quota of /q is 67108864 bytes"):
+            async with file:
+                for _ in range(70):
+                    await file.write(piece)
+                    written += MIB
+        assert written >= CHUNK_BYTES - 16 * MIB
+        found = await superuser.read_bytes("/q/big")
+        assert len(found) == CHUNK_BYTES and found == piece * 64
+        use = (await superuser.policy("/q")).quotas[0]
+        assert (use.files, use.content_bytes) == (1, CHUNK_BYTES)
+        await superuser.create("/q/second")
+        with pytest.raises(QuotaExceeded, match="2 files and directories"):
+            await superuser.create("/q/third")
+        await superuser.delete("/q/big")
+        await superuser.write_bytes("/q/second", b"room again")
+        assert await superuser.read_bytes("/q/second") == b"room again"
+
+
+async def test_a_policy_is_set_shown_and_refused_in_words(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (superuser, ann, _):
+        await superuser.mkdir("/d")
+        await superuser.set_policy("/d", PolicyFields(replicas=1, durability="sync"))
+        await superuser.write_bytes("/d/f", b"on the disk when this returns")
+        shown = await ann.policy("/d/f")
+        assert (shown.effective.replicas, shown.effective.durability) == (1, "sync")
+        assert shown.set_at == {"replicas": "/d", "durability": "/d"}
+        with pytest.raises(InvalidArgument, match="replicas cannot be 40"):
+            await superuser.set_policy("/d", PolicyFields(replicas=40))
+        with pytest.raises(PermissionDenied, match="ann may not set the policy of /d"):
+            await ann.set_policy("/d", PolicyFields(replicas=2))
