@@ -10,7 +10,7 @@ from gfs.client.file import AsyncWriter
 from gfs.client.mutator import Mutator
 from gfs.errors import AlreadyExists, GfsError, IsADirectory, NotFound
 from gfs.messages.namespace import CreateFile, DeletePath, Entry, EntryReply, RenamePath, SetLengthHint, Stat
-from gfs.vocabulary import NAME_BYTES_MAX, InodeId, join_path, split_path
+from gfs.vocabulary import NAME_BYTES_MAX, TRASH_DIRECTORY, InodeId, join_path, split_path
 
 TEMPORARY_MARK = ".gfs-tmp-"
 
@@ -133,9 +133,14 @@ async def _tell_length(
 
 
 async def _remove(connections: Connections, hidden: str) -> None:
+    """Delete what was never published; nobody wants to find it in the trash."""
     try:
-        await connections.masters.mutate(
+        done = await connections.masters.mutate(
             lambda request: DeletePath(path=hidden, request=request), f"delete {hidden}"
+        )
+        await connections.masters.mutate(
+            lambda request: DeletePath(path=f"{TRASH_DIRECTORY}/{done.inode}", request=request),
+            f"purge {hidden}",
         )
     except GfsError:
         pass  # it is hidden and harms nobody; what made us discard it is what the caller has to hear

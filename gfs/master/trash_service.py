@@ -17,6 +17,7 @@ from gfs.master.core.trash import (
     below,
     exactly,
     name_of,
+    owned,
     trash_id_of,
     trash_page,
     with_id,
@@ -55,12 +56,14 @@ class TrashService:
         self._namespace = namespace
         self._callers = callers or everybody()
 
-    async def list_trash(self, request: Request, _context: CallContext) -> Reply:
+    async def list_trash(self, request: Request, context: CallContext) -> Reply:
+        """Where callers are checked, each is shown what is theirs."""
         assert isinstance(request, ListTrash)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
-        entries, next_after = trash_page(
-            tables, below(request.under), after=request.after, limit=request.limit
-        )
+        wants, access = below(request.under), self._callers.access(tables, context)
+        if access is not None:
+            wants = owned(wants, access.owns)
+        entries, next_after = trash_page(tables, wants, after=request.after, limit=request.limit)
         return self._reads.stamp(TrashReply(entries=entries, next_after=next_after), request.consistency)
 
     async def undelete(self, request: Request, context: CallContext) -> Reply:

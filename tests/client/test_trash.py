@@ -83,3 +83,14 @@ async def test_a_chunk_server_that_comes_back_gets_rid_of_what_was_purged_meanwh
         await eventually(lambda: len(chunk_files(tmp_path)) == 1)
         await cluster.start_chunkserver(name)
         await eventually(lambda: not chunk_files(tmp_path))
+
+
+async def test_what_was_never_published_is_not_kept_in_the_trash(tmp_path: Path) -> None:
+    async with RealCluster(tmp_path) as cluster, await cluster.client() as client:
+        writer = await client.open("/f", "wb", atomic=True)
+        await writer.write(CONTENT)
+        await writer.flush()
+        assert chunk_files(tmp_path)
+        await writer.discard()
+        assert await trash_of(client) == []
+        await eventually(lambda: not chunk_files(tmp_path))

@@ -202,3 +202,38 @@ def test_a_snapshot_needs_reading_there_and_changing_here() -> None:
     master.denied(CYD, op.BeginSnapshot(source="/ann/f", target="/ben/copy"))
     master.denied(BEN, op.BeginSnapshot(source="/ann/f", target="/ann/copy"))
     master(BEN, op.BeginSnapshot(source="/ann/f", target="/ben/copy"))
+
+
+def test_what_was_deleted_is_looked_into_had_back_and_purged_by_its_owner_only() -> None:
+    master = Master()
+    inode = stat(master.tables, "/ann/f").inode
+    master(ANN, delete("/ann/f"))
+    hidden = names_of(f"/.trash/{inode}")
+    entry = op.TrashName(NOW_MS + 1000, inode)
+    for caller in (BEN, CYD, NOBODY):  # ben's group might read it, but not what is in the trash
+        access = Access(master.tables, caller)
+        with pytest.raises(PermissionDenied, match="may not look into"):
+            access.require_path(hidden, READ)
+        assert not access.owns(inode)
+        assert "may not undelete" in master.denied(caller, op.Undelete(entry=entry, path="/f"))
+        assert "may not purge" in master.denied(caller, op.PurgeTrash(entries=(entry,)))
+    access = Access(master.tables, ANN)
+    access.require_path(hidden, READ)
+    access.require_path(names_of("/.trash/4711"), READ)  # whoever asks finds out that it is not there
+    assert access.owns(inode)
+    master(ANN, op.Undelete(entry=entry, path="/ann/f"))
+    assert stat(master.tables, "/ann/f").inode == inode
+
+
+def test_a_policy_is_not_set_on_what_was_deleted() -> None:
+    master = Master()
+    inode = stat(master.tables, "/ann").inode
+    master(None, delete("/ann", recursive=True))
+    outcome = master.apply(None, op.SetPolicy(path=f"/.trash/{inode}", replicas=2))
+    assert isinstance(outcome, op.Refused) and outcome.code == "invalid_argument"
+    for operation in (
+        op.BeginSnapshot(source=f"/.trash/{inode}", target="/copy"),
+        op.BeginSnapshot(source="/", target=f"/.trash/{inode}/copy"),
+    ):
+        outcome = master.apply(None, operation)
+        assert isinstance(outcome, op.Refused) and outcome.code == "invalid_argument"

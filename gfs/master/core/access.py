@@ -7,8 +7,8 @@ nothing comes between check and change, and a retry of what was once allowed is 
 
 from __future__ import annotations
 
-from gfs.errors import PermissionDenied
-from gfs.master.core.lookup import NamePath, inode_record, names_of, path_of, spell
+from gfs.errors import NotFound, PermissionDenied
+from gfs.master.core.lookup import NamePath, find_deleted, in_trash, inode_record, names_of, path_of, spell
 from gfs.master.core.owners import owner_and_group
 from gfs.master.core.records import TRASH_INODE, InodeRecord, dentry_key, read_dentry
 from gfs.master.core.tables import ReadTables, Table
@@ -92,12 +92,16 @@ class Access:
         if depth == len(names):
             self.require_ownership(found, what, names)
 
+    def owns(self, inode: InodeId) -> bool:
+        record = inode_record(self._tables, inode)
+        owner = owner_and_group(self._tables, record.ownership)[0] if record is not None else ""
+        return bool(owner) and owner == self._caller.user
+
     def require_ownership(self, inode: InodeId, what: str, names: NamePath | None = None) -> None:
         record = inode_record(self._tables, inode)
         if record is None:
             return  # as nobody's: whoever acts on it finds out
-        owner, _ = owner_and_group(self._tables, record.ownership)
-        if not owner or owner != self._caller.user:
+        if not self.owns(inode):
             raise self._denied(what, inode, record, names)
 
     def require_inode(self, inode: InodeId, wanted: int) -> None:
@@ -120,9 +124,19 @@ class Access:
             at = above.parent
 
     def _walk(self, names: NamePath) -> tuple[InodeId, int]:
-        """The inode at these names, or where the way there ends, and how many names lead to that."""
-        inode = ROOT_INODE
-        for depth, name in enumerate(names):
+        """The inode at these names, or where the way there ends, and how many names lead to that.
+
+        Into what was deleted, under its hidden name, goes only its owner: the directories that kept others
+        from it are not above it any more.
+        """
+        inode, begun = ROOT_INODE, 0
+        if in_trash(names):
+            try:
+                inode, begun = find_deleted(self._tables, names)[0], 2
+            except NotFound:
+                return ROOT_INODE, 0
+            self.require_ownership(inode, "look into", names[:2])
+        for depth, name in enumerate(names[begun:], start=begun):
             self._require(inode, SEARCH, names[:depth])
             row = self._tables.get(Table.DENTRIES, dentry_key(inode, name))
             if row is None:

@@ -99,7 +99,7 @@ def find(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
     """
     inode, is_directory, begun = ROOT_INODE, True, 0
     if names and names[0] == _TRASH_NAME:
-        (inode, is_directory), begun = _find_deleted(tables, names), 2
+        (inode, is_directory), begun = find_deleted(tables, names), 2
     for depth in range(begun, len(names)):
         name = names[depth]
         if not is_directory:
@@ -111,8 +111,11 @@ def find(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
     return inode, is_directory
 
 
-def _find_deleted(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
-    """What /.trash/<inode> names: the top of something deleted that can still be undeleted."""
+def find_deleted(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
+    """What the first two of these names, /.trash/<inode>, lead to: something deleted that can be had back.
+
+    Raises: NotFound.
+    """
     if len(names) == 1:
         raise NotFound(f"{TRASH_DIRECTORY} is not a directory; 'gfs trash ls' shows what was deleted")
     inode = int(names[1]) if names[1].isdigit() and len(names[1]) < 16 else 0

@@ -9,7 +9,7 @@ import msgspec
 
 from gfs.errors import InvalidArgument
 from gfs.master.core.digest import DigestedTables
-from gfs.master.core.lookup import find_directory, names_of
+from gfs.master.core.lookup import find_directory, names_to_change
 from gfs.master.core.policies import UNSET, InheritedPolicies, own_policy
 from gfs.master.core.quotas import Quotas
 from gfs.master.core.records import PolicyRecord, encode_policy, id_key
@@ -32,7 +32,7 @@ class PolicyTable:
 
     def set_policy(self, operation: SetPolicy) -> InodeId:
         """Raises: InvalidPath, NotFound, NotADirectory, InvalidArgument."""
-        directory = find_directory(self._tables, names_of(operation.path))
+        directory = find_directory(self._tables, names_to_change(operation.path))
         policy = changed(own_policy(self._tables, directory), operation)
         above = InheritedPolicies(self._tables).of_directory(directory)
         replicas, racks = policy.replicas or above.replicas, policy.racks or above.racks

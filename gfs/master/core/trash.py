@@ -88,6 +88,11 @@ def above(path: str) -> Wants:
     return lambda _, deleted: wanted.startswith(deleted + "/")
 
 
+def owned(wants: Wants, owns: Callable[[InodeId], bool]) -> Wants:
+    """Of these only what somebody owns."""
+    return lambda name, deleted: wants(name, deleted) and owns(name.inode)
+
+
 def with_id(inode: InodeId) -> Wants:
     return lambda name, _: name.inode == inode
 
