@@ -101,13 +101,11 @@ class CloneRuns:
             _log.info("a clone failed", chunk=f"{task.handle:x}", target=task.target, error=failure)
         else:
             self._queue.succeed(task.handle, now=now)
-            _log.info("a replica was made", chunk=f"{task.handle:x}", target=task.target, reason=task.reason)
         self._ended(task, not failure)
 
     async def _remove(self, inode: InodeId, index: ChunkIndex, handle: ChunkHandle, server: ServerId) -> None:
         try:
             await self._moves.remove_replica(inode, index, handle, server)
-            _log.info("a needless replica was given up", chunk=f"{handle:x}", server=server)
         except GfsError as error:
             _log.info("a needless replica stays", chunk=f"{handle:x}", server=server, error=error.message)
         except Exception:

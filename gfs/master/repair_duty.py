@@ -47,6 +47,7 @@ STEP_CHUNKS_MAX = 500  # about 5 ms of reading
 REST_SECONDS = 10.0  # between two walks when nothing has happened
 TRIES_PER_TICK = 64
 SHORTAGE_SECONDS = 60.0  # how long a chunk that a client met short of replicas is preferred
+WRITER_SECONDS_MAX = 60.0  # a drain waits no longer than this for a writer to be done with a chunk
 HOLD_SECONDS_MAX = 120.0  # a chunk waits no longer than this for a whole walk to tell who is worse off
 
 _log = logger("master.repair")
@@ -275,11 +276,14 @@ class RepairDuty:
             elif priority < need.priority:
                 self._note(sighting, now)
             else:
-                self._begin_one(sighting, priority, candidates, now)
+                self._begin_one(sighting, priority, need.since, candidates, now)
 
-    def _begin_one(self, sighting: Sighting, priority: int, candidates: list[Candidate], now: float) -> None:
+    def _begin_one(
+        self, sighting: Sighting, priority: int, since: float, candidates: list[Candidate], now: float
+    ) -> None:
         survey = sighting.survey
-        if priority == DRAIN_PRIORITY and self._is_written(sighting, now):
+        may_wait = priority == DRAIN_PRIORITY and now - since < WRITER_SECONDS_MAX
+        if may_wait and self._is_written(sighting, now):
             return
         target = choose_target(
             survey,
@@ -318,7 +322,7 @@ class RepairDuty:
         """Moving a replica ends the chunk's lease: what can wait does so until its writer is done."""
         chunk = sighting.chunk
         lease = self._leases.find(chunk.handle, chunk.version, now=now)
-        return lease is not None and not chunk.sealed
+        return lease is not None and not chunk.sealed and not sighting.closed
 
     def _holds(self, server_id: ServerId, handle: ChunkHandle) -> bool:
         known = self._locations.get(server_id)

@@ -21,13 +21,15 @@ _BEGINNING = InodeId(0), ChunkIndex(0)
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One chunk as the walk met it. `deleted`: its file was moved to the trash itself."""
+    """One chunk as the walk met it. `deleted`: its file was moved to the trash itself. `closed`: no writer
+    has begun since the last one closed the file."""
 
     inode: InodeId
     index: ChunkIndex
     chunk: ChunkRecord
     survey: Survey
     deleted: bool
+    closed: bool
 
 
 class RepairScan:
@@ -86,4 +88,4 @@ def sight(tables: ReadTables, surveyor: Surveyor, inode: InodeId, index: ChunkIn
     if file is None or chunk is None:
         return None
     survey = surveyor.look(chunk, surveyor.policies.goal_of(file))
-    return Sighting(inode, index, chunk, survey, file.parent == TRASH_INODE)
+    return Sighting(inode, index, chunk, survey, deleted=file.parent == TRASH_INODE, closed=file.length_exact)
