@@ -5,6 +5,8 @@ What is garbage is core/garbage's, how deleted files are taken apart core/reclam
 
 from __future__ import annotations
 
+from prometheus_client import Counter, Gauge
+
 from gfs.clock import Clock
 from gfs.errors import GfsError
 from gfs.master.commit import Commits
@@ -15,7 +17,7 @@ from gfs.master.reads import Reads
 from gfs.messages.heartbeat import GarbageReplica
 from gfs.messages.operations import Reclaim
 from gfs.settings import RECLAIM_ROWS_MAX
-from gfs.telemetry import logger
+from gfs.telemetry import Metrics, logger
 from gfs.vocabulary import ServerId, Term
 
 RECLAIMS_PER_TICK = 8  # records of a few milliseconds each: most of a tick is left to clients
@@ -26,7 +28,9 @@ _log = logger("master.garbage")
 
 
 class GarbageCollection:
-    def __init__(self, *, commits: Commits, reads: Reads, clock: Clock, garbage: Garbage) -> None:
+    def __init__(
+        self, *, commits: Commits, reads: Reads, clock: Clock, garbage: Garbage, metrics: Metrics
+    ) -> None:
         self._commits = commits
         self._reads = reads
         self._clock = clock
@@ -34,6 +38,15 @@ class GarbageCollection:
         self._time = SteadyTime()
         self._term: Term | None = None
         self._walk_at = 0.0
+        self._reclaims = 0  # records since the trash was last up to date
+        self._named = Counter(
+            "gfs_garbage_named", "Replicas named to chunk servers for deletion", registry=metrics.registry
+        )
+        Gauge(
+            "gfs_stale_replicas",
+            "Replicas known to be stale, not collected yet",
+            registry=metrics.registry,
+        ).set_function(lambda: garbage.stale_count)
 
     async def name_for(self, server: ServerId) -> list[GarbageReplica]:
         """What this chunk server is to delete, asked at its heartbeat; nothing unless this master leads."""
@@ -48,6 +61,9 @@ class GarbageCollection:
                 return named  # perhaps another master leads; orphans are orphans whoever says so
             if self._leads():
                 named += self._garbage.stale(tables, server, now=self._clock.monotonic())
+        if named:
+            self._named.inc(len(named))
+            _log.info("garbage is named to a chunk server", server=server, replicas=len(named))
         return named
 
     async def tick(self) -> None:
@@ -60,7 +76,11 @@ class GarbageCollection:
         for _ in range(RECLAIMS_PER_TICK):
             now_ms = self._time.now_ms(now=self._clock.monotonic(), wall_ms=self._clock.wall_ms())
             if not reclaim_due(self._reads.now(), now_ms=now_ms):
+                if self._reclaims:
+                    _log.info("what was deleted is reclaimed", steps=self._reclaims)
+                    self._reclaims = 0
                 return
+            self._reclaims += 1
             try:
                 await self._commits.commit(Reclaim(now_ms=now_ms, rows_max=RECLAIM_ROWS_MAX))
             except GfsError as error:
@@ -68,9 +88,11 @@ class GarbageCollection:
                 return
 
     def _leads(self) -> bool:
-        term = self._commits.leading() if self._commits.is_leading else None
+        is_leading = self._commits.is_leading and self._reads.are_trusted
+        term = self._commits.leading() if is_leading else None
         if term != self._term:
             self._term = term
             self._garbage.forget()
             self._time = SteadyTime()
+            self._reclaims = 0
         return term is not None

@@ -179,7 +179,11 @@ class Master:
             standing=self.standing,
         )
         self._collection = GarbageCollection(
-            commits=self._commits, reads=self._reads, clock=self._clock, garbage=self._garbage
+            commits=self._commits,
+            reads=self._reads,
+            clock=self._clock,
+            garbage=self._garbage,
+            metrics=self.metrics,
         )
         service = self._make_service()
         await self._node.start()

@@ -65,6 +65,11 @@ class Reads:
             await self._catch_up(min_applied_index)
         return self.now()
 
+    @property
+    def are_trusted(self) -> bool:
+        """Whether this master's state is not known to differ from the others' (I7)."""
+        return not self._standing.untrusted
+
     async def linearizable(self) -> ReadTables:
         try:
             await self._replicator.read_barrier()

@@ -38,9 +38,11 @@ from gfs.messages.trash import (
     UndeleteReply,
 )
 from gfs.settings import PURGE_ENTRIES_MAX
+from gfs.telemetry import logger
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import InodeId
 
+_log = logger("master.trash")
 _NO_ENTRY = TrashName(0, InodeId(0))
 
 
@@ -98,6 +100,8 @@ class TrashService:
                 await self._commits.commit(operation, request.request, caller=self._callers.to_check(context))
             except NotFound as error:
                 raise await self._not_in_trash(request.path) from error
+            if found:
+                _log.info("deleted files are purged", path=request.path, entries=len(found))
             inode = found[0].entry.inode if len(found) == 1 else inode
         return PurgeReply(
             inode=inode, entries=len(found), more=more, applied_index=self._reads.applied_index()

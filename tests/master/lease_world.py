@@ -92,6 +92,7 @@ class FakeMaster:
             reads=self.reads,
             clock=clock,
             garbage=Garbage(self.locations, is_moving=lambda handle: self.moves.is_moving(handle)),
+            metrics=Metrics(),
         )
         calls = ReplicaCalls(
             rpc,

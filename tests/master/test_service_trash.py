@@ -180,3 +180,24 @@ async def test_the_leader_reclaims_what_has_expired_and_no_sooner() -> None:
     assert here.masters["m2"].replicator.state.counters.chunks == 0
     with pytest.raises(NotFound):
         await here.call(Undelete(path="/f"), UndeleteReply)
+
+
+async def test_a_master_whose_state_is_not_trusted_names_no_garbage_and_reclaims_nothing() -> None:
+    here = await world()
+    lease = await here.acquire()
+    await here.heartbeats()
+    await delete(here, "/f")
+    await here.call(PurgeTrash(path="/f"), PurgeReply)
+    here.leader.standing.report_untrusted("its digest differs")
+    await here.finish(here.leader.garbage.tick())
+    assert here.leader.replicator.state.counters.chunks == 1
+    here.leader.standing.untrusted = False
+    await here.finish(here.leader.garbage.tick())
+    assert here.leader.replicator.state.counters.chunks == 0
+    here.leader.standing.untrusted = True
+    await here.heartbeats()
+    assert not any(server.words for server in here.servers.values())
+    here.leader.standing.untrusted = False
+    await here.heartbeats()
+    named = [word.garbage.handle for server in here.servers.values() for word in server.words]
+    assert named == [lease.handle] * 3

@@ -23,6 +23,16 @@ FILES = 60
 
 
 @pytest_asyncio.fixture
+async def small_cluster(tmp_path: Path) -> AsyncIterator[ProcessCluster]:
+    found = ProcessCluster(tmp_path / "small", masters=1, chunkservers=1)
+    found.start()
+    async with await found.connect() as client:
+        await found.ready(client)
+    yield found
+    found.stop()
+
+
+@pytest_asyncio.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[ProcessCluster]:
     found = ProcessCluster(tmp_path / "cluster", masters=3, chunkservers=4)
     found.start()
@@ -30,14 +40,22 @@ async def cluster(tmp_path: Path) -> AsyncIterator[ProcessCluster]:
     found.stop()
 
 
-def gfs(cluster: ProcessCluster, *arguments: str) -> str:
+def run(cluster: ProcessCluster, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    """Exit status, standard output, standard error."""
     ran = subprocess.run(
         [sys.executable, "-m", "gfs", "--config", cluster.layout.config_path, *arguments],
+        input=stdin,
         capture_output=True,
         timeout=90,
     )
-    assert ran.returncode == 0, (arguments, ran.stderr.decode())
-    return ran.stdout.decode()
+    assert b"Traceback" not in ran.stderr, ran.stderr.decode()
+    return ran.returncode, ran.stdout.decode(), ran.stderr.decode()
+
+
+def gfs(cluster: ProcessCluster, *arguments: str, stdin: bytes = b"") -> str:
+    status, out, err = run(cluster, *arguments, stdin=stdin)
+    assert status == 0, (arguments, err)
+    return out
 
 
 def replicas_on_disks(cluster: ProcessCluster) -> dict[str, set[str]]:
@@ -111,3 +129,35 @@ async def test_what_is_purged_leaves_all_disks_and_what_is_stale_too_whoever_die
         assert await client.read_bytes("/kept") == 2 * CONTENT
         assert json.loads(gfs(cluster, "-o", "json", "trash", "ls")) == []
         await cluster.masters_agree()
+
+
+async def test_bad_input_is_refused_with_what_to_do_and_nothing_is_lost(
+    small_cluster: ProcessCluster,
+) -> None:
+    for content in (b"first", b"second"):
+        gfs(small_cluster, "put", "-", "/f", stdin=content)
+        gfs(small_cluster, "rm", "/f")
+    gfs(small_cluster, "put", "-", "/f", stdin=b"third")
+    refused = {
+        ("undelete", "/f"): (4, "/f exists"),
+        ("undelete", "/nothing"): (3, "gfs trash ls"),
+        ("undelete", "/.trash/4711"): (3, "not any more"),
+        ("undelete", "relative"): (2, "relative"),
+        ("undelete", "--to", "/x", "/f", "/g"): (2, "--to"),
+        ("trash", "purge"): (2, "--all"),
+        ("trash", "purge", "/nothing"): (3, "nothing that was deleted"),
+        ("trash", "purge", "--all"): (130, "Delete for good"),  # nobody answers the question
+        ("trash", "ls", "relative"): (2, "relative"),
+        ("rm", "/.trash/nonsense"): (2, "/.trash/<number>"),
+        ("mv", "/f", "/.trash/9"): (2, "not changed"),
+        ("cat", "/.trash"): (3, "gfs trash ls"),
+    }
+    for arguments, (status, said) in refused.items():
+        found, out, err = run(small_cluster, *arguments)
+        assert (found, said in err) == (status, True), (arguments, found, out, err)
+    assert gfs(small_cluster, "cat", "/f") == "third"
+    gfs(small_cluster, "undelete", "/f", "--to", "/older/copy")
+    assert gfs(small_cluster, "cat", "/older/copy") == "second"
+    gfs(small_cluster, "trash", "purge", "--all", "--yes")
+    assert gfs(small_cluster, "trash", "ls") == ""
+    assert gfs(small_cluster, "cat", "/older/copy") == "second"
