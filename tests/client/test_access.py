@@ -14,6 +14,7 @@ from gfs.messages.policies import PolicyFields
 from gfs.settings import ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, MIB
 from tests.client.real_cluster import RealCluster
+from tests.paper.boxes import keeps
 
 
 @asynccontextmanager
@@ -28,6 +29,7 @@ async def cluster(path: Path) -> AsyncIterator[tuple[AsyncClient, AsyncClient, A
             yield superuser, ann, ben
 
 
+@keeps("rights-and-quotas")
 async def test_each_user_may_do_what_owner_group_and_mode_say(tmp_path: Path) -> None:
     async with cluster(tmp_path) as (superuser, ann, ben):
         with pytest.raises(PermissionDenied, match="ann may not change /,"):
@@ -56,6 +58,7 @@ async def test_each_user_may_do_what_owner_group_and_mode_say(tmp_path: Path) ->
         assert await ann.read_bytes("/ann/f") == b"hers"
 
 
+@keeps("rights-and-quotas")
 async def test_what_was_acknowledged_before_the_quota_was_reached_stays_readable(tmp_path: Path) -> None:
     async with cluster(tmp_path) as (superuser, _, _):
         await superuser.mkdir("/q")

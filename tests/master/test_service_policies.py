@@ -23,6 +23,7 @@ from gfs.messages.policies import (
 from gfs.messages.replicas import BumpVersion
 from gfs.vocabulary import ChunkIndex, ClientId
 from tests.master.lease_world import LeaseWorld
+from tests.paper.boxes import keeps
 
 
 async def world() -> LeaseWorld:
@@ -40,6 +41,7 @@ async def set_policy(here: LeaseWorld, path: str, unset: tuple[str, ...] = (), *
     await mutate(here, SetPolicy(path=path, fields=given, unset=[*unset]))
 
 
+@keeps("three-replicas")
 async def test_new_files_take_their_replicas_from_the_nearest_policy_unless_their_creator_says() -> None:
     here = await world()
     await set_policy(here, "/d", replicas=2)
