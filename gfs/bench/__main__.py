@@ -1,16 +1,16 @@
-"""`python -m gfs.bench failover|metadata|io|append`: measure on this machine."""
+"""`python -m gfs.bench failover|metadata|io|append|recovery`: measure on this machine."""
 
 from __future__ import annotations
 
 import argparse
 
-from gfs.bench import append, failover, io, metadata
+from gfs.bench import append, failover, io, metadata, recovery
 from gfs.transport.event_loop import run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gfs.bench", description=__doc__)
-    parser.add_argument("what", choices=["failover", "metadata", "io", "append"])
+    parser.add_argument("what", choices=["failover", "metadata", "io", "append", "recovery"])
     parser.add_argument("--runs", type=int, default=20, help="runs of the fail-over (default 20)")
     arguments = parser.parse_args()
     if arguments.what == "failover":
@@ -19,6 +19,8 @@ def main() -> None:
         run(metadata.report(), loop="auto")
     elif arguments.what == "append":
         run(append.report(), loop="auto")
+    elif arguments.what == "recovery":
+        run(recovery.report(), loop="auto")
     else:
         run(io.report(), loop="auto")
 

@@ -44,6 +44,14 @@ def append() -> None:
     _run(program.report())
 
 
+@bench.command()
+def recovery() -> None:
+    """How fast lost replicas are made anew under a cap, and in which order."""
+    from gfs.bench import recovery as program
+
+    _run(program.report())
+
+
 @bench.command(name="io")
 def io_() -> None:
     """Streaming write and read, beside the limit of the same run."""

@@ -38,7 +38,7 @@ class Supervisor:
     """The processes of one local cluster. Use from one event loop."""
 
     def __init__(self, layout: Layout, *, restart: bool, say: Callable[[str], None]) -> None:
-        self._layout = layout
+        self.layout = layout
         self._restart = restart
         self._say = say
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -47,12 +47,12 @@ class Supervisor:
 
     async def start(self) -> None:
         """Start every program; returns when all processes run, not when they are ready."""
-        for node in (*self._layout.settings.masters, *self._layout.settings.chunkservers):
+        for node in (*self.layout.settings.masters, *self.layout.settings.chunkservers):
             await self.start_node(node)
             self._watchers.append(asyncio.create_task(self._watch(node)))
 
     async def start_node(self, node: str) -> None:
-        layout = self._layout
+        layout = self.layout
         role = "master" if node in layout.settings.masters else "chunkserver"
         with open(layout.log_path(node), "ab") as log:
             self._processes[node] = await asyncio.create_subprocess_exec(
@@ -66,7 +66,7 @@ class Supervisor:
 
     @property
     def settings(self) -> Settings:
-        return self._layout.settings
+        return self.layout.settings
 
     def process_id(self, node: str) -> int:
         return self._processes[node].pid
@@ -103,7 +103,7 @@ class Supervisor:
     def last_words(self, node: str) -> str:
         """The last line of a program's log."""
         try:
-            with open(self._layout.log_path(node), "rb") as log:
+            with open(self.layout.log_path(node), "rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
                 lines = log.read().decode("utf-8", "replace").strip().splitlines()
         except OSError:
