@@ -41,7 +41,7 @@ COPY_GRACE_SECONDS = 10.0  # on top of what the speed limit alone makes a copy t
 _log = logger("master.moves")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class MoveUnderWay:
     """`step`: copying, fencing, joining, leaving."""
 
@@ -76,13 +76,14 @@ class ReplicaMoves:
         self._chance = chance
         self._bytes_per_second = bytes_per_second
         self._under_way: dict[ChunkHandle, MoveUnderWay] = {}
+        self._joining: set[MoveUnderWay] = set()  # from the fence on; they end even if nobody waits any more
 
     def under_way(self) -> list[MoveUnderWay]:
         return list(self._under_way.values())
 
     def is_moving(self, handle: ChunkHandle) -> bool:
         """Whether a replica of this chunk is being made: what its target holds is no garbage."""
-        return handle in self._under_way
+        return handle in self._under_way or any(move.task.handle == handle for move in self._joining)
 
     async def carry_out(self, task: CloneTask) -> None:
         """Make the replica, and take `task.drop` away. Returns once the chunk's set is as wanted.
@@ -146,6 +147,11 @@ class ReplicaMoves:
         seconds = COPY_GRACE_SECONDS + 2 * CHUNK_BYTES / self._bytes_per_second
         for _ in range(CLONE_ROUNDS_MAX):
             chunk = self._grants.find(task.handle)
+            if not self._present(chunk):
+                # A grant was cut short: it is logged, and nobody holds its version. The next one heals that.
+                key = (task.inode, task.index)
+                await self._leases.exclusively(key, partial(self._grants.fence, *key, task.handle))
+                chunk = self._grants.find(task.handle)
             try:
                 copied = await self._copy(
                     task, chunk, bytes_per_second=self._bytes_per_second, seconds=seconds
@@ -159,6 +165,13 @@ class ReplicaMoves:
 
     async def _join(self, move: MoveUnderWay) -> None:
         """Fence, complete the copy, let the target join and `drop` go; no grant of others is under way."""
+        self._joining.add(move)
+        try:
+            await self._fence_and_join(move)
+        finally:
+            self._joining.discard(move)
+
+    async def _fence_and_join(self, move: MoveUnderWay) -> None:
         task = move.task
         before = self._grants.find(task.handle)
         if task.target in before.replicas:
@@ -218,18 +231,21 @@ class ReplicaMoves:
 
     def _sources(self, task: CloneTask, chunk: ChunkRecord) -> list[ServerId]:
         """Members that hold the present version (I5), those of the target's rack first, else in any order."""
-        now = self._clock.monotonic()
-        present, missing = self._locations.current(chunk.handle, chunk.version, chunk.replicas, now=now)
+        present = self._present(chunk)
         if not present:
             raise DataUnavailable(
-                f"chunk {chunk.handle} cannot be copied: {', '.join(missing)} cannot be reached",
+                f"chunk {chunk.handle} cannot be copied: {', '.join(chunk.replicas)} cannot be reached",
                 hint="It is copied when one of these chunk servers is back.",
-                details={"handle": str(chunk.handle), "servers": ",".join(missing)},
+                details={"handle": str(chunk.handle), "servers": ",".join(chunk.replicas)},
             )
         target = self._locations.get(task.target)
         rack = "" if target is None else target.rack
         present.sort(key=lambda server: (server.rack != rack, self._chance.random()))
         return [server.id for server in present]
+
+    def _present(self, chunk: ChunkRecord) -> list[KnownServer]:
+        now = self._clock.monotonic()
+        return self._locations.current(chunk.handle, chunk.version, chunk.replicas, now=now)[0]
 
     async def _seal_again(self, handle: ChunkHandle, secured: Secured) -> None:
         """Tell the members of a sealed chunk's new version so; the log has said it long ago."""

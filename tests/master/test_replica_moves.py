@@ -197,7 +197,7 @@ async def test_chunk_that_nobody_holds_is_not_copied() -> None:
         await moved.here.servers[server].kill()
     await moved.here.clock.advance(6.0)
     await moved.here.heartbeats()
-    with pytest.raises(DataUnavailable, match="cannot be reached"):
+    with pytest.raises(DataUnavailable, match="can be reached"):
         await moved.here.finish(moved.carry_out())
     task = moved.here.task(moved.free, handle=ChunkHandle(99))
     with pytest.raises(NotFound):
@@ -214,6 +214,26 @@ async def test_corrupt_replica_is_no_source_and_no_member_afterwards() -> None:
     sources = [s for c in here.network.seen if isinstance(c.request, CloneChunk) for s in c.request.sources]
     assert bad not in replica_ids(sources)
     assert set(here.chunk().replicas) == {*moved.members, moved.free} - {bad}
+
+
+async def test_grant_that_was_cut_short_does_not_keep_a_chunk_from_being_copied() -> None:
+    """The leader died between the log and the replicas: no member holds the version logged last."""
+    moved = await Moved.world()
+    here = moved.here
+    for server in moved.members:
+        here.network.delay(here.leader.id, server, 0.3)
+    asking = here.start_acquire(failed_version=moved.lease.version)
+    for _ in range(10_000):
+        if here.chunk().version > moved.lease.version:
+            break
+        await asyncio.sleep(0)
+    await here.crash_leader()
+    asking.cancel()
+    await here.heartbeats(report=True)
+    assert {here.version(server, moved.lease.handle) for server in moved.members} == {moved.lease.version}
+    await here.finish(moved.carry_out())
+    assert moved.free in here.chunk().replicas
+    await moved.lease_again()
 
 
 class TestRemoving:
@@ -247,6 +267,68 @@ class TestRemoving:
         with pytest.raises(DataUnavailable):
             await here.finish(here.leader.moves.remove_replica(here.inode, FIRST, handle, moved.members[0]))
         assert set(here.chunk().replicas) == set(moved.members)
+
+
+class TestGuestsThatNeverJoined:
+    """A whole copy may be in a logged set: only a leader that knows the log lets it go (I6)."""
+
+    async def left_behind(self) -> Moved:
+        """The leader dies after the copy is whole, and before it lets the target join."""
+        moved = await Moved.world()
+        target = moved.here.servers[ServerId(moved.free)]
+        moving = moved.carry_out()
+        for _ in range(10_000):
+            if any(guest.whole for guest in target.guests.values()):
+                break
+            await asyncio.sleep(0)
+        await moved.here.crash_leader()
+        moving.cancel()
+        assert moved.free not in moved.here.chunk().replicas and target.guests
+        return moved
+
+    async def collect(self, here: LeaseWorld, *, rounds: int = 8) -> None:
+        for number in range(rounds):
+            await here.heartbeats(report=number == 0)
+            for server in here.servers.values():
+                server.collect()
+            await here.leader.garbage.tick()
+            await here.clock.advance(2.0)
+
+    async def test_copy_that_no_set_will_have_is_named_as_garbage(self) -> None:
+        moved = await self.left_behind()
+        await self.collect(moved.here)
+        assert not moved.here.servers[ServerId(moved.free)].guests
+        await moved.lease_again()
+
+    async def test_copy_of_a_chunk_being_moved_is_not_named(self) -> None:
+        moved = await self.left_behind()
+        moved.here.servers[ServerId(moved.free)].copy_seconds = 1.0
+        moving = moved.carry_out()
+        await self.collect(moved.here, rounds=1)
+        await moved.here.finish(moving)
+        assert moved.free in moved.here.chunk().replicas
+
+    async def test_copy_of_a_member_that_has_not_heard_so_is_kept(self) -> None:
+        moved = await Moved.world()
+        here = moved.here
+        target = here.servers[ServerId(moved.free)]
+        moving = moved.carry_out()
+        for _ in range(10_000):
+            if any(guest.whole for guest in target.guests.values()):
+                break
+            await asyncio.sleep(0)
+        here.network.drop(here.leader.id, target.id, requests=1)  # the bump
+        for _ in range(10_000):
+            if moved.free in here.chunk().replicas:
+                break
+            await asyncio.sleep(0)
+        assert moved.free in here.chunk().replicas and target.guests
+        moving.cancel()
+        await here.crash_leader()
+        await self.collect(here)
+        assert target.guests
+        lease = await moved.lease_again()
+        assert moved.free in replica_ids(lease.replicas)
 
 
 class TestCrashes:
