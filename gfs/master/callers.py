@@ -8,9 +8,14 @@ from gfs.master.core.access import Access
 from gfs.master.core.lookup import NamePath
 from gfs.master.core.owners import OWNER_BYTES_MAX
 from gfs.master.core.tables import ReadTables
-from gfs.messages.base import Identity
-from gfs.transport.interface import CallContext
+from gfs.messages.base import Identity, Reply, Request, method_name
+from gfs.messages.check import RepairFiles
+from gfs.messages.cluster import ReadmitMaster, TakeCheckpoint
+from gfs.messages.placement import Rebalance, SetServerTenure
+from gfs.transport.interface import CallContext, Handler, Handlers
 from gfs.vocabulary import InodeId
+
+SUPERUSER_REQUESTS = frozenset((ReadmitMaster, TakeCheckpoint, SetServerTenure, Rebalance, RepairFiles))
 
 
 class Callers:
@@ -67,6 +72,20 @@ class Callers:
             raise PermissionDenied(
                 f"{identity.user[:64] or 'a caller without a name'} may not {what}: only the superuser may"
             )
+
+    def guarded(self, handlers: Handlers) -> dict[type[Request], Handler]:
+        """The handlers, of which those of SUPERUSER_REQUESTS answer the superuser alone."""
+        return {
+            kind: self._guard(kind, handler) if kind in SUPERUSER_REQUESTS else handler
+            for kind, handler in handlers.items()
+        }
+
+    def _guard(self, kind: type[Request], handler: Handler) -> Handler:
+        async def answer(request: Request, context: CallContext) -> Reply:
+            self.require_superuser(context, f"ask for {method_name(kind)}")
+            return await handler(request, context)
+
+        return answer
 
 
 def everybody() -> Callers:

@@ -110,6 +110,9 @@ class Master:
         self._fatal = fatal
         self._pool = ServerPool(self.locations)
         self._leases = LeaseTable()
+        self._callers = Callers(
+            superuser=settings.access.superuser or system_identity().user, check=settings.access.check
+        )
         self._recent = RecentGrants(now=self._clock.monotonic(), lease_seconds=settings.master.lease_seconds)
         self._scan = ReplicationScan()
         self._garbage = Garbage(self.locations, is_moving=lambda handle: self.moves.is_moving(handle))
@@ -215,7 +218,9 @@ class Master:
         )
         server = ControlServer(
             self.address,
-            {**service.handlers(), **diagnosis.handlers(), **checks.handlers(), **placing.handlers()},
+            self._callers.guarded(
+                {**service.handlers(), **diagnosis.handlers(), **checks.handlers(), **placing.handlers()}
+            ),
             observer=diagnosis.calls,
             cluster=lambda: self._cluster,
             role="master",
@@ -280,8 +285,7 @@ class Master:
         )
 
     def _make_service(self) -> MasterService:
-        tuning, access = self._settings.master, self._settings.access
-        callers = Callers(superuser=access.superuser or system_identity().user, check=access.check)
+        tuning, callers = self._settings.master, self._callers
         calls = ReplicaCalls(
             self._caller,
             self.locations,

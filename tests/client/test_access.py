@@ -96,3 +96,11 @@ async def test_a_policy_is_set_shown_and_refused_in_words(tmp_path: Path) -> Non
             await superuser.set_policy("/d", PolicyFields(replicas=40))
         with pytest.raises(PermissionDenied, match="ann may not set the policy of /d"):
             await ann.set_policy("/d", PolicyFields(replicas=2))
+
+
+async def test_only_the_superuser_operates_the_cluster(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (superuser, ann, _):
+        with pytest.raises(PermissionDenied, match="ann may not ask for readmit_master: only the superuser"):
+            await ann.readmit_master("m1")
+        with pytest.raises(InvalidArgument):
+            await superuser.readmit_master("m1")
