@@ -145,6 +145,8 @@ class DamageDuty:
         elif judged.good:
             self._urge(*home)
         else:
+            for member in chunk.replicas:  # one try is of all of them
+                self._again_at[handle, member] = now + AGAIN_SECONDS
             self._start(handle, self._mend(chunk))
 
     def _start(self, handle: ChunkHandle, work: Coroutine[Any, Any, None]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from gfs import failpoints
 from gfs.clock import Clock
 from gfs.errors import (
+    ChecksumMismatch,
     ChunkSealed,
     DataUnavailable,
     GfsError,
@@ -207,11 +208,18 @@ class Granting:
             raise self.unavailable(*key, chunk.replicas, {})
         sound = [server for server in known if self.is_sound(server, chunk)]
         if not sound:
-            # Nobody is heard from: ask before another version is spent on a set that cannot take it.
-            silent = await self._calls.silent(known)
-            sound = [server for server in known if server not in silent]
+            # Nobody is heard from: ask before another version is spent on a set that cannot take it. Those
+            # with bad blocks would refuse it, each time.
+            whole = [server for server in known if not self._is_damaged(server, chunk)]
+            silent = await self._calls.silent(whole)
+            sound = [server for server in whole if server not in silent]
             if not sound:
-                raise self.unavailable(*key, chunk.replicas, {})
+                damaged: dict[ServerId, GfsError] = {
+                    server: ChecksumMismatch("some of its blocks are damaged")
+                    for server in known
+                    if server not in whole
+                }
+                raise self.unavailable(*key, chunk.replicas, damaged)
         accused = [server for server in sound if server in blamed]
         already_spared = self._spared.pop(key, frozenset())
         guilty = {server for server in accused if server in already_spared}
@@ -420,7 +428,11 @@ class Granting:
         )
         return DataUnavailable(
             f"no replica of chunk {index} of {path} can be reached ({reasons})",
-            hint="The bytes are safe on these servers' disks; start one of them.",
+            hint=(
+                "What is undamaged can be read, and is mended from other replicas when there are any."
+                if failures and all(isinstance(error, ChecksumMismatch) for error in failures.values())
+                else "The bytes are safe on these servers' disks; start one of them."
+            ),
             details={"inode": str(inode), "index": str(index), "servers": ",".join(servers)},
         )
 
