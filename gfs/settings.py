@@ -36,6 +36,7 @@ PUSH_BYTES_MAX = 16 * MIB  # one pushed piece; larger writes are split by the cl
 LIST_PAGE_MAX = 4096
 GLOB_SCAN_MAX = 20_000  # entries looked at for one page of a glob
 TRASH_SCAN_MAX = 5000  # entries looked at for one page of the trash
+TRASH_SUM_MAX = 1000  # entries whose bytes are added up for 'gfs status'
 PURGE_ENTRIES_MAX = 256  # of the trash, by one operation
 RECLAIM_ROWS_MAX = 500  # rows of the tables that one Reclaim takes away: keeps its apply short
 FIND_CHUNKS_MAX = 256

@@ -25,6 +25,7 @@ from gfs.settings import (
     GUESTS_NAMED_MAX,
     LEASES_NAMED_MAX,
     REPORT_PAGE_CHUNKS,
+    STORE_THREADS,
 )
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 CALL_SECONDS_MIN = 1.0  # a heartbeat that no master answers by then (or in two intervals) is given up
 HURRY_SECONDS_MIN = 0.02  # between two heartbeats to one master, however much there is to tell
+COLLECTED_AT_ONCE = STORE_THREADS // 2  # replicas: they share syncs, and leave threads to others
 LOG_AGAIN_SECONDS = 10.0  # the same trouble with the same master is logged no more often
 
 
@@ -299,17 +301,20 @@ class Heartbeats:
             await self._garbage_waits.wait()
             self._garbage_waits.clear()
             while self._garbage:
-                handle, named = next(iter(self._garbage.items()))
-                del self._garbage[handle]
-                try:
-                    deleted = await self._collect(named.garbage, term=named.term, known_at=named.known_at)
-                except GfsError as error:
-                    _log.warning("a replica could not be deleted", chunk=f"{handle:x}", error=error.message)
-                except Exception:
-                    _log.exception("deleting a replica failed unexpectedly", chunk=f"{handle:x}")
-                else:
-                    if deleted:
-                        _log.info("replica deleted on the leader's word", chunk=f"{handle:x}")
+                some = list(self._garbage)[:COLLECTED_AT_ONCE]
+                await asyncio.gather(*(self._collect_one(self._garbage.pop(handle)) for handle in some))
+
+    async def _collect_one(self, named: _Named) -> None:
+        chunk = f"{named.garbage.handle:x}"
+        try:
+            deleted = await self._collect(named.garbage, term=named.term, known_at=named.known_at)
+        except GfsError as error:
+            _log.warning("a replica could not be deleted", chunk=chunk, error=error.message)
+        except Exception:
+            _log.exception("deleting a replica failed unexpectedly", chunk=chunk)
+        else:
+            if deleted:
+                _log.info("replica deleted on the leader's word", chunk=chunk)
 
     def _note_trouble(self, link: _MasterLink, error: GfsError) -> None:
         link.trouble = f"says: {error.message}" if error.definite else f"did not answer: {error.message}"

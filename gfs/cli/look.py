@@ -59,11 +59,12 @@ def _as_text(found: ClusterStatusReply) -> str:
             for s in found.chunkservers
         ),
     )
+    held = f" ({human_bytes(found.trash_bytes)})" if found.trash_bytes >= 0 else ""
     lines = [f"cluster {found.cluster or '(unnamed)'}: {found.health}"]
     lines += [f"  - {reason}" for reason in found.reasons]
     lines += [
         f"{found.files} files, {found.directories} directories, {found.chunks} chunks"
-        + (f", with those that {found.trash} deleted entries still hold" if found.trash else ""),
+        + (f", with what {found.trash} deleted entries still hold{held}" if found.trash else ""),
         "",
         masters.rstrip("\n"),
         "",

@@ -63,13 +63,12 @@ def list_trash(ctx: click.Context, path: str) -> None:
 
 
 def _columns(found: TrashEntry) -> list[str]:
-    is_file = found.entry.kind == "file"
     return [
         found.entry.path,
-        human_bytes(found.entry.length_bytes) if is_file else "-",
+        human_bytes(found.content_bytes),
         human_time(found.deleted_ms) if found.deleted_ms else "-",
         human_time(found.expires_ms),
-        found.path + ("" if is_file else "/"),
+        found.path + ("" if found.entry.kind == "file" else "/"),
     ]
 
 

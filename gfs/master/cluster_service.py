@@ -16,6 +16,7 @@ from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.lookup import chunk_by_handle, read_counters, state_digest
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.tenure import check_server_id, tenure_of
+from gfs.master.core.trash import trash_bytes
 from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.reads import Reads
 from gfs.master.replication.replicator import Replicator
@@ -161,6 +162,7 @@ class ClusterService:
             directories=counters.directories,
             chunks=counters.chunks,
             trash=counters.trash,
+            trash_bytes=trash_bytes(self._reads.now()),
         )
 
     async def digest(self, request: Request, _context: CallContext) -> Reply:

@@ -50,6 +50,7 @@ class ClusterStatusReply(Reply, tag="cluster_status_reply", frozen=True, kw_only
     directories: int = 0
     chunks: int = 0
     trash: int = 0  # deleted entries that can be had back; what they hold counts above
+    trash_bytes: int = 0  # what their files hold, not counting copies; -1: too many to add up
 
 
 class ClusterStatus(Request, tag="cluster_status", frozen=True, kw_only=True):

@@ -15,13 +15,15 @@ class TrashEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something deleted, with all that was below it. `path` is where it was; `entry` what it is.
 
     `entry.path` is the hidden name, /.trash/<inode>, under which it can be read until `expires_ms`. After
-    that it is reclaimed. `deleted_ms` is 0 when that is not known.
+    that it is reclaimed. `deleted_ms` is 0 when that is not known. `content_bytes` is what it holds, copies
+    not counted; a file that was never closed counts its chunks in full.
     """
 
     path: str
     deleted_ms: int
     expires_ms: int
     entry: Entry
+    content_bytes: int = 0
 
 
 class TrashReply(ViewReply, tag="trash", frozen=True, kw_only=True):

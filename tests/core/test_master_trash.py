@@ -11,9 +11,10 @@ from gfs.master.core.lookup import chunk_of, find_chunks, list_page, read_counte
 from gfs.master.core.records import decode_chunk, decode_inode, encode_chunk, encode_inode, id_key
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables, Table
-from gfs.master.core.trash import below, reclaim_due, trash_page
+from gfs.master.core.trash import below, reclaim_due, trash_bytes, trash_page
 from gfs.messages import operations as op
 from gfs.settings import PURGE_ENTRIES_MAX, RECLAIM_ROWS_MAX
+from gfs.vocabulary import CHUNK_BYTES, InodeId
 from tests.core.master_records import (
     NOW_MS,
     add_chunk,
@@ -185,6 +186,20 @@ class TestReading:
         assert [found.path for found in trash_page(master.tables, below("/d"))[0]] == ["/d/b"]
         with pytest.raises(InvalidArgument):
             trash_page(master.tables, EVERYTHING, after="nonsense")
+
+    def test_what_is_in_the_trash_is_added_up(self, master: Master) -> None:
+        master(mkdir("/d"))
+        inode = master.file("/d/f", 2)
+        master(op.SetLengthHint(inode=InodeId(inode), length_bytes=CHUNK_BYTES + 5, closed=True))
+        master.file("/g", 1)
+        assert trash_bytes(master.tables) == 0
+        master(delete("/d", recursive=True))
+        master(delete("/g"))
+        sizes = {found.path: found.content_bytes for found in trash_page(master.tables, EVERYTHING)[0]}
+        assert sizes == {"/d": CHUNK_BYTES + 5, "/g": CHUNK_BYTES}, "one that was not closed counts in full"
+        assert trash_bytes(master.tables) == 2 * CHUNK_BYTES + 5
+        master(purge(*(found.entry.inode for found in trash_page(master.tables, EVERYTHING)[0])))
+        assert trash_bytes(master.tables) == 0
 
     def test_rows_of_an_older_master_tell_no_time_of_deletion(self, master: Master) -> None:
         inode = master.file("/f")

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gfs.errors import InvalidArgument
-from gfs.master.core.lookup import entry_of, in_trash, names_of, spell
+from gfs.errors import CorruptState, InvalidArgument
+from gfs.master.core.lookup import entry_of, in_trash, inode_record, names_of, spell
 from gfs.master.core.records import (
     CONDEMNED_MS,
     ID_MAX,
     TIME_MS_MAX,
+    encode_inode,
+    inode_share,
     read_trash_key,
     read_trash_value,
     trash_key,
 )
 from gfs.master.core.tables import ReadTables, Table
+from gfs.master.core.usage import usage_of
 from gfs.messages.operations import TrashName
 from gfs.messages.trash import TrashEntry
-from gfs.settings import LIST_PAGE_MAX, TRASH_SCAN_MAX
+from gfs.settings import LIST_PAGE_MAX, TRASH_SCAN_MAX, TRASH_SUM_MAX
 from gfs.vocabulary import TRASH_DIRECTORY, InodeId
 
 Wants = Callable[[TrashName, str], bool]  # an entry's name and original path -> whether it is one of those
@@ -65,9 +68,29 @@ def trash_page(
                     deleted_ms=deleted_at_ms,
                     expires_ms=name.expires_at_ms,
                     entry=entry_of(tables, readable_at, name.inode),
+                    content_bytes=_content_bytes(tables, name.inode),
                 )
             )
     return found, ""
+
+
+def trash_bytes(tables: ReadTables) -> int:
+    """What the files in the trash hold, not counting copies; -1 when it has too many entries to add up."""
+    total = 0
+    for looked_at, (name, _, _) in enumerate(_rows_behind(tables, "")):
+        if looked_at >= TRASH_SUM_MAX:
+            return -1
+        total += _content_bytes(tables, name.inode)
+    return total
+
+
+def _content_bytes(tables: ReadTables, inode: InodeId) -> int:
+    record = inode_record(tables, inode)
+    if record is None:
+        raise CorruptState(f"the trash holds inode {inode}, which is missing")
+    if record.is_directory:
+        return usage_of(tables, inode).content_bytes
+    return inode_share(encode_inode(record))[2]
 
 
 def below(path: str) -> Wants:
