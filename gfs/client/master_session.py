@@ -205,11 +205,14 @@ class MasterSession:
         started = self._clock.monotonic()  # the budget is of all tries, the first included
         plan: RetryPlan | None = None
         followed_hint = False
+        refused_by, pause = Address(""), 0.0
         while True:
             leader = self._leader
             if leader is None:
                 plan = plan or self._new_plan(what, effects=effects, started=started)
                 leader = await self._find_leader(plan)
+            if leader == refused_by and pause > 0:
+                await self._clock.sleep(pause)  # it leads, and still could not do this
             left = self._budget_seconds
             if plan is not None:
                 left = plan.seconds_left(self._clock.monotonic())
@@ -224,6 +227,7 @@ class MasterSession:
                 if speaks_of_the_master(error):
                     # A hint is followed once: two masters may each believe in the other.
                     followed_hint = self._leave(leader, error, may_follow=not followed_hint)
+                    refused_by, pause = leader, verdict.wait_seconds
                 elif verdict.wait_seconds > 0:
                     await self._clock.sleep(verdict.wait_seconds)
 

@@ -82,7 +82,7 @@ class Commits:
             encoded = await self._replicator.propose(_encode(record))
         except (NotLeader, NoQuorum) as error:
             self._failures.labels(error.code).inc()
-            raise self.not_leader() from error
+            raise self.named(error) from error
         except GfsError as error:
             self._failures.labels(error.code).inc()
             raise
@@ -135,6 +135,13 @@ class Commits:
     @property
     def is_leading(self) -> bool:
         return self._leads_term is not None
+
+    def named(self, error: NotLeader | NoQuorum) -> NotLeader | NoQuorum:
+        """The replicator's refusal with addresses; its own words where it alone knows the reason."""
+        known = self.not_leader()
+        if isinstance(error, NoQuorum) and isinstance(known, NotLeader):
+            return error
+        return known
 
     def not_leader(self) -> NotLeader | NoQuorum:
         status = self._replicator.status()

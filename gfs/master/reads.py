@@ -74,7 +74,7 @@ class Reads:
         try:
             await self._replicator.read_barrier()
         except (NotLeader, NoQuorum) as error:
-            raise self._commits.not_leader() from error
+            raise self._commits.named(error) from error
         return self.now()
 
     def stamp(self, reply: V, consistency: Consistency) -> V:

@@ -303,3 +303,22 @@ async def test_a_master_that_hangs_holds_up_a_stale_read_for_a_moment_and_later_
     assert clock.monotonic() - seen < 1.2
     assert session.freshness == Freshness("m2", 3, 0.5)
     await session.close()
+
+
+async def test_a_leader_that_refuses_is_not_asked_again_without_a_pause() -> None:
+    """It proves that it leads, by answering reads, and refuses changes: full disks at the others."""
+    clock = VirtualClock()
+    cluster = MiniCluster(clock=clock)
+
+    async def refuse(_: str, request: Request) -> None:
+        if isinstance(request, CreateFile):
+            raise NoQuorum("no quorum: only 1 of 3 masters keep what they are sent")
+
+    cluster.before_answer = refuse
+    async with cluster.client(ClientSettings(retry_seconds=10.0)) as client:
+        creating = asyncio.create_task(client.create("/a"))
+        for _ in range(110):
+            await clock.advance(0.1)
+        with pytest.raises(NoQuorum, match="only 1 of 3 masters keep"):
+            await creating
+    assert len(cluster.seen(CreateFile)) < 250

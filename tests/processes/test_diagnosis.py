@@ -7,14 +7,16 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.paper.boxes import keeps
-from tests.processes.cluster import ProcessCluster
+from tests.processes.cluster import ProcessCluster, eventually
 
 
 @pytest.fixture
@@ -145,3 +147,36 @@ async def test_who_follows_sees_what_comes_and_ctrl_c_ends_it(cluster: ProcessCl
         finally:
             following.send_signal(signal.SIGINT)
             assert await following.wait() == 130
+
+
+async def test_full_disks_of_two_masters_are_told_within_the_time_given_and_reads_go_on(
+    cluster: ProcessCluster,
+) -> None:
+    """Whether the third leads on, or stepped down as the two were started anew and cannot vote."""
+    async with await cluster.connect() as client:
+        await cluster.ready(client)
+        await client.mkdir("/before")
+        await cluster.masters_agree()
+        leader = (await client.cluster_status()).leader
+        followers = [name for name in cluster.masters if name != leader]
+
+        async def answers(name: str) -> bool | None:
+            status = await client.cluster_status()
+            return next((True for m in status.masters if m.id == name and m.role != "unreachable"), None)
+
+        for name in followers:
+            cluster.kill([name])
+            cluster.start([name], failpoint="oplog.before_write=nospace")
+            await eventually(partial(answers, name), f"{name} is back")
+        began = time.monotonic()
+        refused = gfs(cluster, "--timeout", "6", "mkdir", "/after")
+        assert time.monotonic() - began < 12
+        assert refused.returncode in (6, 8)
+        told = b"only 1 of 3 masters keep what they are sent" in refused.stderr
+        assert told or b"operation log is full" in refused.stderr, refused.stderr
+        assert gfs(cluster, "status").returncode == 6
+        assert gfs(cluster, "--consistency", "stale", "ls", "/").stdout == b"before/\n"
+        for name in followers:
+            cluster.kill([name])
+            cluster.start([name])
+        await client.mkdir("/again")
