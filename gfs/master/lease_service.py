@@ -161,6 +161,7 @@ class LeaseService:
         lease = self._leases.find(chunk.handle, chunk.version, now=now)
         if lease is None or chunk.version <= request.failed_version or lease.primary != chunk.primary:
             return None
+        assert not chunk.quiet, chunk  # whoever joins next has nothing of what would be written under it
         seconds_left = lease.expires_at - now
         if seconds_left < LEASE_FRACTION_LEFT_MIN * self._lease_seconds:
             return None

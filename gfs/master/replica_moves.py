@@ -22,7 +22,7 @@ from gfs import failpoints
 from gfs.clock import Clock
 from gfs.errors import DataUnavailable, GfsError, InvalidArgument, StaleVersion, Unavailable
 from gfs.master.commit import Commits
-from gfs.master.core.clone_task import CloneTask
+from gfs.master.core.clone_task import CloneReason, CloneTask
 from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.placement import Chance
 from gfs.master.core.records import ChunkRecord
@@ -37,6 +37,10 @@ from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkIndex, InodeId, Server
 
 FENCED_COPY_SECONDS = 2.0  # how long writers may have to wait for the last piece of a copy
 COPY_GRACE_SECONDS = 10.0  # on top of what the speed limit alone makes a copy take
+
+# What is made although a member is away just now. A fence shuts such a member out: when it is back its
+# replica is stale, which no other move is worth.
+URGENT: frozenset[CloneReason] = frozenset({"lost replica", "corrupt replica"})
 
 _log = logger("master.moves")
 
@@ -177,6 +181,8 @@ class ReplicaMoves:
         if task.target in before.replicas:
             return
         self._living(task.target)  # or writers would be interrupted for nothing
+        if task.reason not in URGENT:
+            self._require_all_alive(before)
         move.step = "fencing"
         fenced = await self._grants.fence(task.inode, task.index, task.handle)
         failpoints.hit("clone.after_fence")
@@ -228,6 +234,12 @@ class ReplicaMoves:
         if known is None or not self._locations.is_alive(server, now=self._clock.monotonic()):
             raise Unavailable(f"chunk server {server} is not alive: it cannot take a replica")
         return known
+
+    def _require_all_alive(self, chunk: ChunkRecord) -> None:
+        now = self._clock.monotonic()
+        away = [server for server in chunk.replicas if not self._locations.is_alive(server, now=now)]
+        if away:
+            raise Unavailable(f"chunk {chunk.handle} stays where it is while {', '.join(away)} may come back")
 
     def _sources(self, task: CloneTask, chunk: ChunkRecord) -> list[ServerId]:
         """Members that hold the present version (I5), those of the target's rack first, else in any order."""

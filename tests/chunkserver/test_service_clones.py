@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -215,3 +216,44 @@ async def test_target_that_starts_anew_before_it_is_whole_begins_anew(rig: Rig) 
     await clone(rig)
     await join(rig)
     assert rig.nodes["d"].content(ChunkVersion(3)) == SOME
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_no_interleaving_of_writes_with_a_copy_makes_the_replicas_differ(rig: Rig, seed: int) -> None:
+    """Writes, overwrites and record appends before, during and after each round of copying."""
+    chance = Random(seed)
+    acknowledged = bytearray(SOME)
+    sequence = 0
+
+    async def mutate(version: int, members: str) -> None:
+        nonlocal sequence
+        data = bytes([chance.randrange(256)]) * chance.choice((1, 700, 65_536, 200_000))
+        if chance.random() < 0.3:
+            sequence += 1
+            placed = await append(rig, data[:700], sequence, version=version, to=members)
+            assert placed.offset_bytes == len(acknowledged)
+            acknowledged.extend(data[:700])
+        else:
+            offset = chance.randrange(len(acknowledged) + 1)
+            await rig.put(data, offset, version=version, to=members)
+            acknowledged[offset : offset + len(data)] = data
+
+    version = 1
+    for _ in range(chance.randrange(1, 4)):
+        copying = asyncio.ensure_future(
+            clone(rig, version, bytes_per_second=chance.choice((MIB // 2, MIB, 4 * MIB)))
+        )
+        await settle()
+        while not copying.done():
+            if chance.random() < 0.6:
+                await mutate(version, "abc")
+            if chance.random() < 0.1:
+                version += 1
+                await rig.grant(version, "a", "b", "c")
+            await rig.clock.advance(chance.choice((0.05, 0.5)))
+        await asyncio.gather(copying, return_exceptions=True)
+    await mutate(version, "abc")
+    await join(rig, version + 2)
+    await mutate(version + 2, "abcd")
+    contents = {name: rig.nodes[name].content(ChunkVersion(version + 2)) for name in "abcd"}
+    assert all(content == acknowledged for content in contents.values()), seed

@@ -13,7 +13,7 @@ from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
 from gfs.master.copy_on_write import CopyOnWrite
-from gfs.master.core.clone_task import CloneTask
+from gfs.master.core.clone_task import CloneReason, CloneTask
 from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
@@ -305,7 +305,14 @@ class LeaseWorld:
     def content(self, server: ServerId, handle: ChunkHandle) -> list[int]:
         return self.servers[server].replicas[handle].content
 
-    def task(self, target: str, *, drop: str = "", handle: ChunkHandle | None = None) -> CloneTask:
+    def task(
+        self,
+        target: str,
+        *,
+        drop: str = "",
+        handle: ChunkHandle | None = None,
+        reason: CloneReason = "lost replica",
+    ) -> CloneTask:
         """The move of the file's chunk to `target`."""
         return CloneTask(
             inode=self.inode,
@@ -313,7 +320,7 @@ class LeaseWorld:
             handle=self.chunk().handle if handle is None else handle,
             target=ServerId(target),
             drop=ServerId(drop) if drop else None,
-            reason="rebalance" if drop else "lost replica",
+            reason=reason,
             priority=0,
         )
 

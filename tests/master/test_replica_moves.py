@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gfs.errors import DataUnavailable, GfsError, InvalidArgument, NotFound, Unavailable
+from gfs.master.core.clone_task import CloneReason
 from gfs.messages.chunks import ChunkLease, FileChunks, FindChunks, SealChunk
 from gfs.messages.namespace import DeletePath, EntryReply, MutationReply, SetLengthHint, Stat
 from gfs.messages.operations import ChangeReplicas
@@ -35,8 +36,10 @@ class Moved:
         await here.heartbeats()
         return cls(here, lease)
 
-    def carry_out(self, *, drop: str = "", master: str = "") -> asyncio.Task[None]:
-        task = self.here.task(self.free, drop=drop)
+    def carry_out(
+        self, *, drop: str = "", master: str = "", reason: CloneReason = "lost replica"
+    ) -> asyncio.Task[None]:
+        task = self.here.task(self.free, drop=drop, reason=reason)
         moves = self.here.masters[master].moves if master else self.here.leader.moves
         return asyncio.ensure_future(moves.carry_out(task))
 
@@ -87,6 +90,24 @@ async def test_moved_replica_stays_when_another_member_was_lost_meanwhile() -> N
     await moved.here.heartbeats()
     await moved.here.finish(moved.carry_out(drop=drop))
     assert set(moved.here.chunk().replicas) == {drop, moved.members[2], moved.free}
+
+
+@pytest.mark.parametrize("reason", ["rebalance", "drain", "goal raised"])
+async def test_member_that_is_away_for_a_moment_is_shut_out_by_no_move_that_can_wait(
+    reason: CloneReason,
+) -> None:
+    moved = await Moved.world()
+    here, away = moved.here, moved.members[1]
+    await here.servers[away].kill()
+    await here.clock.advance(6.0)
+    await here.heartbeats()
+    with pytest.raises(Unavailable, match=f"{away} may come back"):
+        await here.finish(moved.carry_out(drop=moved.members[0], reason=reason))
+    assert here.chunk().version == moved.lease.version
+    here.servers[away].restart()
+    await here.heartbeats(report=True)
+    await here.finish(moved.carry_out(drop=moved.members[0], reason=reason))
+    assert away in here.chunk().replicas
 
 
 async def test_readers_find_the_new_replica_only_once_it_is_valid() -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gfs.errors import GfsError
+from gfs.master.core.clone_task import CloneReason
 from gfs.vocabulary import ChunkHandle, ServerId
 from tests.master.lease_world import FIRST, LeaseWorld
 from tests.master.test_service_lease_schedules import STEPS, Schedule
@@ -33,7 +34,8 @@ class MovingSchedule(Schedule):
         names = list(self.here.servers)
         target, drop = self.chance.sample(names, 2)
         if chunk := self.chunk():
-            task = self.here.task(target, drop=self.chance.choice(("", drop)), handle=chunk)
+            reason: CloneReason = self.chance.choice(("lost replica", "rebalance"))
+            task = self.here.task(target, drop=self.chance.choice(("", drop)), handle=chunk, reason=reason)
             moves = self.chance.choice(list(self.here.masters.values())).moves
             self.moving.append(asyncio.ensure_future(moves.carry_out(task)))
 

@@ -9,6 +9,7 @@ import pytest
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError
 from gfs.messages.chunks import ChunkPlace
+from tests.paper.boxes import keeps
 from tests.processes.cluster import ProcessCluster, eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
@@ -36,6 +37,7 @@ def replica_files(cluster: ProcessCluster, place: ChunkPlace) -> list[Path]:
     return [path for path in root.rglob(f"{place.handle:016x}.*") if path.is_file()]
 
 
+@keeps("re-replication")
 @pytest.mark.parametrize(
     ("failpoint", "at"),
     [
