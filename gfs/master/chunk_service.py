@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gfs.clock import Clock
 from gfs.errors import InvalidArgument
 from gfs.master.callers import Callers, everybody
@@ -14,7 +16,7 @@ from gfs.master.reads import Reads
 from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks
 from gfs.transport.interface import CallContext
-from gfs.vocabulary import ChunkIndex, ChunkVersion
+from gfs.vocabulary import ChunkIndex, ChunkVersion, InodeId
 
 
 class ChunkService:
@@ -28,8 +30,10 @@ class ChunkService:
         *,
         homes: ChunkHomes | None = None,
         callers: Callers | None = None,
+        short: Callable[[InodeId, ChunkIndex], None] | None = None,
     ) -> None:
-        """`homes` is told of the chunks that are asked for."""
+        """`homes` is told of the chunks that are asked for, `short` of those with too few replicas."""
+        self._short = short
         self._homes = homes
         self._reads = reads
         self._callers = callers or everybody()
@@ -52,6 +56,10 @@ class ChunkService:
             place_of(self._locations, chunk, ChunkIndex(index), now=now)
             for index, chunk in enumerate(chunks, start=request.first_index)
         ]
+        if self._short is not None:
+            for place in places:
+                if place.missing or len(place.replicas) < entry.replication_goal:
+                    self._short(entry.inode, place.index)
         return self._reads.stamp(FileChunks(entry=entry, chunks=places), request.consistency)
 
 

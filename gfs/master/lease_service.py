@@ -32,7 +32,7 @@ from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import AcquireLease, ChunkLease, SealChunk
 from gfs.messages.namespace import MutationReply
 from gfs.transport.interface import CallContext
-from gfs.vocabulary import ChunkHandle, ChunkVersion, InodeId, ServerId
+from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId
 
 T = TypeVar("T")
 
@@ -56,7 +56,10 @@ class LeaseService:
         clock: Clock,
         lease_seconds: float,
         callers: Callers | None = None,
+        short: Callable[[InodeId, ChunkIndex], None] | None = None,
     ) -> None:
+        """`short` is told of chunks whose writers have met a failed replica."""
+        self._short = short
         self._commits = commits
         self._reads = reads
         self._leases = leases
@@ -207,6 +210,8 @@ class LeaseService:
 
     async def _grant(self, request: AcquireLease) -> ChunkLease:
         blamed = request.suspects if request.failed_version else ()
+        if request.failed_version and self._short is not None:
+            self._short(request.inode, request.index)
         key = request.inode, request.index
         _, chunk = await self._granting.look_up(*key, certain=not request.create)
         if chunk is not None and chunk.references > 1 and not chunk.sealed:

@@ -65,7 +65,7 @@ from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport import event_loop
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
-from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId, split_address
+from gfs.vocabulary import Address, ChunkIndex, ClusterId, InodeId, LogIndex, MasterId, split_address
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
@@ -321,6 +321,7 @@ class Master:
             clock=self._clock,
             lease_seconds=tuning.lease_seconds,
             callers=callers,
+            short=self._note_shortage,
         )
         grants = QuietGrants(commits=self._commits, reads=self._reads, granting=granting)
         self.moves = ReplicaMoves(
@@ -365,7 +366,14 @@ class Master:
         return MasterService(
             namespace=namespace,
             trash=TrashService(self._commits, self._reads, namespace, callers=callers),
-            chunks=ChunkService(self._reads, self.locations, self._clock, homes=self._homes, callers=callers),
+            chunks=ChunkService(
+                self._reads,
+                self.locations,
+                self._clock,
+                homes=self._homes,
+                callers=callers,
+                short=self._note_shortage,
+            ),
             policies=PolicyService(
                 self._commits,
                 self._reads,
@@ -396,6 +404,9 @@ class Master:
                 standing=self.standing,
             ),
         )
+
+    def _note_shortage(self, inode: InodeId, index: ChunkIndex) -> None:
+        self._repair.note_shortage(inode, index)
 
     def _make_repair(self) -> RepairDuty:
         tuning = self._settings.master

@@ -7,6 +7,7 @@ Nothing here is logged: a new leader looks again.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict
 from contextlib import suppress
 
@@ -46,6 +47,7 @@ HURRY_SECONDS = 0.02  # between two steps of a walk that looks for damage
 STEP_CHUNKS_MAX = 500  # about 5 ms of reading
 REST_SECONDS = 10.0  # between two walks when nothing has happened
 TRIES_PER_TICK = 64
+SHORTAGES_PER_TICK = 256  # looked at besides the walk
 SHORTAGE_SECONDS = 60.0  # how long a chunk that a client met short of replicas is preferred
 WRITER_SECONDS_MAX = 60.0  # a drain waits no longer than this for a writer to be done with a chunk
 HOLD_SECONDS_MAX = 120.0  # a chunk waits no longer than this for a whole walk to tell who is worse off
@@ -105,6 +107,8 @@ class RepairDuty:
 
     def note_shortage(self, inode: InodeId, index: ChunkIndex) -> None:
         """A client has just asked for this chunk, and there were fewer replicas than there should be."""
+        if self._term is None:
+            return
         self._shortages.pop((inode, index), None)
         self._shortages[inode, index] = self._clock.monotonic()
         while len(self._shortages) > SHORTAGES_KEPT:
@@ -248,7 +252,8 @@ class RepairDuty:
 
     def _look_at_shortages(self, surveyor: Surveyor, now: float) -> None:
         """Chunks that clients wait for do not wait for the walk."""
-        for (inode, index), asked_at in reversed(self._shortages.items()):
+        latest = itertools.islice(reversed(self._shortages.items()), SHORTAGES_PER_TICK)
+        for (inode, index), asked_at in latest:
             if now - asked_at > 2 * TICK_SECONDS:
                 break
             sighting = sight(self._reads.now(), surveyor, inode, index)
@@ -300,6 +305,7 @@ class RepairDuty:
                 sighting.inode,
                 sighting.index,
                 target=target,
+                source=source,
                 priority=priority,
                 was_more=was_more,
             )
@@ -383,6 +389,7 @@ class RepairDuty:
             drop=giver,
             reason="rebalance",
             priority=REBALANCE_PRIORITY,
+            source=source,
         )
         levels.apply(giver, receiver)
         self.traffic.note_move(handle, now=now)

@@ -242,7 +242,7 @@ class ReplicaMoves:
             raise Unavailable(f"chunk {chunk.handle} stays where it is while {', '.join(away)} may come back")
 
     def _sources(self, task: CloneTask, chunk: ChunkRecord) -> list[ServerId]:
-        """Members that hold the present version (I5), those of the target's rack first, else in any order."""
+        """Members that hold the present version (I5): the one named first, then the target's rack."""
         present = self._present(chunk)
         if not present:
             raise DataUnavailable(
@@ -252,7 +252,7 @@ class ReplicaMoves:
             )
         target = self._locations.get(task.target)
         rack = "" if target is None else target.rack
-        present.sort(key=lambda server: (server.rack != rack, self._chance.random()))
+        present.sort(key=lambda s: (s.id != task.source, s.rack != rack, self._chance.random()))
         return [server.id for server in present]
 
     def _present(self, chunk: ChunkRecord) -> list[KnownServer]:

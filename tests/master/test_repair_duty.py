@@ -238,6 +238,17 @@ async def test_a_fuller_disk_gives_to_an_emptier_one_also_against_the_number_of_
         assert len(world.moves.done) == moves
 
 
+async def test_a_chunk_that_lies_in_one_rack_is_spread_when_there_is_another() -> None:
+    async with running("aaaa", levels=True) as world:
+        handles = [world.make_file(f"/f{n}", "1 2 3")[0] for n in range(3)]
+        await world.until_quiet()
+        assert world.moves.done == []
+        world.add_server("b")
+        await world.until_quiet()
+        assert all("s5" in world.chunk(handle).replicas for handle in handles)
+        assert len(world.moves.done) == 3
+
+
 async def test_moves_for_balance_never_cost_a_rack() -> None:
     async with running("aaab", levels=True) as world:
         handles = [world.make_file(f"/f{n}", f"{1 + n % 2} 4", goal=2)[0] for n in range(60)]

@@ -18,7 +18,8 @@ class CloneTask:
     """Chunk `handle`, `index` of file `inode`, shall have a replica on `target`, which has none.
 
     `drop` leaves the chunk's replica set in the same step in which `target` enters it, or a later one; None:
-    the set grows by one. `priority`: higher is more urgent; equal ones are in no order.
+    the set grows by one. `priority`: higher is more urgent; equal ones are in no order. `source`: the member
+    that had better be copied from, as it gives and receives least; another will do.
     A task is of one moment: whoever carries it out checks it against the log again.
     """
 
@@ -29,6 +30,7 @@ class CloneTask:
     drop: ServerId | None
     reason: CloneReason
     priority: int
+    source: ServerId | None = None
 
     def __post_init__(self) -> None:
-        assert self.target != self.drop
+        assert self.target != self.drop and self.target != self.source

@@ -17,6 +17,7 @@ from gfs.vocabulary import CHUNK_BYTES, ServerId
 
 OUTLOOK_MOVES_MAX = 500  # looked ahead
 OUTLOOK_PAIRS_MAX = 100_000  # pairs of servers compared for that: about 50 ms
+BETTER_SPREAD = 10.0  # more than any gain from levelling
 FULLNESS_NOISE = 0.01  # a disk no more than this fuller than another is as full
 
 
@@ -104,8 +105,9 @@ class Levels:
     ) -> tuple[ServerId, ServerId] | None:
         """Which good replica of a chunk should move, and where to; None when it is well placed.
 
-        Never to a server that `holds` some replica already, nor to fewer racks than before. Among givers the
-        fullest, among receivers the emptiest: what is removed is removed where space is short.
+        Never to a server that `holds` some replica already, nor to fewer racks than before. To a further rack
+        when there are too few, else from the fullest giver to the emptiest receiver: what is removed is
+        removed where space is short.
         Source: GFS §4.3.
         """
         if len(survey.good) != len(survey.members) or survey.distance > 0 or survey.leaving:
@@ -114,14 +116,19 @@ class Levels:
         if len(racks) < len(survey.members):
             return None
         best: tuple[float, ServerId, ServerId] | None = None
+        used = len(set(racks.values()))
+        spread_wanted = used < min(survey.racks, len({server.rack for server in self.servers.values()}))
         for giver in survey.members:
             staying = [rack for server, rack in racks.items() if server != giver]
             for receiver in self.servers.values():
                 if receiver.id in survey.members or holds(receiver.id):
                     continue
-                if len({*staying, receiver.rack}) < len(set(racks.values())):
+                spread = len({*staying, receiver.rack})
+                if spread < used:
                     continue
                 gain = self.gain(self.servers[giver], receiver)
+                if spread_wanted and spread > used and receiver.has_room:
+                    gain += BETTER_SPREAD
                 if gain > 0 and (best is None or gain > best[0]):
                     best = gain, giver, receiver.id
         return None if best is None else (best[1], best[2])

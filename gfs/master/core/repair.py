@@ -120,6 +120,7 @@ def make_task(
     index: ChunkIndex,
     *,
     target: ServerId,
+    source: ServerId,
     priority: int,
     was_more: bool,
 ) -> CloneTask:
@@ -131,6 +132,7 @@ def make_task(
         drop=None if target in survey.members else leaves_set(survey),
         reason=reason_of(survey, was_more=was_more),
         priority=priority,
+        source=source,
     )
 
 

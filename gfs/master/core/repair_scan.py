@@ -87,5 +87,5 @@ def sight(tables: ReadTables, surveyor: Surveyor, inode: InodeId, index: ChunkIn
     file, chunk = inode_record(tables, inode), chunk_of(tables, inode, index)
     if file is None or chunk is None:
         return None
-    survey = surveyor.look(chunk, surveyor.policies.goal_of(file))
+    survey = surveyor.look(chunk, file)
     return Sighting(inode, index, chunk, survey, deleted=file.parent == TRASH_INODE, closed=file.length_exact)

@@ -13,22 +13,25 @@ from typing import Literal
 
 from gfs.master.core.locations import Locations
 from gfs.master.core.policies import InheritedPolicies
-from gfs.master.core.records import ChunkRecord
+from gfs.master.core.records import ChunkRecord, InodeRecord
 from gfs.master.core.tables import ReadTables
 from gfs.master.core.tenure import Tenure, tenures
 from gfs.vocabulary import ChunkHandle, ServerId
 
 MemberState = Literal["good", "away", "late", "lost", "stale", "corrupt"]
 
+RACKS_WANTED = 2  # where no policy says otherwise: the loss of one leaves a replica (§4.2)
 LAST_COPY_PATIENCE = 1 / 6  # of the usual patience, when the last good replica is at stake
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """One chunk at one moment. `members` as in its logged set; `leaving` are members, in any state."""
+    """One chunk at one moment. `members` as in its logged set; `leaving` are members, in any state. `racks`:
+    in how many its replicas shall lie, if there are so many."""
 
     handle: ChunkHandle
     goal: int
+    racks: int
     members: Mapping[ServerId, MemberState]
     leaving: frozenset[ServerId]
 
@@ -65,17 +68,19 @@ class Surveyor:
     ) -> None:
         """`patience_seconds`: how long a silent server may be away before its replicas count as lost."""
         assert patience_seconds >= 0
-        self.policies = InheritedPolicies(tables)
+        self._policies = InheritedPolicies(tables)
         self._locations = locations
         self._now = now
         self._patience_seconds = patience_seconds
         self._tenures: Mapping[ServerId, Tenure] = tenures(tables)
         self._servers: dict[ServerId, MemberState] = {}
 
-    def look(self, chunk: ChunkRecord, goal: int) -> Survey:
+    def look(self, chunk: ChunkRecord, file: InodeRecord) -> Survey:
+        goal = self._policies.goal_of(file)
         return Survey(
             handle=chunk.handle,
             goal=goal,
+            racks=min(goal, self._policies.of_directory(file.parent).racks or RACKS_WANTED),
             members={server: self._member(server, chunk) for server in chunk.replicas},
             leaving=frozenset(server for server in chunk.replicas if server in self._tenures),
         )
