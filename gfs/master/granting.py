@@ -38,6 +38,7 @@ from gfs.master.core.placement import (
     explain,
     lacks_room,
     order_replicas,
+    usable_count,
 )
 from gfs.master.core.policies import policy_of, replication_goal_of
 from gfs.master.core.records import ChunkRecord, InodeRecord
@@ -357,7 +358,7 @@ class Granting:
         tables = self._reads.now()
         goal = replication_goal_of(tables, inode) or live_file(tables, inode)[1].replication_goal
         candidates = self._pool.candidates(self._reads.now(), now=self._clock.monotonic())
-        return min(goal, sum(not why for why in explain(candidates, excluded=()).values()))
+        return min(goal, usable_count(candidates))
 
     def _refill(self, members: list[ServerId], goal: int, left_out: Collection[ServerId]) -> list[ServerId]:
         """Members for an empty chunk: those that answered, and as many other servers as the goal wants.

@@ -120,6 +120,11 @@ def lacks_room(candidate: Candidate) -> bool:
     return candidate.disk_free_bytes < PLACEMENT_FREE_BYTES_MIN
 
 
+def usable_count(candidates: Sequence[Candidate]) -> int:
+    """How many servers could take a replica of a new chunk now."""
+    return sum(_why_not(candidate, ()) is None for candidate in candidates)
+
+
 def explain(candidates: Sequence[Candidate], *, excluded: Collection[ServerId]) -> dict[ServerId, str]:
     """Say for each server, to a person, what speaks for or against it now."""
     usable = [c for c in candidates if _why_not(c, excluded) is None]
