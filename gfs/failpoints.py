@@ -56,6 +56,7 @@ NAMES = frozenset(
         "chunk.overwritten",
         "chunk.before_sync",
         "chunk.synced",
+        "chunk.delete_recorded",  # its bytes are still there
         "chunk.journal_rotated",
         "push.received",
         "push.forwarded",

@@ -392,6 +392,7 @@ class ReplicaStore:
             if header is not None:
                 with undone_on_error(f"deleting chunk {handle:x}"):
                     self._commits.commit(Change(state, Deleted(handle)), sync_bytes=False)
+            failpoint("chunk.delete_recorded")
             # The record is on the disk before the bytes go: bytes without a record are dropped at start,
             # a record without bytes would be reported as damage.
             with undone_on_error(f"deleting chunk {handle:x}"):

@@ -76,9 +76,10 @@ class TrashService:
         newest = max(found, key=lambda entry: (entry.deleted_ms, entry.entry.inode), default=None)
         destination = request.destination or (newest.path if newest is not None else request.path)
         entry = name_of(newest) if newest is not None else _NO_ENTRY
+        owner, group = self._callers.owner(context)
         try:
             outcome = await self._commits.commit_in_turn(
-                operations.Undelete(entry=entry, path=destination),
+                operations.Undelete(entry=entry, path=destination, owner=owner, group=group),
                 request.request,
                 caller=self._callers.to_check(context),
             )

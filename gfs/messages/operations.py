@@ -156,10 +156,15 @@ class TrashName(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Undelete(Operation, tag="undelete", frozen=True, kw_only=True):
-    """An entry of the trash moves to `path`, with everything below it; missing parents are made (§4.4)."""
+    """An entry of the trash moves to `path`, with everything below it (§4.4).
+
+    Missing parents are made; they belong to `owner` and `group`, as for MakeDirectory.
+    """
 
     entry: TrashName
     path: str
+    owner: str = ""
+    group: str = ""
 
 
 class PurgeTrash(Operation, tag="purge", frozen=True, kw_only=True):

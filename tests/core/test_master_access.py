@@ -221,8 +221,9 @@ def test_what_was_deleted_is_looked_into_had_back_and_purged_by_its_owner_only()
     access.require_path(hidden, READ)
     access.require_path(names_of("/.trash/4711"), READ)  # whoever asks finds out that it is not there
     assert access.owns(inode)
-    master(ANN, op.Undelete(entry=entry, path="/ann/f"))
-    assert stat(master.tables, "/ann/f").inode == inode
+    master(ANN, op.Undelete(entry=entry, path="/ann/gone/f", owner="ann", group="crawl"))
+    assert stat(master.tables, "/ann/gone/f").inode == inode
+    assert stat(master.tables, "/ann/gone").owner == "ann"  # made for it
 
 
 def test_a_policy_is_not_set_on_what_was_deleted() -> None:

@@ -65,6 +65,9 @@ OPERATIONS: dict[str, op.AnyOperation] = {
         inode=InodeId(5), length_bytes=100, closed=False, appending=True
     ),
     "undelete": op.Undelete(entry=op.TrashName(2**41, InodeId(5)), path="/f"),
+    "undelete, owned": op.Undelete(
+        entry=op.TrashName(2**41, InodeId(5)), path="/d/f", owner="ann", group="crawl"
+    ),
     "purge": op.PurgeTrash(entries=(op.TrashName(2**41, InodeId(5)), op.TrashName(2**41 + 1, InodeId(6)))),
     "reclaim": op.Reclaim(now_ms=2**41, rows_max=500),
     "create, inheriting": op.CreateFile(path="/f", replication_goal=3, inherits_goal=True),

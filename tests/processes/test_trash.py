@@ -123,6 +123,8 @@ async def test_what_is_purged_leaves_all_disks_and_what_is_stale_too_whoever_die
 
         await eventually(only_kept_is_left, "purged chunks leave the disks, and /kept has three replicas")
         assert len(replicas_on_disks(cluster)[away]) >= 1
+        cluster.start([away], failpoint="chunk.delete_recorded=kill@3")
+        assert await cluster.died(away) == -9  # in the middle of what it was told to delete
         cluster.start([away])
         await cluster.ready(client)
         await eventually(only_kept_is_left, "the server that was away gives up what is stale or an orphan")

@@ -174,6 +174,8 @@ class Garbage:
             for handle, found in looked.stale.items():
                 found.goal = self._goals.get(handle, 0)
         self._at, self._goals = _BEGINNING, {}
+        for server_id in [known for known in self._servers if self._locations.get(known) is None]:
+            del self._servers[server_id]  # it was removed from the cluster
         return True
 
     def check_invariants(self) -> None:

@@ -225,7 +225,9 @@ class Namespace:
         assert inode_row is not None, inode
         self._check_room_below(names, inode)
         # Where a parent has to be made nothing can be in the way of the entry: no check fails after it.
-        above = MakeDirectory(path=spell(names[:-1], whole=True), parents=True)
+        above = MakeDirectory(
+            path=spell(names[:-1], whole=True), parents=True, owner=operation.owner, group=operation.group
+        )
         try:
             parent = self.make_directory(above, at_ms=at_ms)
         except AlreadyExists as error:
