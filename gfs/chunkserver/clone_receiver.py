@@ -35,6 +35,7 @@ from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, Address, ChunkHandle, ChunkVersion, ServerId
 
+STATUS_SECONDS = 2.0  # how long a source may take to say what it holds
 SWEEP_SECONDS = 30.0  # between two looks for guests that nobody goes on with
 
 _log = logger("chunkserver")
@@ -79,7 +80,6 @@ class CloneReceiver:
         read: ReadReplica,
         workers: Executor,
         exclusively: Exclusively,
-        status_seconds: float,
     ) -> None:
         self._me = me
         self._guests = guests
@@ -88,7 +88,6 @@ class CloneReceiver:
         self._read = read
         self._workers = workers
         self._exclusively = exclusively
-        self._status_seconds = status_seconds
         self._running: dict[ChunkHandle, tuple[_Running, asyncio.Task[CloneReply]]] = {}
         self._touched: dict[ChunkHandle, float] = {}  # when a copy last began or became whole (monotonic)
 
@@ -100,8 +99,7 @@ class CloneReceiver:
         """
         if any(source.server == self._me for source in request.sources) or not request.sources:
             raise InvalidArgument(f"{self._me} cannot copy a chunk from {request.sources}")
-        older = self._running.get(request.handle)
-        if older is not None:
+        while (older := self._running.get(request.handle)) is not None:
             older[1].cancel()
             await asyncio.wait({older[1]})
         if len(self._running) >= CLONES_RUNNING_MAX:
@@ -194,7 +192,7 @@ class CloneReceiver:
             source.control,
             ChunkStatus(handle=handle, version=version, with_checksums=True, with_append_window=is_fenced),
             ChunkStatusReply,
-            deadline_seconds=self._status_seconds,
+            deadline_seconds=STATUS_SECONDS,
         )
         sums, length = status.block_checksums, status.length_bytes
         if status.may_be_short:

@@ -187,6 +187,9 @@ class ChunkServer:
             chunks=replicas.chunk_count,
         )
 
+    def _clones_running(self) -> float:
+        return len(self._service.clones.progress()) if self._service is not None else 0
+
     def _clone_workers(self) -> ThreadPoolExecutor:
         workers = ThreadPoolExecutor(CLONES_RUNNING_MAX, thread_name_prefix="clone")
         self._to_stop.callback(workers.shutdown)
@@ -386,6 +389,7 @@ class ChunkServer:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "chunks": ("Replicas held", lambda: replicas.chunk_count),
             "corrupt_chunks": ("Replicas with a block that does not verify", lambda: len(replicas.corrupt())),
+            "clones": ("Copies of chunks being received", self._clones_running),
             "disk_free_bytes": ("Free bytes for chunks", lambda: replicas.usage().free_bytes),
             "disk_total_bytes": ("Bytes of the disk", lambda: replicas.usage().total_bytes),
             "push_buffer_bytes": ("Pushed bytes waiting to be ordered", lambda: pushes.used_bytes),

@@ -114,7 +114,6 @@ class ChunkService:
             read=read_replica,
             workers=clone_workers,
             exclusively=self._change_guest,
-            status_seconds=forward_seconds,
         )
         self._changing: set[asyncio.Task[Any]] = set()  # Any: each change has its own result
         self._out_of_service = ""  # why no change is taken any more

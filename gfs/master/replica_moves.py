@@ -35,7 +35,7 @@ from gfs.settings import CLONE_BYTES_LEFT_MAX, CLONE_ROUNDS_MAX
 from gfs.telemetry import logger
 from gfs.vocabulary import CHUNK_BYTES, ChunkHandle, ChunkIndex, InodeId, ServerId
 
-FENCED_COPY_SECONDS = 2.0  # how long writers may have to wait for the last piece of a copy
+FENCED_COPY_SECONDS = 3.0  # how long writers may have to wait for the last piece of a copy
 COPY_GRACE_SECONDS = 10.0  # on top of what the speed limit alone makes a copy take
 
 # What is made although a member is away just now. A fence shuts such a member out: when it is back its

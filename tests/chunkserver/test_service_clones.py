@@ -170,6 +170,14 @@ async def test_newer_order_ends_an_older_copy(rig: Rig) -> None:
         await slow
 
 
+async def test_of_three_orders_at_once_the_last_is_carried_out(rig: Rig) -> None:
+    orders = [asyncio.ensure_future(clone(rig, bytes_per_second=speed)) for speed in (1, 2, 3 * MIB)]
+    await rig.clock.advance(5.0)
+    outcomes = await asyncio.gather(*orders, return_exceptions=True)
+    assert [isinstance(outcome, Superseded) for outcome in outcomes] == [True, True, False]
+    assert (await rig.ask("d", DiskStatus(), DiskStatusReply)).clones == []
+
+
 async def test_leaders_word_from_before_a_copy_does_not_delete_it(rig: Rig) -> None:
     told_at = rig.clock.monotonic()
     await rig.clock.advance(1.0)
