@@ -317,7 +317,7 @@ class ChunkServer:
     ) -> ReplicaChecks:
         workers = ThreadPoolExecutor(CHECKS_RUNNING_MAX, thread_name_prefix="check")
         self._to_stop.callback(workers.shutdown)
-        return ReplicaChecks(replicas, data_client, workers, join=service.join)
+        return ReplicaChecks(replicas.verifier, data_client, workers, join=service.join)
 
     def _start_flushing(
         self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, workers: ThreadPoolExecutor
@@ -360,7 +360,7 @@ class ChunkServer:
 
         tuning = self._settings.chunkserver
         self._scrubber = scrubber = Scrubber(
-            replicas,
+            replicas.verifier,
             self._clock,
             self._disk,
             self._directory,

@@ -1,6 +1,6 @@
 """Verifying and mending one replica on demand: for fsck, and for a master that has no whole replica left.
 
-What is damaged, and what mending may write, the replica store decides. The idle scan is scrubber's.
+What is damaged, and what mending may write, replica_verifier decides. The idle scan is scrubber's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
-from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.chunkserver.replica_verifier import ReplicaVerifier
 from gfs.errors import GfsError
 from gfs.messages.base import Reply, Request
 from gfs.messages.check import MendReplica, MendReplicaReply, VerifyReplica, VerifyReplicaReply
@@ -33,13 +33,13 @@ class ReplicaChecks:
 
     def __init__(
         self,
-        replicas: ReplicaStore,
+        verifier: ReplicaVerifier,
         bulk: DataClient,
         workers: Executor,
         *,
         join: Callable[[ClusterId], bool],
     ) -> None:
-        self._replicas = replicas
+        self._verifier = verifier
         self._bulk = bulk
         self._workers = workers
         self._join = join
@@ -50,13 +50,13 @@ class ReplicaChecks:
 
     async def _verify(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, VerifyReplica)
-        status, bad = await self._run(partial(self._replicas.bad_blocks, request.handle, request.version))
+        found = await self._run(partial(self._verifier.bad_blocks, request.handle, request.version))
         return VerifyReplicaReply(
-            version=status.version,
-            length_bytes=status.length_bytes,
-            sealed=status.sealed,
-            bad_blocks=bad,
-            block_checksums=list(status.block_checksums),
+            version=found.version,
+            length_bytes=found.length_bytes,
+            sealed=found.sealed,
+            bad_blocks=found.bad_blocks,
+            block_checksums=list(found.block_checksums),
         )
 
     async def _mend(self, request: Request, _: CallContext) -> Reply:
@@ -65,7 +65,7 @@ class ReplicaChecks:
         fetch = partial(self._fetch, request.handle, request.version, request.sources)
         mended, bad = await self._run(
             partial(
-                self._replicas.mend,
+                self._verifier.mend,
                 request.handle,
                 request.version,
                 fetch,

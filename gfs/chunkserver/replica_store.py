@@ -1,8 +1,9 @@
 """The replicas one chunk server holds: bytes and index together, for the service. No network, no leases.
 
 How bytes get in is told by appender and overwriter, how they get out by block_reader, when they are on the
-disk by chunk_index and durable_commits, what a start finds by replica_recovery; versions by core/versions;
-which replicas are damaged is said in damage_marks. Copies that are no replicas yet are guest_store's.
+disk by chunk_index and durable_commits, what a start finds by replica_recovery; versions by core/versions.
+Which replicas are damaged is said in damage_marks, and looked for by replica_verifier. Copies that are no
+replicas yet are guest_store's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, NamedTuple
 
 from gfs import failpoints
@@ -28,7 +28,6 @@ from gfs.chunkserver.core.versions import (
     header_after_cut,
     header_to_copy,
     held,
-    require_term,
     require_writable,
 )
 from gfs.chunkserver.damage_marks import DamageMarks
@@ -37,6 +36,7 @@ from gfs.chunkserver.durable_commits import DurableCommits
 from gfs.chunkserver.guest_store import GuestStore
 from gfs.chunkserver.overwriter import Overwriter
 from gfs.chunkserver.replica_recovery import Recovered, recover
+from gfs.chunkserver.replica_verifier import ReplicaVerifier, all_checksums, missing_bytes
 from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
 from gfs.disk import Bytes, Disk
 from gfs.errors import (
@@ -62,8 +62,6 @@ from gfs.vocabulary import (
 )
 
 Durability = Literal["flush", "sync"]
-FetchBlock = Callable[[int, memoryview], bool]
-"""Fill the buffer with a chunk's bytes from an offset on, from elsewhere; False when nobody has them."""
 JOURNAL_BYTES_MAX = 64 * MIB  # a mutation that finds more flushes first
 _ANY_TERM = Term(0)
 
@@ -136,6 +134,16 @@ class ReplicaStore:
         self._feed = ChangeFeed()
         self._damage = DamageMarks(index, recovered.corrupt, on_marked=self._tell_of_damage)
         self._on_damage: Callable[[ChunkHandle], None] | None = None
+        self.verifier = ReplicaVerifier(
+            index,
+            store,
+            self._reader,
+            self._damage,
+            health,
+            load=self._load,
+            read=self.read_into,
+            on_mended=self._feed.changed,
+        )
         self.guests = GuestStore(
             index,
             self._appender,
@@ -435,87 +443,6 @@ class ReplicaStore:
             details={"handle": str(handle), "block": str(bad)},
         )
 
-    def handles_after(self, handle: ChunkHandle, *, limit: int) -> list[ChunkHandle]:
-        """The next handles of replicas here, at most `limit`; fewer only at the end. Raises: CorruptState."""
-        return [found for found, _ in islice(self._index.headers(after=handle), limit)]
-
-    def verify(self, handle: ChunkHandle, offset: int, buffer: memoryview) -> int:
-        """Check committed bytes from `offset` on, as many as fit in `buffer`; returns how many, 0 at the end.
-
-        Raises: NotFound; StaleVersion (it was granted anew in this moment: try again); ChecksumMismatch,
-            CorruptState, Unavailable (it cannot be read): then corrupt() lists the chunk.
-        """
-        state = self._load(handle)
-        if offset == 0:
-            # By its name: a file that was deleted under us can still be read through its open descriptor.
-            with state.lock:
-                if state.header is not None and not self._store.is_stored(handle):
-                    raise self._missing(handle)
-        header = state.header
-        if header is None:
-            raise NotFound(f"chunk {handle:x} is not here")
-        return self.read_into(handle, header.version, offset, buffer)
-
-    def bad_blocks(self, handle: ChunkHandle, version: ChunkVersion) -> tuple[ReplicaStatus, list[int]]:
-        """Check every block; the replica's state with its checksums afterwards, and what does not verify.
-
-        Raises: NotFound, StaleVersion, CorruptState, Unavailable.
-        """
-        state = self._load(handle)
-        with state.lock:
-            held(state.header, handle, version)
-            if not self._store.is_stored(handle):
-                raise self._missing(handle)
-        bad: list[int] = []
-        block = 0
-        while True:
-            header = held(state.header, handle, version)
-            if block * CHECKSUM_BLOCK_BYTES >= header.length_bytes:
-                break
-            if not self._verifies(state, header, block):
-                with state.lock:  # as in read_into(): believe it only when nobody writes
-                    header = held(state.header, handle, version)
-                    if block * CHECKSUM_BLOCK_BYTES < header.length_bytes and not self._verifies(
-                        state, header, block
-                    ):
-                        bad.append(block)
-            block += 1
-        if bad:
-            self._damaged(handle, f"block {bad[0]} does not verify")
-        return self.status(handle, version, with_checksums=True), bad
-
-    def mend(
-        self, handle: ChunkHandle, version: ChunkVersion, fetch: FetchBlock, *, master_term: Term
-    ) -> tuple[int, list[int]]:
-        """Put back the bad blocks of a damaged replica; (how many were mended, those that are still bad).
-
-        A block is written only with bytes that have the checksum the index has for it. With none bad any
-        more the replica counts as undamaged. For when no replica of the chunk is whole: each may have what
-        another lacks.
-        Raises: NotFound, StaleVersion, Superseded; CorruptState, Unavailable (its bytes are missing
-            altogether, an overwrite waits to be finished, it cannot be read); NoSpace, OutcomeUnknown.
-        """
-        self._health.require()
-        status, bad = self.bad_blocks(handle, version)
-        state = self._load(handle)
-        left: list[int] = []
-        for block in bad:
-            start = block * CHECKSUM_BLOCK_BYTES
-            fetched = memoryview(bytearray(min(CHECKSUM_BLOCK_BYTES, status.length_bytes - start)))
-            is_here = fetch(start, fetched) and crc32c(fetched) == status.block_checksums[block]
-            if not is_here:
-                left.append(block)
-                continue
-            with state.lock:
-                header = held(state.header, handle, version)
-                require_term(header, handle, master_term)
-                if state.broken or _checksums(state, header) != status.block_checksums:
-                    raise Unavailable(f"chunk {handle:x} has changed while it was mended")
-                with undone_on_error(f"mending chunk {handle:x}"):
-                    self._store.write_at(handle, fetched, start)
-        self._conclude_mending(state, version, left)
-        return len(bad) - len(left), left
-
     def status(
         self,
         handle: ChunkHandle,
@@ -532,7 +459,7 @@ class ReplicaStore:
             header = held(state.header, handle, version)
             return _status(
                 header,
-                _checksums(state, header) if with_checksums else (),
+                all_checksums(state, header) if with_checksums else (),
                 encode_window(state.window) if with_append_window else b"",
             )
 
@@ -733,28 +660,6 @@ class ReplicaStore:
             self._damaged(state.handle, f"cannot be read: {error.strerror}")
             raise disk_error(error, f"reading chunk {state.handle:x}") from error
 
-    def _conclude_mending(self, state: ChunkState, version: ChunkVersion, left: Sequence[int]) -> None:
-        handle = state.handle
-        with state.lock:
-            try:
-                failpoints.hit("chunk.before_sync")
-                self._store.sync(handle)
-            except OSError as error:
-                raise self._health.fail("syncing a mended chunk", error) from error
-        # Only what the disk gives back is believed, and only of a replica that is whole.
-        if not left and not state.broken and not self.bad_blocks(handle, version)[1]:
-            self._damage.clear(handle)
-            self._feed.changed(handle)
-
-    def _verifies(self, state: ChunkState, header: ChunkHeader, block: int) -> bool:
-        try:
-            return self._reader.block(state.handle, header, state.full, block) is not None
-        except KeyError:
-            return False
-        except OSError as error:
-            self._damaged(state.handle, f"cannot be read: {error.strerror}")
-            return False
-
     def _flush(self, *, clean: bool) -> None:
         self._health.require()
         try:
@@ -789,8 +694,7 @@ class ReplicaStore:
             raise
 
     def _missing(self, handle: ChunkHandle) -> Unavailable:
-        self._damaged(handle, "its bytes are missing")
-        return Unavailable(f"chunk {handle:x}: its bytes are missing")
+        return missing_bytes(self._damage, handle)
 
     def _damaged(self, handle: ChunkHandle, what: str) -> None:
         self._damage.mark(handle, what)
@@ -826,11 +730,6 @@ def failpoint(name: str) -> None:
 
 def _is_newer(header: ChunkHeader, version: ChunkVersion, master_term: Term) -> bool:
     return header.version > version or header.master_term > master_term
-
-
-def _checksums(state: ChunkState, header: ChunkHeader) -> tuple[int, ...]:
-    """Of all blocks; the chunk's lock is held."""
-    return (*state.full, *((header.tail_sum,) if header.tail_bytes else ()))
 
 
 def _unreadable(handle: ChunkHandle) -> HeldChunk:

@@ -67,7 +67,7 @@ def cut(store: ReplicaStore) -> None:
 
 def scrub(store: ReplicaStore) -> None:
     buffer = memoryview(bytearray(8 * BLOCK))
-    store.verify(ONE, 0, buffer)
+    store.verifier.verify(ONE, 0, buffer)
 
 
 @keeps("checksums")
@@ -128,11 +128,11 @@ def test_the_good_blocks_of_a_damaged_replica_stay_readable(machine: Machine) ->
 
 def test_every_bad_block_is_named_when_asked_for(machine: Machine) -> None:
     store = opened(machine)
-    status, bad = store.bad_blocks(ONE, V1)
-    assert bad == [] and len(status.block_checksums) == 4 and status.length_bytes == 3 * BLOCK + 11
+    found = store.verifier.bad_blocks(ONE, V1)
+    assert found.bad_blocks == [] and len(found.block_checksums) == 4 and found.length_bytes == 3 * BLOCK + 11
     rot(machine, 1)
     rot(machine, 3 * BLOCK + 10)
-    assert store.bad_blocks(ONE, V1)[1] == [0, 3]
+    assert store.verifier.bad_blocks(ONE, V1).bad_blocks == [0, 3]
     assert store.corrupt() == [ONE]
     store.abandon()
 
@@ -221,7 +221,7 @@ def test_rotten_checksums_are_damage_of_their_blocks(machine: Machine) -> None:
         transaction.put(key, bytes(row), db=index._rows)
     with pytest.raises(ChecksumMismatch):
         content(store, ONE)
-    assert store.bad_blocks(ONE, V1)[1] == [1]
+    assert store.verifier.bad_blocks(ONE, V1).bad_blocks == [1]
     store.abandon()
 
 
@@ -264,17 +264,17 @@ def damaged(machine: Machine, *offsets: int) -> tuple[ReplicaStore, bytes]:
     data = content(store)
     for offset in offsets:
         rot(machine, offset)
-    assert store.bad_blocks(ONE, V1)[1] == sorted({offset // BLOCK for offset in offsets})
+    assert store.verifier.bad_blocks(ONE, V1).bad_blocks == sorted({offset // BLOCK for offset in offsets})
     return store, data
 
 
 def test_bad_blocks_are_put_back_from_others_and_the_mark_ends_when_none_is_left(machine: Machine) -> None:
     store, data = damaged(machine, 5, 2 * BLOCK, 3 * BLOCK + 2)
     cursor = store.changes_since(0).cursor
-    assert store.mend(ONE, V1, Source(data, 2), master_term=T1) == (2, [2])
+    assert store.verifier.mend(ONE, V1, Source(data, 2), master_term=T1) == (2, [2])
     assert store.corrupt() == [ONE]
     source = Source(data)
-    assert store.mend(ONE, V1, source, master_term=T1) == (1, [])
+    assert store.verifier.mend(ONE, V1, source, master_term=T1) == (1, [])
     assert source.asked == [2]
     assert store.corrupt() == [] and content(store) == data
     assert [held.handle for held in store.changes_since(cursor).changed] == [ONE]  # the masters hear of it
@@ -290,7 +290,7 @@ def test_a_short_file_is_mended_too(machine: Machine) -> None:
     file = machine.disk.open(chunk_path())
     file.truncate(BLOCK + 100)
     file.close()
-    assert store.mend(ONE, V1, Source(data), master_term=T1) == (3, [])
+    assert store.verifier.mend(ONE, V1, Source(data), master_term=T1) == (3, [])
     assert store.corrupt() == [] and content(store) == data
     store.abandon()
 
@@ -299,7 +299,7 @@ def test_bytes_with_another_checksum_are_never_written(machine: Machine) -> None
     store, data = damaged(machine, 5)
     wrong = bytes(len(data))
     before = machine.disk.open(chunk_path()).pread(BLOCK, 0)
-    assert store.mend(ONE, V1, Source(wrong), master_term=T1) == (0, [0])
+    assert store.verifier.mend(ONE, V1, Source(wrong), master_term=T1) == (0, [0])
     assert machine.disk.open(chunk_path()).pread(BLOCK, 0) == before
     assert store.corrupt() == [ONE]
     store.abandon()
@@ -310,7 +310,7 @@ def test_a_replica_whose_damage_was_a_passing_fault_is_whole_again_without_any_s
 ) -> None:
     store, data = damaged(machine, 5)
     rot(machine, 5)  # the bit is back: it was the cable
-    assert store.mend(ONE, V1, Source(data, 0, 1, 2, 3), master_term=T1) == (0, [])
+    assert store.verifier.mend(ONE, V1, Source(data, 0, 1, 2, 3), master_term=T1) == (0, [])
     assert store.corrupt() == []
     store.abandon()
 
@@ -322,7 +322,7 @@ def test_a_missing_file_is_not_made_anew_over_what_may_still_be_read_through_its
     data = content(store)
     machine.disk.unlink(chunk_path())
     with pytest.raises(Unavailable):
-        store.mend(ONE, V1, Source(data), master_term=T1)
+        store.verifier.mend(ONE, V1, Source(data), master_term=T1)
     assert store.corrupt() == [ONE] and not machine.disk.exists(chunk_path())
     store.abandon()
 
@@ -336,6 +336,6 @@ def test_a_chunk_that_changes_while_it_is_mended_is_left_alone(machine: Machine)
         return Source(data)(offset, buffer)
 
     with pytest.raises(StaleVersion):
-        store.mend(ONE, V1, fetch, master_term=T1)
+        store.verifier.mend(ONE, V1, fetch, master_term=T1)
     assert store.corrupt() == [] and content(store, ONE, V2) == b""
     store.abandon()

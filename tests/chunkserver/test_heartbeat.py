@@ -399,7 +399,7 @@ async def test_more_damage_than_one_heartbeat_names_reaches_every_master(
     for handle in handles:
         a.store.delete(handle)
         with pytest.raises(GfsError):
-            a.replicas.verify(handle, 0, memoryview(bytearray(10)))
+            a.replicas.verifier.verify(handle, 0, memoryview(bytearray(10)))
     await rig.clock.advance(INTERVAL)
     m1 = beating.masters[0]
     assert all(m1.locations.is_corrupt(a.name, handle) for handle in handles)

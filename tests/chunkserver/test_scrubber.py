@@ -63,12 +63,12 @@ class Bench:
         file.close()
 
     def handles_after(self, handle: ChunkHandle, *, limit: int) -> list[ChunkHandle]:
-        return self.store.handles_after(handle, limit=limit)
+        return self.store.verifier.handles_after(handle, limit=limit)
 
     def verify(self, handle: ChunkHandle, offset: int, buffer: memoryview) -> int:
         if offset == 0:
             self.visited.append(handle)
-        return self.store.verify(handle, offset, buffer)
+        return self.store.verifier.verify(handle, offset, buffer)
 
     async def _in_worker(self, work: Callable[[], T]) -> T:
         return work()

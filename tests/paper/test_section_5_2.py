@@ -48,9 +48,9 @@ def test_each_block_of_64_kib_has_a_checksum_of_its_own(machine: Machine) -> Non
     assert BLOCK == 64 * KIB
     store, data = written(machine, 4 * BLOCK)
     rot(machine, 2 * BLOCK + 100)
-    status, bad = store.bad_blocks(ONE, V1)
-    assert bad == [2]
-    assert len(status.block_checksums) == 4 and all(0 <= one < 2**32 for one in status.block_checksums)
+    found = store.verifier.bad_blocks(ONE, V1)
+    assert found.bad_blocks == [2]
+    assert len(found.block_checksums) == 4 and all(0 <= one < 2**32 for one in found.block_checksums)
     buffer = memoryview(bytearray(2 * BLOCK))
     assert store.read_into(ONE, V1, 0, buffer) == 2 * BLOCK and bytes(buffer) == data[: 2 * BLOCK]
     store.abandon()
