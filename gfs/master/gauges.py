@@ -12,6 +12,7 @@ from gfs.clock import Clock
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.repair_duty import RepairDuty
 from gfs.master.replication.checkpoints import CheckpointManifest
 from gfs.master.replication.replicator import Replicator
 from gfs.telemetry import Metrics
@@ -26,6 +27,7 @@ class MasterGauges(Collector):
         locations: Locations,
         leases: LeaseTable,
         scan: ReplicationScan,
+        repair: RepairDuty,
         clock: Clock,
         newest_checkpoint: Callable[[], CheckpointManifest | None],
     ) -> None:
@@ -33,6 +35,7 @@ class MasterGauges(Collector):
         self._locations = locations
         self._leases = leases
         self._scan = scan
+        self._repair = repair
         self._clock = clock
         self._newest_checkpoint = newest_checkpoint
         self._started_ms = clock.wall_ms()
@@ -60,6 +63,11 @@ class MasterGauges(Collector):
             yield _gauge("gfs_chunks_under_replicated", "Chunks with replicas missing", count.short)
             yield _gauge("gfs_chunks_last_replica", "Chunks with one replica left", count.lonely)
             yield _gauge("gfs_chunks_unavailable", "Chunks without a living replica", count.lost)
+        queue = self._repair.queue
+        yield _gauge("gfs_clones_active", "Clones under way", len(queue.active))
+        yield _gauge("gfs_clones_waiting", "Chunks that wait for a clone", queue.waiting)
+        yield _gauge("gfs_clones_made", "Clones made in this term", queue.done_total)
+        yield _gauge("gfs_clones_failed", "Clones that failed in this term", queue.failed_total)
         newest = self._newest_checkpoint()
         made_at_ms = newest.made_at_ms if newest is not None else self._started_ms
         age = max(0.0, (self._clock.wall_ms() - made_at_ms) / 1000)

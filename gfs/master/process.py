@@ -197,6 +197,7 @@ class Master:
             locations=self.locations,
             leases=self._leases,
             scan=self._scan,
+            repair=self._repair,
             clock=self._clock,
             newest_checkpoint=self._checkpoints.newest,
         )

@@ -50,6 +50,7 @@ TRIES_PER_TICK = 64
 SHORTAGES_PER_TICK = 256  # looked at besides the walk
 SHORTAGE_SECONDS = 60.0  # how long a chunk that a client met short of replicas is preferred
 WRITER_SECONDS_MAX = 60.0  # a drain waits no longer than this for a writer to be done with a chunk
+ABSENT_SECONDS = 5.0  # a replica that is just being made, or copied for a snapshot, is not taken for lost
 HOLD_SECONDS_MAX = 120.0  # a chunk waits no longer than this for a whole walk to tell who is worse off
 
 _log = logger("master.repair")
@@ -148,7 +149,12 @@ class RepairDuty:
     async def run(self) -> None:
         try:
             while True:
-                pause = self.tick()
+                try:
+                    pause = self.tick()
+                except Exception:
+                    # A fault of ours here must not end the master, nor the next one in its turn.
+                    _log.exception("looking for repairs failed unexpectedly")
+                    pause = REST_SECONDS
                 await self._rest(pause)
         finally:
             self._runs.cancel()
@@ -289,6 +295,8 @@ class RepairDuty:
         survey = sighting.survey
         may_wait = priority == DRAIN_PRIORITY and now - since < WRITER_SECONDS_MAX
         if may_wait and self._is_written(sighting, now):
+            return
+        if survey.those("absent") and now - since < ABSENT_SECONDS:
             return
         target = choose_target(
             survey,

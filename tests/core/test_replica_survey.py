@@ -23,12 +23,13 @@ GIB = 2**30
 
 
 def survey(states: str, *, goal: int = 3, leaving: str = "") -> Survey:
-    """`states`: "g a l x s c" for good, away, late, lost, stale, corrupt members m0, m1, …"""
+    """`states`: "g a l x n s c" for good, away, late, lost, absent, stale, corrupt members m0, m1, …"""
     names: Mapping[str, MemberState] = {
         "g": "good",
         "a": "away",
         "l": "late",
         "x": "lost",
+        "n": "absent",
         "s": "stale",
         "c": "corrupt",
     }
@@ -49,6 +50,7 @@ def survey(states: str, *, goal: int = 3, leaving: str = "") -> Survey:
         ("g", 1, 0),
         ("ggc", 3, 1),
         ("ggs", 3, 1),
+        ("ggn", 3, 1),
         ("gg", 3, 1),
         ("gggg", 3, 0),
     ],

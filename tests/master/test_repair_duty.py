@@ -121,6 +121,20 @@ async def test_corrupt_replica_without_another_server_is_made_anew_in_its_place(
         assert len(world.good(handle)) == 3
 
 
+async def test_a_replica_that_is_just_being_made_is_not_taken_for_lost() -> None:
+    async with running() as world:
+        [handle] = world.make_file("/f", "1 2 3")
+        version = world.servers[ServerId("s3")].held.pop(handle)
+        world.duty.note_shortage(InodeId(2), ChunkIndex(0))
+        await world.clock.advance(3.0)
+        world.servers[ServerId("s3")].held[handle] = version
+        await world.until_quiet()
+        assert world.moves.done == []
+        del world.servers[ServerId("s3")].held[handle]  # its disk has lost it
+        await world.until_quiet()
+        assert len(world.good(handle)) == 3 and len(world.moves.done) == 1
+
+
 async def test_too_few_servers_is_said_and_not_tried_again_and_again() -> None:
     async with running("aaa") as world:
         [handle] = world.make_file("/f", "1 2 3")

@@ -18,7 +18,8 @@ _STATES: Mapping[MemberState, str] = {
     "good": "good",
     "away": "its server is silent; it may come back",
     "late": "its server is silent for long",
-    "lost": "lost: its server is gone, or does not hold it any more",
+    "lost": "lost: its server is gone",
+    "absent": "lost: its server does not hold it",
     "stale": "stale: it missed mutations and is not used",
     "corrupt": "corrupt: its bytes do not match their checksums",
 }

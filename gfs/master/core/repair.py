@@ -47,14 +47,14 @@ def reason_of(survey: Survey, *, was_more: bool) -> CloneReason:
         return "drain"
     if survey.those("corrupt"):
         return "corrupt replica"
-    if survey.those("lost", "late", "stale") or was_more:
+    if survey.those("lost", "absent", "late", "stale") or was_more:
         return "lost replica"
     return "goal raised"
 
 
 def leaves_set(survey: Survey) -> ServerId | None:
     """Who makes room for the new replica: a useless member if there is one, the first of those to move."""
-    useless = survey.those("corrupt", "stale", "lost", "late")
+    useless = survey.those("corrupt", "stale", "absent", "lost", "late")
     if survey.missing > 0:
         return useless[0] if useless else None
     return survey.to_move[0] if survey.to_move else None
@@ -79,7 +79,7 @@ def choose_target(
     staying = [server for server in survey.members if server != leaving]
     beside = [c.rack for c in candidates if c.id in staying and survey.members[c.id] == "good"]
     open_to = [c for c in candidates if c.id not in survey.members and not busy(c.id)]
-    useless = survey.those("corrupt", "stale", "lost")
+    useless = survey.those("corrupt", "stale", "absent")
     anyone = choose_servers(open_to, 1, excluded=(), chance=chance, beside=beside)
     empty = [c for c in open_to if not holds_old(c.id)]
     clean = choose_servers(empty, 1, excluded=(), chance=chance, beside=beside)

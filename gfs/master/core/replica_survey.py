@@ -1,8 +1,9 @@
 """What is known of one chunk's replicas, member by member, and how many are missing. Decides nothing.
 
 A member is good, away (silent for a short time, or its report is on the way: it may well come back), late
-(away for too long to be waited for if only one good replica is left), lost (silent for long, removed, or it
-says that it holds nothing), stale (§4.5) or corrupt. A good one may be leaving: its server is drained.
+(away for too long to be waited for if only one good replica is left), lost (silent for long, or removed),
+absent (its server lives and does not hold it: lost, or just being made), stale (§4.5) or corrupt. A good one
+may be leaving: its server is drained.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gfs.master.core.tables import ReadTables
 from gfs.master.core.tenure import Tenure, tenures
 from gfs.vocabulary import ChunkHandle, ServerId
 
-MemberState = Literal["good", "away", "late", "lost", "stale", "corrupt"]
+MemberState = Literal["good", "away", "late", "lost", "absent", "stale", "corrupt"]
 
 RACKS_WANTED = 2  # where no policy says otherwise: the loss of one leaves a replica (§4.2)
 LAST_COPY_PATIENCE = 1 / 6  # of the usual patience, when the last good replica is at stake
@@ -102,7 +103,7 @@ class Surveyor:
             return "corrupt"
         held = known.held.get(chunk.handle)
         if held == 0:
-            return "lost" if known.reported else "away"
+            return "absent" if known.reported else "away"
         # Every member of the set holds all that was acknowledged, also while it is behind (core/grants); only
         # below `held_version` has it gone back in time.
         return "good" if max(chunk.held_version, 1) <= held <= chunk.version else "stale"
