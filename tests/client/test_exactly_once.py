@@ -173,3 +173,26 @@ async def test_records_are_found_once_at_the_same_offset_on_every_replica(tmp_pa
         assert len(content) == sum(map(len, records))
         for offset, record in zip(offsets, records, strict=True):
             assert content[offset : offset + len(record)] == record
+
+
+async def test_a_record_whose_answer_was_lost_is_found_in_the_copy_that_a_snapshot_made_of_its_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with RealCluster(tmp_path) as cluster:
+        async with await cluster.client() as client, await cluster.client() as other:
+            await client.create("/log")
+            await client.record_append("/log", b"first", framed=True)
+            (appender,) = client._appenders._known.values()
+            ask_primary = appender._calls.ask_primary
+
+            async def lose_the_answer(*arguments: object, **named: object) -> object:
+                await ask_primary(*arguments, **named)  # type: ignore[arg-type]
+                monkeypatch.undo()
+                await other.snapshot("/log", "/save")
+                await other.record_append("/log", b"other", framed=True)  # copies the chunk
+                raise OutcomeUnknown("the answer was lost")
+
+            monkeypatch.setattr(appender._calls, "ask_primary", lose_the_answer)
+            await client.record_append("/log", b"second", framed=True)
+            assert await payloads(client, "/log") == Counter([b"first", b"second", b"other"])
+            assert await payloads(client, "/save") == Counter([b"first", b"second"])
