@@ -305,8 +305,8 @@ class RecordAppenders:
             self._forget_idle()
 
     async def close(self) -> None:
-        while self._known:
-            await self._known.popitem()[1].close()
+        known, self._known = self._known, OrderedDict()
+        await asyncio.gather(*(appender.close() for appender in known.values()))
 
     def _forget_idle(self) -> None:
         excess = len(self._known) - APPENDERS_KEPT

@@ -159,22 +159,6 @@ async def test_a_closed_client_has_told_how_far_the_file_reaches(tmp_path: Path)
         assert entry.length_bytes == 100
 
 
-@keeps("record-append")
-async def test_records_are_found_once_at_the_same_offset_on_every_replica(tmp_path: Path) -> None:
-    """The primary chooses one offset for all replicas, and tells the client (§3.3)."""
-    async with RealCluster(tmp_path) as cluster, await cluster.client() as client:
-        await client.create("/log")
-        records = [b"record %d" % number for number in range(50)]
-        offsets = await asyncio.gather(*(client.record_append("/log", record) for record in records))
-        chunk = await last_chunk(client, "/log")
-        contents = {path.read_bytes() for path in cluster.replica_files(chunk.handle)}
-        assert len(contents) == 1
-        (content,) = contents
-        assert len(content) == sum(map(len, records))
-        for offset, record in zip(offsets, records, strict=True):
-            assert content[offset : offset + len(record)] == record
-
-
 async def test_a_record_whose_answer_was_lost_is_found_in_the_copy_that_a_snapshot_made_of_its_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
