@@ -5,7 +5,7 @@ from __future__ import annotations
 from gfs.errors import PermissionDenied
 from gfs.identity import GROUPS_MAX
 from gfs.master.core.access import Access
-from gfs.master.core.lookup import NamePath
+from gfs.master.core.lookup import names_of
 from gfs.master.core.owners import OWNER_BYTES_MAX
 from gfs.master.core.tables import ReadTables
 from gfs.messages.base import Identity, Reply, Request, method_name
@@ -55,10 +55,10 @@ class Callers:
         identity = self.to_check(context)
         return None if identity is None else Access(tables, identity)
 
-    def require_path(self, tables: ReadTables, context: CallContext, names: NamePath, wanted: int) -> None:
-        """Raises: PermissionDenied."""
+    def require_path(self, tables: ReadTables, context: CallContext, path: str, wanted: int = 0) -> None:
+        """Raises: PermissionDenied, InvalidPath."""
         if (access := self.access(tables, context)) is not None:
-            access.require_path(names, wanted)
+            access.require_path(names_of(path), wanted)
 
     def require_inode(self, tables: ReadTables, context: CallContext, inode: InodeId, wanted: int) -> None:
         """Raises: PermissionDenied."""

@@ -10,7 +10,7 @@ from gfs.master.callers import Callers, everybody
 from gfs.master.core.access import READ
 from gfs.master.core.chunk_homes import ChunkHomes
 from gfs.master.core.locations import KnownServer, Locations
-from gfs.master.core.lookup import find_chunks, names_of
+from gfs.master.core.lookup import find_chunks
 from gfs.master.core.records import ChunkRecord
 from gfs.master.reads import Reads
 from gfs.messages.base import Reply, Request
@@ -45,7 +45,7 @@ class ChunkService:
         if request.first_index < 0 or request.count < 0:
             raise InvalidArgument(f"chunks {request.first_index} and {request.count} more are no range")
         tables = await self._reads.view(request.consistency, request.min_applied_index)
-        self._callers.require_path(tables, context, names_of(request.path), 0)
+        self._callers.require_path(tables, context, request.path)
         entry, chunks = find_chunks(tables, request.path, request.first_index, request.count)
         self._callers.require_inode(tables, context, entry.inode, READ)
         now = self._clock.monotonic()

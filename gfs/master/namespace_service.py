@@ -59,13 +59,13 @@ class NamespaceService:
     async def stat(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, Stat)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
-        self._callers.require_path(tables, context, names_of(request.path), 0)
+        self._callers.require_path(tables, context, request.path)
         return self._reads.stamp(EntryReply(entry=stat(tables, request.path)), request.consistency)
 
     async def list_directory(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, ListDirectory)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
-        self._callers.require_path(tables, context, names_of(request.path), READ | SEARCH)
+        self._callers.require_path(tables, context, request.path, READ | SEARCH)
         entries, next_after = list_page(tables, request.path, after=request.after, limit=request.limit)
         return self._reads.stamp(EntriesReply(entries=entries, next_after=next_after), request.consistency)
 

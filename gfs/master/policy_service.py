@@ -63,7 +63,7 @@ class PolicyService:
         assert isinstance(request, ShowPolicy)
         tables = await self._reads.view(request.consistency, request.min_applied_index)
         names = names_of(request.path)
-        self._callers.require_path(tables, context, names, 0)
+        self._callers.require_path(tables, context, request.path)
         inode, is_directory = find(tables, names)
         directory = inode if is_directory else _parent_of(tables, inode)
         effective = policy_of(tables, inode)

@@ -34,6 +34,7 @@ from gfs.master.core.locations import Locations
 from gfs.master.core.recent_grants import RecentGrants
 from gfs.master.core.records import PolicyRecord
 from gfs.master.core.repair_queue import Limits
+from gfs.master.core.replica_survey import RACKS_WANTED
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.damage_duty import DamageDuty
@@ -381,7 +382,7 @@ class Master:
                 callers=callers,
                 defaults=PolicyRecord(
                     replicas=tuning.replication_goal,
-                    racks=1,
+                    racks=RACKS_WANTED,
                     trash_ms=round(tuning.trash_seconds * 1000),
                     durability=self._settings.chunkserver.durability,
                 ),

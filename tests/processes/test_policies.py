@@ -63,7 +63,7 @@ def test_a_policy_is_set_inherited_shown_and_unset(gfs: Shell) -> None:
     shown = json.loads(gfs.ok("-o", "json", "policy", "show", "/p/below"))
     assert shown["effective"] == {
         "replicas": 1,
-        "racks": 1,
+        "racks": 2,
         "trash_ms": 5_400_000,
         "durability": "sync",
     }
