@@ -8,7 +8,15 @@ from gfs.errors import NotFound
 from gfs.master.core.garbage import STALE_KEPT_SECONDS
 from gfs.messages import operations as op
 from gfs.messages.chunks import FileChunks, FindChunks
-from gfs.messages.namespace import CreateFile, DeletePath, EntryReply, MutationReply, Stat
+from gfs.messages.namespace import (
+    CreateFile,
+    DeletePath,
+    EntryReply,
+    MakeDirectory,
+    MutationReply,
+    RenamePath,
+    Stat,
+)
 from gfs.messages.trash import ListTrash, TrashReply, Undelete, UndeleteReply
 from gfs.settings import GARBAGE_REPLICAS_PER_HEARTBEAT, MasterSettings
 from gfs.vocabulary import ChunkHandle
@@ -67,6 +75,7 @@ async def test_a_deleted_file_has_a_hidden_name_with_the_time_and_can_be_read_an
 
 
 @keeps("garbage-collection")
+@keeps("background-scan")
 async def test_after_three_days_the_scan_removes_it_and_then_its_chunks_go_by_heartbeat() -> None:
     """The scan removes hidden files older than three days (that is configurable), which orphans their chunks;
     in its heartbeat a server names some of what it has, and the master answers with what is there no more."""
@@ -94,6 +103,27 @@ async def test_deleting_what_is_deleted_already_expedites_the_reclamation() -> N
     await here.call(DeletePath(path=f"/.trash/{here.inode}"), MutationReply)
     await collect(here)
     assert holders(here, handle) == []
+
+
+@keeps("garbage-collection")
+async def test_a_part_of_the_namespace_can_be_removed_at_once_or_kept_for_longer() -> None:
+    """Users may set for parts of the namespace how long deleted files are kept: in some tree they are removed
+    from the file system state immediately and for good."""
+    here, handle = await world()
+    await here.call(MakeDirectory(path="/scratch"), MutationReply)
+    await here.call(MakeDirectory(path="/records"), MutationReply)
+    await here.leader.commits.commit(op.SetPolicy(path="/scratch", trash_ms=0))
+    await here.leader.commits.commit(op.SetPolicy(path="/records", trash_ms=30 * 86_400_000))
+    await here.call(RenamePath(source="/f", destination="/scratch/f"), MutationReply)
+    await here.call(CreateFile(path="/records/r"), MutationReply)
+    now_ms = here.clock.wall_ms()
+    for path in ("/scratch/f", "/records/r"):
+        await here.call(DeletePath(path=path), MutationReply)
+    kept = {found.path: found.expires_ms for found in (await here.call(ListTrash(), TrashReply)).entries}
+    assert kept == {"/scratch/f": now_ms, "/records/r": now_ms + 30 * 86_400_000}
+    await collect(here)
+    assert holders(here, handle) == []
+    assert [found.path for found in (await here.call(ListTrash(), TrashReply)).entries] == ["/records/r"]
 
 
 @keeps("garbage-collection")
