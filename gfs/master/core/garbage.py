@@ -68,7 +68,8 @@ class Garbage:
         self._is_moving = is_moving
         self._servers: dict[ServerId, _Looked] = {}
         self._at = _BEGINNING
-        self._goals: dict[ChunkHandle, int] = {}  # found by the walk under way
+        self._wanted: set[ChunkHandle] = set()  # by the walk under way
+        self._goals: dict[ChunkHandle, int] = {}  # found by it
 
     def forget(self) -> None:
         """This master does not lead, or leads anew."""
@@ -156,16 +157,17 @@ class Garbage:
     def walk(self, tables: ReadTables, *, chunks_max: int) -> bool:
         """Look at the next chunks of all files for those that have stale replicas; returns whether a walk has
         just ended. A chunk that files share should have as many replicas as any of them wants."""
-        wanted = {handle for looked in self._servers.values() for handle in looked.stale}
-        if not wanted and self._at == _BEGINNING:
-            return True
+        if self._at == _BEGINNING:
+            self._wanted = {handle for looked in self._servers.values() for handle in looked.stale}
+            if not self._wanted:
+                return True
         policies = InheritedPolicies(tables)
         named, following = chunks_after(tables, *self._at, limit=chunks_max)
         for inode, index in named:
             file = inode_record(tables, inode)
             assert file is not None, inode
             handle = handle_of(tables, inode, file, index)
-            if handle in wanted:
+            if handle in self._wanted:
                 self._goals[handle] = max(self._goals.get(handle, 0), policies.goal_of(file))
         if following is not None:
             self._at = following
