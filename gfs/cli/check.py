@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import click
@@ -14,6 +14,7 @@ import msgspec
 from gfs.cli.cluster_address import remote_path, run_with_client
 from gfs.cli.render import emit_one, human_bytes, note, on_terminal, text_table
 from gfs.client.client import AsyncClient
+from gfs.errors import NotFound
 from gfs.messages.check import RISKS, CheckedChunk, CheckedFile, CheckFilesReply, ChunkRisk
 from gfs.messages.chunks import ChunkPlace
 
@@ -22,6 +23,7 @@ WORST_SHOWN = 20
 WORST_KEPT = 1000  # files at risk remembered, the worst ones
 CHUNKS_VERIFIED_AT_ONCE = 4
 REPAIR_LOOK_SECONDS = 0.5
+REPAIR_ROUNDS_MAX = 10  # how often what was damaged is read again
 REPAIR_PATIENCE_SECONDS = 30.0  # without any chunk coming out of danger
 
 _NAMES: dict[ChunkRisk, str] = {
@@ -111,23 +113,36 @@ def fsck(ctx: click.Context, path: str, deep: bool, repair: bool) -> None:
 
     async def work(client: AsyncClient) -> Findings:
         with _progress(quiet=ctx.obj.quiet) as advance:
-            damage: list[DamageFound] = []
-            verified = 0
-            if deep:
-                damage, verified = await _verify_all(client, target, advance)
-            found = await _check(client, target, advance)
-            if repair and not (found.is_well and not damage):
-                found = await _repair(client, target, found, advance)
-                if damage:
-                    damage, again = await _verify_all(client, target, advance)
-                    verified += again
-            found.damage, found.verified_bytes = damage, verified
-            return found
+            return await _run(client, target, deep, repair, advance)
 
     found = run_with_client(ctx, work)
     emit_one(found, ctx.obj.output, _as_text(found, deep=deep))
     if not found.is_well:
         ctx.exit(EXIT_DAMAGE)
+
+
+async def _run(client: AsyncClient, path: str, deep: bool, repair: bool, advance: Advance) -> Findings:
+    damage: list[DamageFound] = []
+    verified = 0
+    if deep:
+        damage, verified = await _verify_all(client, path, advance)
+    found = await _check(client, path, advance)
+    for _ in range(REPAIR_ROUNDS_MAX):
+        if not repair or (found.is_well and not damage):
+            break
+        found = await _repair(client, path, found, advance)
+        # What was damaged is looked at again, until its replacement is there to be read.
+        damaged, damage = sorted({one.path for one in damage}), []
+        for file in damaged:
+            with suppress(NotFound):  # deleted meanwhile
+                more, again = await _verify_all(client, file, advance)
+                damage, verified = damage + more, verified + again
+        if damaged:
+            found = await _check(client, path, advance)
+        if damage:
+            await asyncio.sleep(REPAIR_LOOK_SECONDS)
+    found.damage, found.verified_bytes = damage, verified
+    return found
 
 
 async def _check(client: AsyncClient, path: str, advance: Advance) -> Findings:

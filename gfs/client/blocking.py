@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from gfs import aio
+from gfs.client.checking import VerifiedChunk
 from gfs.client.client import AsyncClient, Names, Places, WriteMode
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import Freshness
@@ -17,6 +18,8 @@ from gfs.client.records import Record
 from gfs.client.transfer import Progress
 from gfs.errors import Unavailable
 from gfs.messages.base import Consistency
+from gfs.messages.check import CheckFilesReply
+from gfs.messages.chunks import ChunkPlace
 from gfs.messages.cluster import ClusterStatusReply
 from gfs.messages.namespace import Entry
 from gfs.messages.policies import PolicyFields, PolicyReply
@@ -147,6 +150,15 @@ class Client:
 
     def cluster_status(self) -> ClusterStatusReply:
         return self._thread.run(self._client.cluster_status())
+
+    def check(self, path: str, *, with_places: bool = False) -> Iterator[CheckFilesReply]:
+        return self._each(self._client.check(path, with_places=with_places))
+
+    def verify_chunk(self, place: ChunkPlace) -> VerifiedChunk:
+        return self._thread.run(self._client.verify_chunk(place))
+
+    def repair(self, paths: Names) -> int:
+        return self._thread.run(self._client.repair(paths))
 
     def mkdir(self, path: str, *, parents: bool = False) -> None:
         self._thread.run(self._client.mkdir(path, parents=parents))

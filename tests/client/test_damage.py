@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import gfs
 from gfs.client.client import AsyncClient
 from gfs.errors import DataUnavailable
 from gfs.messages.check import CheckFilesReply
@@ -178,6 +179,21 @@ async def test_a_deep_check_finds_what_no_read_has_met_and_a_plain_one_what_the_
         assert [path for path, found in verified.items() if found.bad_blocks] == ["/d/3"]
         assert all(not found.differing and not found.unread for found in verified.values())
         assert verified["/d/0"].verified_bytes == 3 * BLOCK
+
+
+async def test_a_check_is_the_same_from_the_sync_face(tmp_path: Path) -> None:
+    async with RealCluster(tmp_path) as cluster:
+
+        def work() -> None:
+            with gfs.connect(cluster.addresses) as client:
+                client.write_bytes("/f", b"abc")
+                (page,) = client.check("/", with_places=True)
+                assert (page.files, page.counts["ok"]) == (1, 1)
+                ((place,),) = [file.chunks for file in page.places]
+                assert client.verify_chunk(place).verified_bytes == 9
+                assert client.repair(["/f", "/nothing"]) == 0
+
+        await asyncio.to_thread(work)
 
 
 async def test_what_nobody_reads_is_found_within_a_scrub_pass(tmp_path: Path) -> None:

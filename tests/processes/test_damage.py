@@ -149,6 +149,11 @@ async def test_a_deep_check_finds_damage_nobody_has_met_and_repairs_it_on_demand
     await drill.until_whole()
     await drill.check_reads()
     assert drill.fsck("/nothing")[0] == 3
+    command = ["--config", drill.cluster.layout.config_path, "fsck", "/f1"]
+    told = subprocess.run(
+        [sys.executable, "-m", "gfs", *command], capture_output=True, timeout=90, check=True
+    )
+    assert b"1 files, 1 chunks" in told.stdout and b"every chunk is ok" in told.stdout
 
 
 async def test_a_rotten_index_entry_costs_one_replica_and_no_heartbeat(drill: Drill) -> None:
