@@ -63,6 +63,7 @@ class Secured:
     grant: Grant
     length_bytes: int
     bumped_at: float  # before the first replica heard of it
+    durable: bool  # what is written under it is on the disk before it is acknowledged
 
 
 class Granting:
@@ -107,6 +108,10 @@ class Granting:
         if chunk is None and certain:
             raise NotFound(f"{self._reads.path_of(inode)} has no chunk {index}")
         return file, chunk
+
+    def shall_be_durable(self, inode: InodeId) -> bool:
+        """Whether the policy wants what is written to a file on the disk before it is acknowledged."""
+        return policy_of(self._reads.now(), inode).durability == "sync"
 
     def is_sound(self, server: ServerId, chunk: ChunkRecord) -> bool:
         known = self._locations.get(server)
@@ -160,7 +165,7 @@ class Granting:
         `goal`: how many replicas an empty chunk is filled up to; a quiet grant fills up nothing.
         """
         left_out: set[ServerId] = set()
-        durable = policy_of(self._reads.now(), inode).durability == "sync"
+        durable = self.shall_be_durable(inode)
         for _ in range(GRANT_ATTEMPTS_MAX):
             bumped_at = self._clock.monotonic()
             try:
@@ -172,7 +177,7 @@ class Granting:
             if judged.members == grant.replicas:
                 failed = await self._calls.align(grant, judged.longer, judged.align_to_bytes)
                 if not failed:
-                    return Secured(grant, judged.align_to_bytes, bumped_at)
+                    return Secured(grant, judged.align_to_bytes, bumped_at, durable)
                 members = [server for server in members if server not in failed]
             empty = not grant.quiet and (grant.created or judged.empty)
             left_out |= set(grant.replicas) - set(members)

@@ -6,6 +6,7 @@ A client is told of a version only here, and only once granting has secured it o
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, InodeId, Serve
 T = TypeVar("T")
 
 GRANTS_RUNNING_MAX = 4096
+DURABLE_VERSIONS_KEPT = 65_536  # one that is forgotten is granted anew at the next asking
 LEASE_FRACTION_LEFT_MIN = 0.05  # a lease about to end is granted anew rather than handed out
 
 
@@ -69,6 +71,7 @@ class LeaseService:
         self._lease_seconds = lease_seconds
         self._copies = copies
         self._callers = callers or everybody()
+        self._durable: OrderedDict[ChunkHandle, ChunkVersion] = OrderedDict()  # known to be granted so
         self._running: dict[ChunkKey, asyncio.Task[Any]] = {}  # Any: a lease or a seal, whoever came first
 
     # --- what clients call ---------------------------------------------------------------------
@@ -170,6 +173,8 @@ class LeaseService:
             return None
         if not all(self._granting.is_sound(server, chunk) for server in chunk.replicas):
             return None
+        if self._granting.shall_be_durable(request.inode) and not self._is_durable(chunk):
+            return None  # granted before the policy, or by another leader
         return self._reply(request, chunk.replicas, chunk, seconds_left)
 
     def _reply(
@@ -231,11 +236,22 @@ class LeaseService:
             grant.primary,
             expires_at=secured.bumped_at + self._lease_seconds,
         )
+        if secured.durable:
+            self._note_durable(grant)
         if lease.version != grant.version:
             raise Superseded(f"chunk {grant.handle} has been granted anew by another master")
         return self._reply(
             request, grant.replicas, grant, max(0.0, lease.expires_at - self._clock.monotonic())
         )
+
+    def _is_durable(self, chunk: ChunkRecord) -> bool:
+        return self._durable.get(chunk.handle) == chunk.version
+
+    def _note_durable(self, grant: Grant) -> None:
+        self._durable[grant.handle] = grant.version
+        self._durable.move_to_end(grant.handle)
+        while len(self._durable) > DURABLE_VERSIONS_KEPT:
+            self._durable.popitem(last=False)
 
     async def _seal(self, request: SealChunk) -> MutationReply:
         _, chunk = await self._granting.look_up(request.inode, request.index, certain=True)

@@ -81,6 +81,19 @@ async def test_grants_below_a_durable_directory_ask_every_replica_to_sync_first(
         assert [bump.durable for bump in bumps] == [durable] * 3, path
 
 
+async def test_a_lease_from_before_the_policy_is_not_handed_out_again() -> None:
+    here = await world()
+    first = await here.acquire()
+    await set_policy(here, "/", durability="sync")
+    here.network.seen.clear()
+    second, third = await here.acquire(), await here.acquire()
+    assert (first.version, second.version, third.version) == (1, 2, 2)
+    bumps = [call.request for call in here.network.seen if isinstance(call.request, BumpVersion)]
+    assert {(bump.version, bump.durable) for bump in bumps} == {(2, True)}
+    await set_policy(here, "/", durability="flush")
+    assert (await here.acquire()).version == 2, "durable is more than enough"
+
+
 async def test_a_chunk_over_the_quota_is_refused_without_a_retry_that_could_help() -> None:
     here = await world()
     await set_policy(here, "/d", bytes_max=0)
