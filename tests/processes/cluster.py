@@ -26,14 +26,19 @@ PATIENCE_SECONDS = 40.0
 POLL_SECONDS = 0.02
 
 
-async def eventually(ask: Callable[[], Awaitable[T | None]], what: str) -> T:
-    """Poll until `ask` gives something other than None. The one place in these tests that waits for time."""
+async def eventually(
+    ask: Callable[[], Awaitable[T | None]], what: str, seen: Callable[[], object] = lambda: ""
+) -> T:
+    """Poll until `ask` gives something other than None. The one place in these tests that waits for time.
+
+    `seen`: what a failure should tell besides.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         found = await ask()
         if found is not None:
             return found
-        assert time.monotonic() < deadline, f"never happened: {what}"
+        assert time.monotonic() < deadline, f"never happened: {what} {seen()}"
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -108,18 +113,20 @@ class ProcessCluster:
     async def masters_agree(self) -> str:
         """Wait until all masters are at one applied index; returns the digest they share there (I7)."""
         caller = WebSocketCaller(role="test", node="test")
+        answers: dict[str, object] = {}
 
         async def compare() -> str | None:
             replies: list[StateDigestReply] = []
             for address in self.addresses:
                 try:
-                    replies.append(
-                        await caller.call(
-                            Address(address), StateDigest(), StateDigestReply, deadline_seconds=2.0
-                        )
+                    reply = await caller.call(
+                        Address(address), StateDigest(), StateDigestReply, deadline_seconds=2.0
                     )
-                except GfsError:
+                except GfsError as error:
+                    answers[address] = error
                     return None
+                answers[address] = reply
+                replies.append(reply)
             if len({reply.applied_index for reply in replies}) > 1:
                 return None
             digests = {reply.digest for reply in replies}
@@ -127,6 +134,6 @@ class ProcessCluster:
             return digests.pop()
 
         try:
-            return await eventually(compare, "all masters reach one index")
+            return await eventually(compare, "all masters reach one index", lambda: answers)
         finally:
             await caller.close()
