@@ -53,6 +53,7 @@ class CloneRuns:
         self._traffic = traffic
         self._clock = clock
         self._ended = ended
+        self.removals_begun = 0
         self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._removing: set[ChunkHandle] = set()
@@ -73,6 +74,7 @@ class CloneRuns:
         """Remove a needless replica, unless enough others are being removed; who asked will ask again."""
         if len(self._removing) < REMOVALS_MAX and handle not in self._removing:
             self._removing.add(handle)
+            self.removals_begun += 1
             self._run(self._remove(inode, index, handle, server), "removal")
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:  # Any: unused

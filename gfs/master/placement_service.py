@@ -99,7 +99,7 @@ class PlacementService:
                 id=server_id,
                 tenure=said.get(server_id, "serving"),
                 state=surveyor.server_state(server_id),
-                chunks=self._repair.members_of(server_id, -1),
+                chunks=self._repair.about_members_of(server_id, -1),
                 last_replicas=self._repair.last_replicas_of(server_id, -1),
                 placement=verdicts.get(server_id, "not heard of"),
             )
@@ -136,7 +136,7 @@ class PlacementService:
         candidates = self._pool.candidates(self._reads.now(), now=now)
         verdicts = explain(candidates, excluded=())
         takers = [c.id for c in candidates if verdicts[c.id] == "eligible" or "passed over" in verdicts[c.id]]
-        chunks = self._repair.members_of(server, -1)
+        chunks = self._repair.about_members_of(server, -1)
         many = "its replicas" if chunks < 0 else f"its {chunks} replicas"
         return [
             f"{server} gets no new replicas; {many} move to other servers, and are used until then",
@@ -171,12 +171,20 @@ class PlacementService:
         return [text.replace("would be lost", f"cannot be read until {server} is taken back")]
 
     async def _counted(self, server: ServerId) -> int | None:
+        """In how many sets it is, counted anew unless that takes too long; None when nobody knows yet."""
         give_up_at = self._clock.monotonic() + COUNT_SECONDS_MAX
-        while (chunks := self._repair.members_of(server, -1)) < 0:
-            if self._clock.monotonic() >= give_up_at:
-                return None
+        walks = self._repair.scan.walks
+        self._repair.count_again()
+        while self._clock.monotonic() < give_up_at:
+            chunks = self._repair.members_of(server, -1)
+            # Two walks: the first may have been under way.
+            if chunks == 0 or (chunks > 0 and self._repair.scan.walks >= walks + 2):
+                return chunks
+            if self._repair.scan.walks == walks + 1:
+                self._repair.count_again()
             await self._clock.sleep(COUNT_POLL_SECONDS)
-        return chunks
+        chunks = self._repair.members_of(server, -1)
+        return chunks if chunks >= 0 else None
 
     # --- clones and moves ----------------------------------------------------------------------
 

@@ -128,8 +128,19 @@ class RepairDuty:
     # --- what others want to know --------------------------------------------------------------
 
     def members_of(self, server: ServerId, unknown: int) -> int:
-        """How many chunks name this server in their set; `unknown` while that is being counted."""
+        """How many chunks name this server in their set, as of the last walk; `unknown` while the first walk
+        since its tenure was changed goes on. 0 is certain for a server that drains: it enters no set."""
         return self.scan.members.get(server, 0) if self._is_counted(server) else unknown
+
+    def about_members_of(self, server: ServerId, unknown: int) -> int:
+        """The same, with what was moved since."""
+        counted = self.members_of(server, -1)
+        return max(0, counted + self.traffic.net()[server]) if counted >= 0 else unknown
+
+    def count_again(self) -> None:
+        """Do not rest before the next walk."""
+        self._walk_at = 0.0
+        self._wake.set()
 
     def last_replicas_of(self, server: ServerId, unknown: int) -> int:
         """Of how many chunks it has the only good replica."""
@@ -209,7 +220,7 @@ class RepairDuty:
             self._left_out, self._walk_at = 0, now
         if now < self._walk_at:
             return False
-        levels = self._levels(now) if self._may_level() else None
+        levels = self.levels(now, asked=self.levelling) if self._may_level() else None
 
         candidates = self._pool.candidates(self._reads.now(), now=now)
 
@@ -230,12 +241,13 @@ class RepairDuty:
         self.counted = True
         self._left_out, self.queue.left_out = self.queue.left_out, 0
         self.traffic.walk_ended()
-        if levels is not None and not self.traffic.moves_under_way and levels.is_level():
-            self.levelling = False
-        # While a walk finds something to move, the next follows soon.
-        moves = self.traffic.moves_begun
-        self._walk_at = now + (TICK_SECONDS if moves != self._moves_before else REST_SECONDS)
+        # While a walk finds something to move or to give up, the next follows soon.
+        moves = self.traffic.moves_begun + self._runs.removals_begun
+        found = moves != self._moves_before
         self._moves_before = moves
+        self._walk_at = now + (TICK_SECONDS if found else REST_SECONDS)
+        if levels is not None and not found and not self.traffic.moves_under_way:
+            self.levelling = False  # as level as it can be
         return False
 
     def _note(self, sighting: Sighting, now: float) -> bool:
@@ -364,9 +376,6 @@ class RepairDuty:
         wanted = self.levelling or self._levels_by_itself
         repairs = any(active.task.reason != "rebalance" for active in self.queue.active)
         return wanted and self.counted and not repairs and not self.queue.has_hope()
-
-    def _levels(self, now: float) -> Levels:
-        return self.levels(now, asked=self.levelling)
 
     def levels(self, now: float, *, asked: bool) -> Levels:
         """How the servers compare, counting what is on its way."""

@@ -221,6 +221,13 @@ async def test_needless_replica_is_given_up_where_the_disk_is_fullest() -> None:
         assert world.moves.removed == [(handle, "s4")] and world.moves.done == []
 
 
+async def test_many_needless_replicas_are_given_up_without_long_rests() -> None:
+    async with running("aaaa") as world:
+        handles = [world.make_file(f"/f{n}", "1 2 3 4")[0] for n in range(60)]
+        await world.clock.advance(25.0)
+        assert all(len(world.chunk(handle).replicas) == 3 for handle in handles)
+
+
 async def test_a_new_server_is_filled_gradually_until_all_are_level_and_then_nothing_moves() -> None:
     async with running("aaaa", levels=True) as world:
         fill(world, 200)
