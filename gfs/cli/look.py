@@ -48,7 +48,7 @@ def _as_text(found: ClusterStatusReply) -> str:
         (
             [
                 s.id,
-                "alive" if s.alive else "away",
+                ("alive" if s.alive else "away") + (", draining" if s.tenure == "draining" else ""),
                 str(s.chunk_count),
                 human_bytes(s.disk_free_bytes),
                 human_bytes(s.disk_total_bytes),

@@ -249,6 +249,7 @@ class ClusterService:
             disk_total_bytes=server.disk_total_bytes,
             disk_free_bytes=server.disk_free_bytes,
             chunk_count=server.chunk_count,
+            tenure=tenure_of(self._reads.now(), server.id),
             last_heartbeat_seconds=now - server.heard_at,
             version=server.release,
         )

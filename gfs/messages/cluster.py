@@ -31,6 +31,7 @@ class ChunkServerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     disk_total_bytes: int = 0
     disk_free_bytes: int = 0
     chunk_count: int = 0
+    tenure: str = "serving"  # or draining
     last_heartbeat_seconds: float = 0.0
     version: str = ""
 

@@ -144,6 +144,17 @@ class TestStatus:
         assert (status.leader, status.answered_by, status.health) == ("m1", "m1", "ok")
         assert [server.id for server in status.chunkservers] == ["s1", "s2", "s3", "s4"]
 
+    async def test_status_says_who_is_being_drained(self) -> None:
+        here = await world()
+        await here.masters["m1"].commits.commit(SetTenure(server=ServerId("s2"), tenure="draining"))
+        status = await here.call(ClusterStatus(), ClusterStatusReply)
+        assert [server.tenure for server in status.chunkservers] == [
+            "serving",
+            "draining",
+            "serving",
+            "serving",
+        ]
+
     async def test_follower_finds_out_who_is_unreachable_in_bounded_time(self) -> None:
         here = await world(masters=3)
         here.network.cut("m2", "m3")
