@@ -41,14 +41,13 @@ class SnapshotOrders:
         if len(request.handles) != len(request.versions) or len(request.handles) > REVOKED_CHUNKS_MAX:
             raise InvalidArgument(f"{len(request.handles)} chunks, {len(request.versions)} versions")
         unsettled: list[ChunkHandle] = []
-        unordered: list[tuple[ChunkHandle, ChunkVersion]] = []
         for handle, version in zip(request.handles, request.versions, strict=True):
-            if self._orders.find(handle) is None:
-                unordered.append((handle, version))
-            elif not await self._revoke_one(handle, version):
+            if self._orders.find(handle) is not None and not await self._revoke_one(handle, version):
                 unsettled.append(handle)
-        unsettled += await self._writer.in_worker(lambda: self._not_at(unordered))
-        return RevokeReply(unsettled=unsettled)
+        lengths = await self._writer.in_worker(
+            lambda: list(map(self._length_at, request.handles, request.versions))
+        )
+        return RevokeReply(lengths=lengths, unsettled=unsettled)
 
     async def _revoke_one(self, handle: ChunkHandle, version: ChunkVersion) -> bool:
         """Whether this replica is certainly what all others of the set are."""
@@ -63,15 +62,12 @@ class SnapshotOrders:
             turn.order = None
             return settled
 
-    def _not_at(self, chunks: list[tuple[ChunkHandle, ChunkVersion]]) -> list[ChunkHandle]:
-        """In a worker thread: which of these are not held at their version."""
-        elsewhere: list[ChunkHandle] = []
-        for handle, version in chunks:
-            try:
-                self._replicas.status(handle, version)
-            except GfsError:
-                elsewhere.append(handle)
-        return elsewhere
+    def _length_at(self, handle: ChunkHandle, version: ChunkVersion) -> int:
+        """In a worker thread."""
+        try:
+            return self._replicas.status(handle, version).length_bytes
+        except GfsError:
+            return -1
 
     async def copy(self, request: CopyReplica) -> CopyReply:
         """Raises: as ReplicaStore.copy_replica; InvalidArgument."""

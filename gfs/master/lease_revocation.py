@@ -1,14 +1,14 @@
 """Before a tree is copied, nobody may write to its chunks any more: leases are taken back (GFS §3.4).
 
-Every replica of a chunk that may be under a lease is told to take no more mutations. A replica that cannot be
-told, or cannot say that it equals the others, is dealt with by a new version (quiet_grants.fence): whoever
-misses that is powerless, as after any grant.
+Every replica of a chunk that may be under a lease is told to take no more mutations. Where one cannot be
+told, or they are not certainly equal, the chunk gets a new version (quiet_grants.fence): whoever misses that
+is powerless, as after any grant. From the begin of the snapshot on the log refuses grants for writers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from gfs.clock import Clock
@@ -112,7 +112,8 @@ class LeaseRevocation:
                 if self._recent.may_be_leased(handle, self._leases, now=now):
                     chunk = chunk_by_handle(tables, handle)
                     assert chunk is not None, handle
-                    if not chunk.sealed:
+                    # A chunk that files share already has had its leases taken back: none was granted since.
+                    if not chunk.sealed and chunk.references == 1:
                         yield _Leased((at, ChunkIndex(index)), chunk)
                 if rows >= WALK_ROWS:
                     rows = await self._rest()
@@ -133,21 +134,15 @@ class LeaseRevocation:
             for server in leased.chunk.replicas:
                 by_server.setdefault(server, []).append(leased.chunk)
         now = self._clock.monotonic()
+        told = [server for server in by_server if self._locations.is_alive(server, now=now)]
         answers = await asyncio.gather(
-            *(
-                self._calls.revoke(server, chunks, seconds=REVOKE_SECONDS)
-                for server, chunks in by_server.items()
-                if self._locations.is_alive(server, now=now)
-            )
+            *(self._calls.revoke(server, by_server[server], seconds=REVOKE_SECONDS) for server in told)
         )
-        told = {server for server in by_server if self._locations.is_alive(server, now=now)}
-        unsettled = {handle for answer in answers for handle in answer}
-        for server, chunks in by_server.items():
-            if server not in told:
-                unsettled |= {chunk.handle for chunk in chunks}
+        lengths = dict(zip(told, answers, strict=True))
+        unsettled = [leased for leased in batch.values() if not _is_settled(leased.chunk, lengths)]
         if unsettled:
             _log.info("chunks are fenced for a snapshot", chunks=len(unsettled))
-        await self._fence([batch[handle] for handle in sorted(unsettled)])
+        await self._fence(unsettled)
 
     async def _fence(self, unsettled: list[_Leased]) -> None:
         slots = asyncio.Semaphore(FENCES_AT_ONCE)
@@ -168,3 +163,9 @@ class LeaseRevocation:
                 raise failure
         if failures:
             raise failures[0]
+
+
+def _is_settled(chunk: ChunkRecord, lengths: Mapping[ServerId, Mapping[ChunkHandle, int]]) -> bool:
+    """Whether all replicas have said that they stay as they are, and are equal."""
+    found = {lengths.get(server, {}).get(chunk.handle, -1) for server in chunk.replicas}
+    return len(found) == 1 and -1 not in found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from gfs.clock import Clock
@@ -15,6 +15,7 @@ from gfs.errors import (
     ChunkSealed,
     GfsError,
     InvalidArgument,
+    PathBusy,
     Superseded,
     Unavailable,
 )
@@ -103,7 +104,10 @@ class LeaseService:
             if lease is not None:
                 return lease
             if key not in self._running:
-                return await self._run(key, self._grant(request))
+                try:
+                    return await self._run(key, self._grant(request))
+                except PathBusy:
+                    await self._commits.thawed()  # a snapshot began meanwhile
 
     async def seal(self, request: Request, context: CallContext) -> Reply:
         """Fence the chunk under a new version, agree on its length, log the seal. Sealing twice is harmless.
@@ -219,8 +223,7 @@ class LeaseService:
             self._short(request.inode, request.index)
         key = request.inode, request.index
         _, chunk = await self._granting.look_up(*key, certain=not request.create)
-        if chunk is not None and chunk.references > 1 and not chunk.sealed:
-            await self._copies.part(key, chunk, blamed)
+        await self._part(key, chunk, blamed)
         secured = await self._granting.secure(*key, create=request.create, blamed=blamed)
         grant = secured.grant
         if grant.version <= request.failed_version:
@@ -257,9 +260,15 @@ class LeaseService:
         _, chunk = await self._granting.look_up(request.inode, request.index, certain=True)
         assert chunk is not None
         if not chunk.sealed:
+            await self._part((request.inode, request.index), chunk, ())
             secured = await self._granting.secure(request.inode, request.index, create=False, blamed=())
             await self._log_seal(secured.grant, secured.length_bytes)
         return MutationReply(inode=request.inode, applied_index=self._reads.applied_index())
+
+    async def _part(self, key: ChunkKey, chunk: ChunkRecord | None, blamed: Collection[ServerId]) -> None:
+        """Before a lease is granted: a chunk that other files share is not this file's to change (§3.4)."""
+        if chunk is not None and chunk.references > 1 and not chunk.sealed:
+            await self._copies.part(key, chunk, blamed)
 
     def _is_better_left(self, request: AcquireLease, secured: Secured) -> bool:
         """Whether an appender is to go on in a new chunk, because that would have more replicas. An empty
@@ -293,5 +302,5 @@ class LeaseService:
 def _raise_failure(task: asyncio.Task[Any]) -> None:
     """The callers that waited for one grant share its failure: trying again at once would only repeat it."""
     error = None if task.cancelled() else task.exception()
-    if isinstance(error, GfsError):
+    if isinstance(error, GfsError) and not isinstance(error, PathBusy):
         raise error

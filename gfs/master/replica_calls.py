@@ -165,13 +165,13 @@ class ReplicaCalls:
 
     async def revoke(
         self, server: ServerId, chunks: Sequence[ChunkRecord], *, seconds: float
-    ) -> list[ChunkHandle]:
-        """Take back the leases of these chunks, as far as `server` is concerned; returns those of which it is
-        not certain that its replica stays as it is and equals the others."""
+    ) -> dict[ChunkHandle, int]:
+        """Take back the leases of these chunks, as far as `server` is concerned. Returns the lengths of its
+        replicas that stay as they are from now on; of those that are missing nothing is certain."""
         known = self._locations.get(server)
-        handles = [chunk.handle for chunk in chunks]
         if known is None:
-            return handles
+            return {}
+        handles = [chunk.handle for chunk in chunks]
         request = RevokeLeases(
             cluster=self.cluster, handles=handles, versions=[chunk.version for chunk in chunks]
         )
@@ -179,8 +179,13 @@ class ReplicaCalls:
             reply = await self._rpc.call(known.control, request, RevokeReply, deadline_seconds=seconds)
         except GfsError as error:
             self._doubt(server, error)
-            return handles
-        return reply.unsettled
+            return {}
+        lengths = {
+            handle: length for handle, length in zip(handles, reply.lengths, strict=False) if length >= 0
+        }
+        for handle in reply.unsettled:
+            lengths.pop(handle, None)
+        return lengths
 
     async def any_is_complete(
         self, present: Grant, servers: Sequence[ServerId], *, acknowledged_bytes: int

@@ -20,9 +20,14 @@ class TakeSnapshot(Request, tag="snapshot", frozen=True, kw_only=True):
 
 
 class RevokeReply(Reply, tag="revoked", frozen=True, kw_only=True):
-    """`unsettled`: chunks of which this replica cannot say that it is what the other replicas are: it holds
-    another version, or a mutation was under way or had failed. They take a newer version to be made equal."""
+    """`lengths`: of the replicas asked about, in that order, -1 where this server holds no such version.
 
+    They may differ after a grant that was cut short.
+    `unsettled`: a mutation was under way, or had failed, so that the others may have it and this replica not,
+    or the other way round. Such chunks take a newer version to be made equal.
+    """
+
+    lengths: list[int]
     unsettled: list[ChunkHandle] = []
 
 

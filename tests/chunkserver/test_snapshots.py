@@ -45,9 +45,12 @@ COPY = ChunkHandle(HANDLE + 1)
 
 
 async def revoke(rig: Rig, name: str, version: int = 1, handle: ChunkHandle = HANDLE) -> list[ChunkHandle]:
+    """The chunks of which the replica is not certainly what the others are."""
     request = RevokeLeases(cluster=CLUSTER, handles=[handle], versions=[ChunkVersion(version)])
     reply: RevokeReply = await rig.ask(name, request, RevokeReply)
-    return reply.unsettled
+    missing = [handle] if reply.lengths == [-1] else []
+    assert missing or reply.lengths == [len(rig.nodes[name].content(ChunkVersion(version), handle))]
+    return reply.unsettled + [found for found in missing if found not in reply.unsettled]
 
 
 async def copy(

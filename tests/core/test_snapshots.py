@@ -280,17 +280,15 @@ def test_a_copy_of_a_chunk_that_was_granted_anew_meanwhile_is_not_adopted(world:
     world.snapshot("/home/user", "/save/user")
     copy = world.reserve("/home/user/one")
     chunk = world.chunk("/home/user/one")
-    granted = world.try_(
-        op.GrantLease(
-            inode=stat(world.tables, "/home/user/one").inode,
-            index=ChunkIndex(0),
+    fenced = world.try_(
+        op.ChangeReplicas(
             handle=chunk.handle,
             from_version=ChunkVersion(chunk.version),
             replicas=SERVERS[:2],
             primary=SERVERS[0],
         )
     )
-    assert isinstance(granted, op.ChunkGranted)
+    assert isinstance(fenced, op.ChunkGranted), fenced
     late = world.adopt("/home/user/one", copy)
     assert isinstance(late, op.Refused) and late.code == "stale_version"
 
@@ -332,3 +330,26 @@ def test_one_step_stays_far_below_what_one_record_may_take(world: World) -> None
     world.state.apply(op.LogRecord(at_ms=1, operation=op.CopySnapshot(copy=copy, rows=10**9)))
     assert time.process_time() - began < 0.2  # a stalled machine may be slow; bench/snapshot measures
     assert world.state.counters.next_inode - before <= STEP_ROWS_MAX
+
+
+def grant(world: World, path: str) -> op.GrantLease:
+    chunk = world.chunk(path)
+    return op.GrantLease(
+        inode=stat(world.tables, path).inode,
+        index=ChunkIndex(0),
+        handle=chunk.handle,
+        from_version=chunk.version,
+        replicas=SERVERS,
+        primary=SERVERS[0],
+    )
+
+
+def test_no_lease_is_granted_of_a_shared_chunk_nor_below_what_is_being_copied(world: World) -> None:
+    copy = world.begin("/home/user", "/save/user")
+    assert world.refusal(grant(world, "/home/user/one")) == "path_busy"
+    world.finish(copy)
+    assert world.refusal(grant(world, "/home/user/one")) == "stale_version"
+    assert world.refusal(grant(world, "/save/user/one")) == "stale_version"
+    world.adopt("/home/user/one", world.reserve("/home/user/one"))
+    for path in ("/home/user/one", "/save/user/one"):
+        assert isinstance(world.try_(grant(world, path)), op.ChunkGranted)

@@ -63,6 +63,7 @@ class FakeReplicator:
         self.hold: asyncio.Event | None = None  # proposals and barriers wait until it is set
         self.checkpoints: list[LogIndex] = []
         self.readmitted: list[MasterId] = []
+        self.applied_listeners: list[Callable[[Outcome], None]] = []
         self.lag = 0  # entries this master has not applied yet
         self._log = log
         self._applied = 0
@@ -137,6 +138,8 @@ class FakeReplicator:
         for proposal in todo:
             self._applied += 1
             outcome = self.state.apply(_decode(proposal), index=self.applied_index())
+            for listener in self.applied_listeners:
+                listener(outcome)
         self.state.save()
         return outcome
 

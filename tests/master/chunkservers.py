@@ -233,14 +233,14 @@ class FakeChunkServer:
 
     async def _revoke(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, RevokeLeases)
-        unsettled = []
+        lengths = []
         for handle, version in zip(request.handles, request.versions, strict=True):
             held = self.replicas.get(handle)
             if held is not None and held.version <= version:
                 held.revoked, held.primary = True, None
-            if held is None or held.version != version or handle in self.unsettled:
-                unsettled.append(handle)
-        return RevokeReply(unsettled=unsettled)
+            lengths.append(-1 if held is None or held.version != version else len(held.content))
+        unsettled = [handle for handle in request.handles if handle in self.unsettled]
+        return RevokeReply(lengths=lengths, unsettled=unsettled)
 
     async def _copy_replica(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, CopyReplica)

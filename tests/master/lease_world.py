@@ -40,6 +40,7 @@ from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import AcquireLease, ChunkLease
 from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
 from gfs.messages.namespace import CreateFile, MutationReply
+from gfs.messages.operations import ChunkGranted, Outcome
 from gfs.telemetry import Metrics
 from gfs.vocabulary import (
     CHUNK_BYTES,
@@ -131,6 +132,12 @@ class FakeMaster:
         )
         grants = QuietGrants(commits=self.commits, reads=self.reads, granting=granting)
         self.recent = RecentGrants(now=clock.monotonic(), lease_seconds=LEASE_SECONDS)
+
+        def note_grant(outcome: Outcome) -> None:
+            if isinstance(outcome, ChunkGranted):
+                self.recent.note(outcome.handle, now=clock.monotonic())
+
+        self.replicator.applied_listeners.append(note_grant)
         self.snapshots = SnapshotService(
             commits=self.commits,
             reads=self.reads,

@@ -127,18 +127,24 @@ async def test_a_primary_that_cannot_be_told_is_fenced() -> None:
     assert world.read("/copy") == [1]
 
 
-async def test_a_grant_under_way_ends_before_the_leases_are_taken_back() -> None:
+@pytest.mark.parametrize(
+    "delay", [0.1, 0.4]
+)  # with the longer one a replica misses its bump, and is left out
+async def test_a_grant_under_way_is_over_before_the_copy_or_comes_after_it(delay: float) -> None:
     world = await made()
     await world.write("/f", 1)
-    world.leader.leases.forget(world.chunk().handle)
-    world.network.delay("m1", "s1", 0.4)
+    world.network.delay("m1", "s1", delay)
     granting = world.start_acquire(failed_version=world.chunk().version)
     await settle()
     snapshot = world.begin()
     lease = await world.finish(granting)
     await world.finish(snapshot)
-    with pytest.raises(GfsError):
+    try:
         write(world.servers, lease.handle, lease.version, lease.primary, 2)
+    except GfsError:
+        assert lease.handle == world.chunk_at("/copy").handle  # it was granted before, and taken back
+    else:
+        assert world.read("/f") == [1, 2]
     assert world.read("/copy") == [1]
 
 

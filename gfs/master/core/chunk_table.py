@@ -118,6 +118,11 @@ class ChunkTable:
         ):
             raise NotFound(f"chunk {operation.index} of the file is not {operation.handle}")
         row, chunk = self._chunk(operation.handle)
+        if chunk.references > 1:
+            # Also of a leader that began this grant before the snapshot, was replaced, and leads again.
+            raise StaleVersion(
+                f"chunk {operation.handle} is shared: it is copied before it is written (§3.4)"
+            )
         if chunk.sealed:
             raise ChunkSealed(f"chunk {operation.handle} is sealed at {chunk.length_bytes} bytes")
         if chunk.version != operation.from_version:

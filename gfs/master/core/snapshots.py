@@ -50,7 +50,6 @@ from gfs.messages.operations import (
     BeginSnapshot,
     CopySnapshot,
     CreateFile,
-    GrantLease,
     MakeDirectory,
 )
 from gfs.vocabulary import ROOT_INODE, InodeId
@@ -90,8 +89,8 @@ class Snapshots:
             if path is not None:
                 makes = isinstance(operation, CreateFile | MakeDirectory)
                 self._require_path_free(names_of(path), moves=not makes)
-        # A grant changes no byte of the chunk, and fencing the chunks below the source takes grants.
-        inode: int = 0 if isinstance(operation, GrantLease) else getattr(operation, "inode", 0)
+        # Grants, too: a lease could be told of after all leases have been taken back. Fences name no inode.
+        inode: int = getattr(operation, "inode", 0)
         if inode:
             self._require_inode_free(inode)
 
