@@ -101,11 +101,14 @@ async def test_a_follower_sees_every_record_once_while_many_append_and_a_chunk_s
                 for n in range(20):
                     record = b"%d-%d-" % (writer, n) + bytes(8 * KIB)
                     await (one, other)[writer % 2].record_append("/log", record, framed=True)
+                    acknowledged.append(record)
+                    if len(acknowledged) == 60:
+                        sixty.set()
 
+            acknowledged: list[bytes] = []
+            sixty = asyncio.Event()
             appending = [asyncio.create_task(append(writer)) for writer in range(16)]
-            while len(found) < 60:
-                await asyncio.wait([*appending, following], timeout=0.01)
-                assert not following.done()
+            await sixty.wait()
             await cluster.stop_replica((await one.chunks("/log"))[-1].replicas[0])
             await asyncio.gather(*appending)
             await following
