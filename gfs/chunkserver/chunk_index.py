@@ -445,6 +445,7 @@ def open_index(directory: str, disk: Disk, *, durable_segments: bool) -> ChunkIn
     path = os.path.join(directory, "chunks.lmdb")
     with undone_on_error(f"opening {path}"):
         reserve_lock_file(path, readers=READERS_MAX)
+    environment: lmdb.Environment | None = None
     try:
         environment = lmdb.open(
             path, map_size=INDEX_BYTES_MAX, max_dbs=5, max_readers=READERS_MAX, mode=0o600, subdir=False
@@ -452,6 +453,8 @@ def open_index(directory: str, disk: Disk, *, durable_segments: bool) -> ChunkIn
         index = ChunkIndex(environment, disk, directory, durable_segments=durable_segments)
         found = index._read_meta(_FORMAT)
     except lmdb.Error as error:
+        if environment is not None:
+            environment.close()  # another try in this process opens it anew
         if _is_full(error):
             raise NoSpace(f"{path} cannot be written: {error}") from error
         raise CorruptState(f"{path}: cannot be opened as an index: {error}") from error
