@@ -64,6 +64,7 @@ COMMANDS: dict[str, CommandRow] = {
     "bench": CommandRow("bench", "bench", "Look inside", "Measure, or play a recorded log back."),
     "fsck": CommandRow("check", "fsck", "Look inside", "Check how safe files are; verify and repair them."),
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
+    "oplog": CommandRow("oplog", "oplog", "Look inside", "Read a master's operation log, offline."),
     "admin": CommandRow("admin", "admin", "Look inside", "Operate masters, chunk servers, replicas."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),
     "chunkserver": CommandRow("serve", "chunkserver", "Daemons", "Run one chunk server in the foreground."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -51,6 +51,21 @@ def emit_many(
             click.echo(msgspec.json.encode(document).decode())
     else:
         click.echo(text_table(headers, rows), nl=False)
+
+
+def emit_stream(documents: Iterable[Any], output: str, line: Callable[[Any], str]) -> None:
+    """Print a list of any length as it comes: `line` is how one looks as text."""
+    if output == "json":
+        click.echo("[", nl=False)
+        for position, document in enumerate(documents):
+            click.echo(("," if position else "") + msgspec.json.encode(document).decode())
+        click.echo("]")
+        return
+    for document in documents:
+        if output == "jsonl":
+            click.echo(msgspec.json.encode(document).decode())
+        else:
+            click.echo(_visible(line(document)))
 
 
 def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -37,7 +37,7 @@ Entry = tuple[bytes, int, int]  # pysyncobj's order: payload, index, term
 FIRST_INDEX = LogIndex(1)  # exists from the start on every master and holds nothing, as in pysyncobj
 BASE_PAYLOAD = b"\x01"  # pysyncobj's no-op
 
-_SEGMENT_NAME = re.compile(r"^(\d{16})\.oplog$")
+SEGMENT_NAME = re.compile(r"^(\d{16})\.oplog$")
 _HINT = "Do not delete it. Move the directory aside and readmit this master: 'gfs admin members readmit'."
 
 
@@ -118,7 +118,7 @@ class OperationLog(Journal):
 
     @staticmethod
     def exists_in(directory: str, disk: Disk) -> bool:
-        return any(_SEGMENT_NAME.match(name) for name in disk.listdir(directory))
+        return any(SEGMENT_NAME.match(name) for name in disk.listdir(directory))
 
     # --- what is in it ----------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ class OperationLog(Journal):
     # --- starting ---------------------------------------------------------------------------------
 
     def _read_segments(self) -> None:
-        found = [match for match in map(_SEGMENT_NAME.match, self._disk.listdir(self._directory)) if match]
+        found = [match for match in map(SEGMENT_NAME.match, self._disk.listdir(self._directory)) if match]
         for position, match in enumerate(found):
             path, number = f"{self._directory}/{match[0]}", int(match[1])
             if self._segments and number != self._segments[-1].number + 1:

@@ -97,31 +97,62 @@ def encode_records(records: list[Record], *, segment_number: int, synced_bytes: 
     return b"".join(pieces)
 
 
+class HeaderFault(NamedTuple):
+    what: str
+    damaged: bool  # as in Scan
+
+
 def scan_segment(content: bytes, *, segment_number: int) -> Scan:
     """Read a segment up to its end or its first fault, and judge that fault.
 
     Raises: NewerFormat.
     """
-    if len(content) < HEADER.size:
-        return Scan([], 0, "the header is cut short", False)
-    if content[: HEADER.size] != encode_header(segment_number):
-        magic, version, _ = HEADER.unpack_from(content)
-        first_record = _record_at(content, HEADER.size, segment_number)
-        if magic == MAGIC and version > LOG_FORMAT and first_record is None:
-            raise NewerFormat(version)
-        # A sector is written whole or not at all, so a crash can leave a header of zeros but not a wrong one.
-        damaged = any(content[: HEADER.size]) or _proves_sync(content, 0, segment_number)
-        return Scan([], 0, "the header is not that of this operation log segment", damaged)
+    header = header_fault(content, segment_number=segment_number)
+    if header is not None:
+        return Scan([], 0, *header)
     records: list[Record] = []
     offset = HEADER.size
     while offset < len(content):
         found = _record_at(content, offset, segment_number)
         if found is None:
             fault = f"record {len(records) + 1} at byte {offset} is cut short or fails its checksum"
-            return Scan(records, offset, fault, _proves_sync(content, offset, segment_number))
+            damaged = proves_sync(content, offset, segment_number=segment_number)
+            return Scan(records, offset, fault, damaged)
         record, _, offset = found
         records.append(record)
     return Scan(records, offset, None, False)
+
+
+def header_fault(content: bytes, *, segment_number: int) -> HeaderFault | None:
+    """What is wrong with a segment's header.
+
+    Raises: NewerFormat.
+    """
+    if len(content) < HEADER.size:
+        return HeaderFault("the header is cut short", False)
+    if content[: HEADER.size] == encode_header(segment_number):
+        return None
+    magic, version, _ = HEADER.unpack_from(content)
+    first_record = _record_at(content, HEADER.size, segment_number)
+    if magic == MAGIC and version > LOG_FORMAT and first_record is None:
+        raise NewerFormat(version)
+    # A sector is written whole or not at all, so a crash can leave a header of zeros but not a wrong one.
+    damaged = any(content[: HEADER.size]) or proves_sync(content, 0, segment_number=segment_number)
+    return HeaderFault("the header is not that of this operation log segment", damaged)
+
+
+def record_at(content: bytes, offset: int, *, segment_number: int) -> tuple[Record, int] | None:
+    """The record that starts at `offset` and where the next one does; None when no valid one starts here."""
+    found = _record_at(content, offset, segment_number)
+    return None if found is None else (found[0], found[2])
+
+
+def next_record_offset(content: bytes, after: int, *, segment_number: int) -> int | None:
+    """Where the first valid record behind `after` starts, for whoever looks past damage."""
+    for match in _RECORD_START.finditer(content, after + 1):
+        if _record_at(content, match.start(), segment_number) is not None:
+            return match.start()
+    return None
 
 
 def _record_at(content: bytes, offset: int, segment_number: int) -> tuple[Record, int, int] | None:
@@ -155,7 +186,7 @@ _RECORD_START = re.compile(rb"(?s)(?=...[\x00\x01]....[\x01-\x06])")
 assert RECORD_BYTES_MAX < 2**25
 
 
-def _proves_sync(content: bytes, fault_offset: int, segment_number: int) -> bool:
+def proves_sync(content: bytes, fault_offset: int, *, segment_number: int) -> bool:
     """Whether a valid record after the fault was written when the fault's bytes were already synced."""
     for match in _RECORD_START.finditer(content, fault_offset + 1):
         found = _record_at(content, match.start(), segment_number)
