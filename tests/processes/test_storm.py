@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 SEEDS = range(int(os.environ.get("GFS_TEST_STORM_SEEDS", "1")))
 STEPS = 60  # of each worker
 APPENDERS = 3
+STUCK_SECONDS = 5.0
 REGION_BYTES = 300 * KIB
 FAULTS = ("kill chunk server", "stop chunk server", "kill master", "stop master", "both")
 QUICK = {
@@ -53,10 +54,13 @@ class Progress:
             self._changed.notify_all()
 
     async def pass_by(self, steps: int) -> None:
-        """Wait until so many more steps are done, or all are."""
+        """Wait until so many more steps are done, or all are; no longer when all wait for what is away."""
         until = self._steps + steps
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.over or self._steps >= until)
+        try:
+            async with asyncio.timeout(STUCK_SECONDS), self._changed:
+                await self._changed.wait_for(lambda: self.over or self._steps >= until)
+        except TimeoutError:
+            pass
 
 
 class Appender:
