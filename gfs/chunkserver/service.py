@@ -59,7 +59,15 @@ from gfs.messages.snapshots import CopyReplica, RevokeLeases
 from gfs.settings import APPEND_BYTES_MAX, INLINE_RECORD_BYTES_MAX, PUSH_BYTES_MAX, RECORD_BATCH_MAX
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
-from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ChunkHandle, ChunkVersion, ClusterId, Term
+from gfs.vocabulary import (
+    CHUNK_BYTES,
+    REPLICATION_GOAL_MAX,
+    ChunkHandle,
+    ChunkVersion,
+    ClusterId,
+    ServerId,
+    Term,
+)
 
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -336,6 +344,7 @@ class ChunkService:
 
     async def _chunk_status(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, ChunkStatus)
+        self._check_meant(request.server)
         status = await self._writer.in_worker(
             lambda: self._replicas.status(
                 request.handle,
@@ -460,8 +469,15 @@ class ChunkService:
 
     # --- the rest -------------------------------------------------------------------------------
 
-    async def _ping(self, _request: Request, _: CallContext) -> Reply:
+    async def _ping(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, Ping)
+        self._check_meant(request.server)
         return Ack()
+
+    def _check_meant(self, server: ServerId) -> None:
+        """An empty disk at the old address must not speak for the one that had the chunks."""
+        if server and server != self._identity.server:
+            raise Unavailable(f"chunk server {server} is gone: {self._identity.server} is at its address now")
 
     async def _disk_status(self, _request: Request, _: CallContext) -> Reply:
         usage = await self._writer.in_worker(self._replicas.usage)

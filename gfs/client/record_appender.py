@@ -24,7 +24,7 @@ from gfs.messages.chunks import ChunkLease
 from gfs.messages.namespace import Entry, EntryReply, Stat
 from gfs.messages.replicas import AppendRecord, AppendReply, FindRecord, FindRecordReply
 from gfs.settings import INLINE_RECORD_BYTES_MAX
-from gfs.vocabulary import Address, ChunkIndex, ChunkVersion, InodeId, PushId
+from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, PushId
 
 # A record's offset is not known when it is pushed: it is summed as if it went to the start of the chunk, and
 # the replicas sum it again for where it goes.
@@ -199,10 +199,12 @@ class RecordAppender:
         plan = self._connections.new_plan(f"learn whether a record is in {self._entry.path}")
         while True:
             version = ChunkVersion(int(sealed.details.get("version", "0")))
+            # After a snapshot it is a copy of the one that was tried, with what that is known to hold (§3.4).
+            handle = ChunkHandle(int(sealed.details.get("handle", lease.handle)))
             named = [Address(a) for a in sealed.details.get("replicas", "").split(",") if a]
             answers = await asyncio.gather(
                 *(
-                    self._ask_sealed(work, lease, address, version)
+                    self._ask_sealed(work, handle, address, version)
                     for address in dict.fromkeys([*named, *(r.control for r in lease.replicas)])
                 )
             )
@@ -216,7 +218,7 @@ class RecordAppender:
             told = errors[0].message if errors else "the seal has not reached them yet"
             verdict = plan.after(
                 OutcomeUnknown(f"no replica of sealed chunk {work.index} can tell: {told}"),
-                target=f"handle {lease.handle:x}",
+                target=f"handle {handle:x}",
                 now=self._connections.clock.monotonic(),
             )
             if isinstance(verdict, GiveUp):
@@ -231,10 +233,10 @@ class RecordAppender:
                 return None
 
     async def _ask_sealed(
-        self, work: _Append, lease: ChunkLease, address: Address, version: ChunkVersion
+        self, work: _Append, handle: ChunkHandle, address: Address, version: ChunkVersion
     ) -> FindRecordReply | GfsError:
         request = FindRecord(
-            handle=lease.handle,
+            handle=handle,
             client=self._connections.client,
             sequence=work.sequence,
             not_before=work.not_before,

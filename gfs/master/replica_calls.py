@@ -210,7 +210,7 @@ class ReplicaCalls:
     async def silent(self, servers: Sequence[ServerId]) -> set[ServerId]:
         """Which of `servers` do not answer a ping within SUSPECT_PING_SECONDS."""
         failures = await asyncio.gather(
-            *(self._send(server, Ping(), seconds=SUSPECT_PING_SECONDS) for server in servers)
+            *(self._send(server, Ping(server=server), seconds=SUSPECT_PING_SECONDS) for server in servers)
         )
         return {server for server, failure in zip(servers, failures, strict=True) if failure is not None}
 
@@ -223,13 +223,13 @@ class ReplicaCalls:
             try:
                 status = await self._rpc.call(
                     known.control,
-                    ChunkStatus(handle=present.handle, version=version),
+                    ChunkStatus(handle=present.handle, version=version, server=server),
                     ChunkStatusReply,
                     deadline_seconds=self._bump_seconds,
                 )
             except NotFound:
                 # It missed even the first grant, so nothing was ever acknowledged (F4); or it lost its disk.
-                return present.held_version == 0
+                return present.held_version == 0 and acknowledged_bytes == 0
             except StaleVersion as error:
                 theirs = error.details.get("version", "")
                 version = ChunkVersion(int(theirs) if theirs.isdigit() else 0)

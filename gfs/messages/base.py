@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from gfs.vocabulary import ServerId
+
 PROTO_VERSION = 1
 
 PROTO_VERSION_MIN = 1
@@ -69,7 +71,10 @@ class Ack(Reply, tag="ack", frozen=True, kw_only=True):
 
 
 class Ping(Request, tag="ping", frozen=True, kw_only=True):
+    """`server`: as in ChunkStatus."""
+
     reply: ClassVar[type[Reply]] = Ack
+    server: ServerId = ServerId("")
 
 
 Consistency = Literal["linearizable", "session", "stale"]

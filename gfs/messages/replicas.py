@@ -97,7 +97,8 @@ class ChunkStatusReply(Reply, tag="chunk_status_reply", frozen=True, kw_only=Tru
 class ChunkStatus(Request, tag="chunk_status", frozen=True, kw_only=True):
     """Committed length of one replica, and when asked its checksums and append window.
 
-    StaleVersion unless it holds `version`.
+    StaleVersion unless it holds `version`. `server`: whom this is meant for, as another chunk server may have
+    taken over an address; Unavailable from any but that one. Empty: from whoever is there.
     """
 
     reply: ClassVar[type[Reply]] = ChunkStatusReply
@@ -105,6 +106,7 @@ class ChunkStatus(Request, tag="chunk_status", frozen=True, kw_only=True):
     version: ChunkVersion
     with_checksums: bool = False
     with_append_window: bool = False
+    server: ServerId = ServerId("")
 
 
 class SealReplica(Request, tag="seal_replica", frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from gfs.errors import (
     ReplicaFailed,
     StaleVersion,
     Superseded,
+    Unavailable,
     WrongCluster,
 )
 from gfs.messages.base import Ack, Ping
@@ -403,3 +404,18 @@ async def test_orders_of_chunks_nobody_uses_are_not_kept(rig: Rig) -> None:
     await rig.clock.advance(1.0)
     assert await collect(rig, a, V1)
     assert len(a.service.orders) == 0
+
+
+# --- who is meant ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", [Ping, ChunkStatus])
+async def test_nobody_answers_for_another_server_that_was_at_the_address(
+    rig: Rig, question: type[Ping | ChunkStatus]
+) -> None:
+    """An empty disk that says of a chunk that it is not here would speak for the disk that had it."""
+    await rig.three()
+    about = {} if question is Ping else {"handle": HANDLE, "version": V1}
+    with pytest.raises(Unavailable, match="old is gone"):
+        await rig.ask("a", question(server=ServerId("old"), **about), question.reply)  # type: ignore[arg-type]
+    await rig.ask("a", question(server=ServerId("a"), **about), question.reply)  # type: ignore[arg-type]

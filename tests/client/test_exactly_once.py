@@ -101,6 +101,36 @@ async def test_a_record_whose_answer_was_lost_is_found_in_the_chunk_that_was_sea
             assert await payloads(client, "/log") == Counter([b"first", b"second", b"other"])
 
 
+async def test_a_record_whose_answer_was_lost_is_found_in_the_copy_that_a_snapshot_led_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's chunk is another one by then: the one that the record was sent to is the snapshot's."""
+    async with RealCluster(tmp_path, chunkservers=4) as cluster:
+        async with await cluster.client() as client, await cluster.client() as other:
+            await client.create("/log")
+            await client.record_append("/log", b"first", framed=True)
+            await other.record_append("/log", b"other", framed=True)
+            (appender,) = client._appenders._known.values()
+            ask_primary = appender._calls.ask_primary
+
+            async def lose_the_answer(*arguments: object, **named: object) -> object:
+                reply = await ask_primary(*arguments, **named)  # type: ignore[arg-type]
+                monkeypatch.undo()
+                await other.snapshot("/log", "/copy")
+                await cluster.stop_replica((await last_chunk(other, "/log")).replicas[0])
+                await other.record_append("/log", b"another", framed=True)
+                sealed = (await other.chunks("/log"))[0]
+                assert sealed.sealed and sealed.handle != (await last_chunk(other, "/copy")).handle
+                raise OutcomeUnknown(f"the answer {reply} was lost")
+
+            monkeypatch.setattr(appender._calls, "ask_primary", lose_the_answer)
+            offset = await client.record_append("/log", b"second", framed=True)
+            assert offset < CHUNK_BYTES
+            before = [b"first", b"other", b"second"]
+            assert await payloads(client, "/log") == Counter([*before, b"another"])
+            assert await payloads(client, "/copy") == Counter(before)
+
+
 async def test_a_record_that_was_never_sent_is_not_looked_for_and_a_lost_request_is_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gfs.errors import GfsError, LeaseExpired, NotFound, ReplicaFailed, StaleVersion, Superseded, Unavailable
+from gfs.errors import (
+    GfsError,
+    InvalidArgument,
+    LeaseExpired,
+    NotFound,
+    ReplicaFailed,
+    StaleVersion,
+    Superseded,
+    Unavailable,
+)
 from gfs.messages.base import Ack, Ping, Reply, Request
 from gfs.messages.chunks import Replica
 from gfs.messages.heartbeat import GarbageReplica, Heartbeat, HeartbeatReply, HeldChunk, HeldLease
@@ -67,9 +76,9 @@ class Word:
 class FakeChunkServer:
     """Answers a master's orders, and applies mutations for the client that the test plays."""
 
-    def __init__(self, network: FakeNetwork, name: str, rack: str = "") -> None:
+    def __init__(self, network: FakeNetwork, name: str, rack: str = "", *, address: str = "") -> None:
         self.id = ServerId(name)
-        self.address = Address(f"{name}:1")
+        self.address = Address(address or f"{name}:1")
         self.rack = rack
         self.incarnation = "first"
         self.disk_free_bytes = DISK_BYTES // 2
@@ -187,6 +196,8 @@ class FakeChunkServer:
 
     async def _bump(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, BumpVersion)
+        if self.id not in [replica.server for replica in request.replicas]:
+            raise InvalidArgument(f"{self.id} is not among {request.replicas}")
         self._check_term(request.master_term)
         if self.refuse is not None:
             raise self.refuse
@@ -303,6 +314,7 @@ class FakeChunkServer:
 
     async def _status(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, ChunkStatus)
+        self._check_meant(request.server)
         held = self.replicas.get(request.handle)
         if held is None:
             raise NotFound(f"{self.id} holds no replica of {request.handle}")
@@ -312,8 +324,14 @@ class FakeChunkServer:
             version=held.version, length_bytes=len(held.content), may_be_short=self.may_be_short
         )
 
-    async def _ping(self, _request: Request, _: CallContext) -> Reply:
+    async def _ping(self, request: Request, _: CallContext) -> Reply:
+        assert isinstance(request, Ping)
+        self._check_meant(request.server)
         return Ack()
+
+    def _check_meant(self, server: ServerId) -> None:
+        if server and server != self.id:
+            raise Unavailable(f"{self.id} is not {server}")
 
     def _check_term(self, term: Term) -> None:
         if term < self.term:
