@@ -1,7 +1,7 @@
 """Guests on the disk: copies of chunks that are no replicas yet, filled block by block (GFS §4.3).
 
 What a guest is, core/guests says; where its bytes come from, clone_receiver. Guests share index and store
-with the replicas, so that one becomes a replica by a new header alone (replica_store.bump).
+with the replicas, so that one becomes a replica by a new header alone (replica_versions.bump).
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from gfs.chunkserver.appender import Appender
-from gfs.chunkserver.chunk_index import ChunkIndex
 from gfs.chunkserver.chunk_state import ChunkState
 from gfs.chunkserver.core.append_window import NO_RECORDS
 from gfs.chunkserver.core.chunk_record import FILLING, WHOLE, Mutated
 from gfs.chunkserver.core.guests import header_to_fill, ranges_missing, require_filling, whole_header
-from gfs.chunkserver.disk_health import DiskHealth
 from gfs.chunkserver.overwriter import Overwriter
+from gfs.chunkserver.replica_access import ReplicaAccess
 from gfs.errors import ChecksumMismatch, StaleVersion, Unavailable
 from gfs.messages.heartbeat import HeldChunk
 from gfs.settings import CLONE_PIECE_BYTES
@@ -32,26 +31,16 @@ class GuestStore:
 
     def __init__(
         self,
-        index: ChunkIndex,
+        access: ReplicaAccess,
         appender: Appender,
         overwriter: Overwriter,
-        health: DiskHealth,
         whole: Mapping[ChunkHandle, HeldChunk],
         *,
-        create: Callable[[ChunkState], None],
-        commit: Callable[[ChunkState, Mutated], None],
         delete: Callable[[ChunkHandle], bool],
-        is_damaged: Callable[[ChunkState], bool],
-        require_space: Callable[[int], None],
-        sync: Callable[[Sequence[ChunkState]], None],
-        on_hidden: Callable[[ChunkHandle], None],
     ) -> None:
-        """`whole`: guests found at the start. `commit`: to the disk, bytes before the record. `on_hidden`: a
-        replica has become a guest."""
-        self._index, self._appender, self._overwriter, self._health = index, appender, overwriter, health
-        self._create, self._commit, self._delete = create, commit, delete
-        self._is_damaged, self._require_space = is_damaged, require_space
-        self._sync, self._on_hidden = sync, on_hidden
+        """`whole`: guests found at the start."""
+        self._access, self._appender, self._overwriter = access, appender, overwriter
+        self._delete = delete
         self._lock = threading.Lock()
         self._whole = dict(whole)
 
@@ -80,12 +69,12 @@ class GuestStore:
         Raises: Superseded; StaleVersion (this server holds the version, or a later one); CorruptState (what
             is here cannot be told); NoSpace, Unavailable.
         """
-        self._health.require()
-        state = self._index.load(handle)
-        if state.header is not None and self._is_damaged(state):
+        self._access.health.require()
+        state = self._access.index.load(handle)
+        if state.header is not None and self._access.is_damaged(state):
             header_to_fill(state.header, handle, version, source_bytes=0, master_term=master_term)
             self._delete(handle)
-            state = self._index.load(handle)
+            state = self._access.index.load(handle)
         with state.lock:
             header = state.header
             following = header_to_fill(
@@ -98,11 +87,12 @@ class GuestStore:
                 return []
             self.forget(handle)
             if header is None:
-                self._create(state)
-            self._commit(state, Mutated(handle, following, data_synced=True, window=NO_RECORDS))
+                self._access.create(state)
+            record = Mutated(handle, following, data_synced=True, window=NO_RECORDS)
+            self._access.commit_durably(state, record)
             if header is not None:
                 self._appender.cut_surplus(state, following.length_bytes)
-                self._on_hidden(handle)
+                self._access.feed.changed(handle)
             missing = ranges_missing(state.full, wanted, source_bytes, piece_bytes=CLONE_PIECE_BYTES)
             return list(missing)
 
@@ -111,8 +101,8 @@ class GuestStore:
 
         Raises: StaleVersion (another copy has begun, or the guest is gone); NoSpace, Unavailable.
         """
-        self._health.require()
-        state = self._index.load(handle)
+        self._access.health.require()
+        state = self._access.index.load(handle)
         try:
             with state.lock:
                 self._put(state, version, offset, data)
@@ -122,7 +112,7 @@ class GuestStore:
 
     def _put(self, state: ChunkState, version: ChunkVersion, offset: int, data: memoryview) -> None:
         header = require_filling(state.header, state.handle, version)
-        self._require_space(len(data))
+        self._access.require_space(len(data))
         if offset + len(data) <= header.length_bytes:
             self._overwriter.overwrite(state, offset, data, None)
         elif offset == header.length_bytes:
@@ -132,10 +122,10 @@ class GuestStore:
 
     def sync(self, handle: ChunkHandle, version: ChunkVersion) -> None:
         """The bytes so far are on the disk: what the last, fenced piece need not wait for."""
-        state = self._index.load(handle)
+        state = self._access.index.load(handle)
         with state.lock:
             require_filling(state.header, handle, version)
-            self._sync([state])
+            self._access.sync_chunks([state])
 
     def finish(
         self,
@@ -151,19 +141,19 @@ class GuestStore:
 
         Raises: StaleVersion (it is not equal, or not being made any more); NoSpace, Unavailable.
         """
-        self._health.require()
-        state = self._index.load(handle)
+        self._access.health.require()
+        state = self._access.index.load(handle)
         with state.lock:
             if state.header is not None and state.header.guest == WHOLE and state.header.version == version:
                 return  # begin() has compared it
             header = require_filling(state.header, handle, version)
-            if self._is_damaged(state):
+            if self._access.is_damaged(state):
                 raise ChecksumMismatch(f"chunk {handle:x}: its copy is damaged; it will be made anew")
             have = (*state.full, header.tail_sum) if header.tail_bytes else tuple(state.full)
             if have != tuple(wanted) or header.length_bytes != source_bytes:
                 raise StaleVersion(f"chunk {handle:x}: the copy of version {version} differs from its source")
             following = whole_header(header, sealed=sealed)
-            self._commit(
+            self._access.commit_durably(
                 state, Mutated(handle, following, data_synced=True, window=append_window or NO_RECORDS)
             )
             with self._lock:
@@ -171,6 +161,6 @@ class GuestStore:
 
     def drop_unfinished(self, handle: ChunkHandle) -> None:
         """Delete a guest that is not whole; what is anything else stays."""
-        state = self._index.load(handle)
+        state = self._access.index.load(handle)
         if state.header is not None and state.header.guest == FILLING:
             self._delete(handle)

@@ -233,15 +233,15 @@ class Heartbeats:
         usage = replicas.usage()
         report, changed, removed, cursor = link.report, [], [], link.cursor
         if report is None and cursor >= 0:
-            changes = replicas.changes_since(cursor)
+            changes = replicas.reports.changes_since(cursor)
             if changes.complete and len(changes.changed) + len(changes.removed) <= REPORT_PAGE_CHUNKS:
                 changed, removed, cursor = changes.changed, changes.removed, changes.cursor
             else:
                 cursor = -1
         if report is None and cursor < 0:
             # The cursor first: what changes while the list is made is told again as a change.
-            start = replicas.changes_since(max(link.cursor, 0)).cursor
-            report = _Report(list(replicas.inventory()), start)
+            start = replicas.reports.changes_since(max(link.cursor, 0)).cursor
+            report = _Report(list(replicas.reports.inventory()), start)
         return _News(
             total_bytes=usage.total_bytes,
             free_bytes=usage.free_bytes,

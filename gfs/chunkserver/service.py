@@ -22,7 +22,8 @@ from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.primary import PrimaryWrites, PushCopy
 from gfs.chunkserver.push_buffer import PushBuffer
 from gfs.chunkserver.record_appends import RecordAppends
-from gfs.chunkserver.replica_store import Bumped, ReplicaStatus, ReplicaStore
+from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.chunkserver.replica_versions import Bumped, ReplicaStatus
 from gfs.chunkserver.secondary import OrderedWriter
 from gfs.chunkserver.snapshot_orders import SnapshotOrders
 from gfs.chunkserver.tallies import Tallies
@@ -248,7 +249,7 @@ class ChunkService:
         except StaleVersion as stale:
             with suppress(NotFound, StaleVersion):
                 held = self._replicas.status(request.handle, ChunkVersion(int(stale.details["version"])))
-        bumped = self._replicas.bump(
+        bumped = self._replicas.versions.bump(
             request.handle,
             request.version,
             oldest_version=request.oldest_version,
@@ -275,7 +276,7 @@ class ChunkService:
                     f"order in memory: {held}, or mutations have begun"
                 )
             await self._writer.in_worker(
-                lambda: self._replicas.align(
+                lambda: self._replicas.versions.align(
                     request.handle, request.version, request.length_bytes, master_term=request.master_term
                 )
             )
@@ -292,7 +293,7 @@ class ChunkService:
     async def _seal_exclusively(self, request: SealReplica) -> Ack:
         async with self.orders.exclusively(request.handle) as turn:
             await self._writer.in_worker(
-                lambda: self._replicas.seal(
+                lambda: self._replicas.versions.seal(
                     request.handle, request.version, request.length_bytes, master_term=request.master_term
                 )
             )

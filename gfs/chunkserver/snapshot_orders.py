@@ -70,13 +70,13 @@ class SnapshotOrders:
             return -1
 
     async def copy(self, request: CopyReplica) -> CopyReply:
-        """Raises: as ReplicaStore.copy_replica; InvalidArgument."""
+        """Raises: as ReplicaVersions.copy_replica; InvalidArgument."""
         if not 0 < request.handle < request.copy:
             # Handles only grow; and two copies that each wait for the other's chunk cannot come about.
             raise InvalidArgument(f"chunk {request.copy:x} cannot be a copy of {request.handle:x}")
         async with self._orders.exclusively(request.handle), self._orders.exclusively(request.copy):
             copied = await self._writer.in_worker(
-                lambda: self._replicas.copy_replica(
+                lambda: self._replicas.versions.copy_replica(
                     request.handle,
                     request.copy,
                     request.version,

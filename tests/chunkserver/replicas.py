@@ -53,7 +53,7 @@ class Machine:
 
 
 def create(store: ReplicaStore, handle: ChunkHandle = ONE, version: ChunkVersion = V1) -> None:
-    store.bump(handle, version, oldest_version=ChunkVersion(0), create=True, master_term=T1)
+    store.versions.bump(handle, version, oldest_version=ChunkVersion(0), create=True, master_term=T1)
 
 
 def content(store: ReplicaStore, handle: ChunkHandle = ONE, version: ChunkVersion = V1) -> bytes:

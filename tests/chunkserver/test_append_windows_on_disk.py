@@ -87,11 +87,11 @@ def test_after_a_kill_every_record_is_known_and_after_a_cut_those_that_are_left(
             store = machine.open_after_kill(store)
     full = check(store, appended)
     assert full == max(end for _, end in appended.values())
-    store.align(ONE, V1, full // 2)
+    store.versions.align(ONE, V1, full // 2)
     for _ in range(2):
         assert check(store, appended) == full // 2
         store = machine.open_after_kill(store)
-    store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     store.flush()
     store = machine.open_after_kill(store)
     assert check(store, appended, V2) == full // 2

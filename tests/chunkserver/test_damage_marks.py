@@ -31,7 +31,7 @@ def rot(machine: Machine, offset: int, handle: ChunkHandle = ONE) -> None:
 
 def rot_entry(store: ReplicaStore, handle: ChunkHandle) -> None:
     """Flip a bit of the chunk's entry in chunks.lmdb, below what is in memory."""
-    index = store._index
+    index = store._access.index
     with index._environment.begin(write=True) as transaction:
         key = int(handle).to_bytes(8, "big")
         value = bytearray(transaction.get(key, db=index._headers))
@@ -62,7 +62,7 @@ def overwrite_last_block(store: ReplicaStore) -> None:
 
 
 def cut(store: ReplicaStore) -> None:
-    store.align(ONE, V1, 5, master_term=T1)
+    store.versions.align(ONE, V1, 5, master_term=T1)
 
 
 def scrub(store: ReplicaStore) -> None:
@@ -90,7 +90,7 @@ def test_damage_met_anywhere_marks_the_replica_for_good_and_is_told_at_once(
     store = opened(machine)
     told: list[ChunkHandle] = []
     store.on_damage(told.append)
-    cursor = store.changes_since(0).cursor
+    cursor = store.reports.changes_since(0).cursor
     rot(machine, where)
     before = machine.disk.open(chunk_path()).pread(4 * BLOCK, 0)
     for _ in range(2):
@@ -98,11 +98,11 @@ def test_damage_met_anywhere_marks_the_replica_for_good_and_is_told_at_once(
             find(store)
     assert machine.disk.open(chunk_path()).pread(4 * BLOCK, 0) == before  # nothing was written over it
     assert told == [ONE] and store.corrupt() == [ONE]
-    assert store.changes_since(cursor).changed == [HeldChunk(ONE, V1, 3 * BLOCK + 11)]
+    assert store.reports.changes_since(cursor).changed == [HeldChunk(ONE, V1, 3 * BLOCK + 11)]
     after = machine.open_after_kill(store)
     assert after.corrupt() == [ONE] and "block" in after.corruption(ONE)
     with pytest.raises(ChecksumMismatch):
-        after.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+        after.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     with pytest.raises(ChecksumMismatch):
         after.write(ONE, V1, 3 * BLOCK + 11, b"more")
     after.delete(ONE)
@@ -147,7 +147,7 @@ def test_a_mark_that_a_full_disk_could_not_take_is_kept_with_a_later_flush(
         def refuse(_: object) -> None:
             raise NoSpace("full")
 
-        full.setattr(store._index, "note_damage", refuse)
+        full.setattr(store._access.index, "note_damage", refuse)
         with pytest.raises(ChecksumMismatch):
             read_all(store)
         assert store.corrupt() == [ONE]
@@ -164,7 +164,7 @@ def test_a_mark_does_not_outlive_its_replica_though_a_kill_comes_between(
     rot(machine, 5)
     with pytest.raises(ChecksumMismatch):
         read_all(store)
-    monkeypatch.setattr(store._index, "note_damage", lambda _: None)
+    monkeypatch.setattr(store._access.index, "note_damage", lambda _: None)
     store.delete(ONE)
     after = machine.open_after_kill(store)
     assert after.corrupt() == []
@@ -178,20 +178,20 @@ def test_a_mark_does_not_outlive_its_replica_though_a_kill_comes_between(
 
 def test_a_rotten_entry_met_while_it_runs_is_reported_as_a_damaged_replica(machine: Machine) -> None:
     store = opened(machine, ONE, TWO)
-    cursor = store.changes_since(0).cursor
+    cursor = store.reports.changes_since(0).cursor
     store.close()
     store = machine.open()
-    cursor = store.changes_since(0).cursor
+    cursor = store.reports.changes_since(0).cursor
     rot_entry(store, ONE)
     with pytest.raises(CorruptState):
         content(store, ONE)
-    changes = store.changes_since(cursor)
+    changes = store.reports.changes_since(cursor)
     assert changes.complete and changes.changed == [HeldChunk(ONE, ChunkVersion(0), 0)]
     assert store.corrupt() == [ONE]
-    assert [held.version for held in store.inventory()] == [0, V1]
+    assert [held.version for held in store.reports.inventory()] == [0, V1]
     assert len(content(store, TWO)) == 3 * BLOCK + 11
     store.delete(ONE)
-    assert store.corrupt() == [] and [held.handle for held in store.inventory()] == [TWO]
+    assert store.corrupt() == [] and [held.handle for held in store.reports.inventory()] == [TWO]
     store.abandon()
 
 
@@ -213,7 +213,7 @@ def test_rotten_checksums_are_damage_of_their_blocks(machine: Machine) -> None:
     store = opened(machine)
     store.close()
     store = machine.open()
-    index = store._index
+    index = store._access.index
     with index._environment.begin(write=True) as transaction:
         key = int(ONE).to_bytes(8, "big") + (0).to_bytes(2, "big")
         row = bytearray(transaction.get(key, db=index._rows))
@@ -234,9 +234,9 @@ def test_an_index_that_cannot_be_walked_takes_the_server_out_of_the_cluster(
     def fail(_: ChunkHandle) -> None:
         raise lmdb.CorruptedError("a page is not what it was")
 
-    monkeypatch.setattr(store._index, "_header_page", fail)
+    monkeypatch.setattr(store._access.index, "_header_page", fail)
     with pytest.raises(OutcomeUnknown):
-        list(store.inventory())
+        list(store.reports.inventory())
     assert len(machine.fatal) == 1 and "chunks.lmdb cannot be walked" in machine.fatal[0]
     store.abandon()
 
@@ -270,14 +270,16 @@ def damaged(machine: Machine, *offsets: int) -> tuple[ReplicaStore, bytes]:
 
 def test_bad_blocks_are_put_back_from_others_and_the_mark_ends_when_none_is_left(machine: Machine) -> None:
     store, data = damaged(machine, 5, 2 * BLOCK, 3 * BLOCK + 2)
-    cursor = store.changes_since(0).cursor
+    cursor = store.reports.changes_since(0).cursor
     assert store.verifier.mend(ONE, V1, Source(data, 2), master_term=T1) == (2, [2])
     assert store.corrupt() == [ONE]
     source = Source(data)
     assert store.verifier.mend(ONE, V1, source, master_term=T1) == (1, [])
     assert source.asked == [2]
     assert store.corrupt() == [] and content(store) == data
-    assert [held.handle for held in store.changes_since(cursor).changed] == [ONE]  # the masters hear of it
+    assert [held.handle for held in store.reports.changes_since(cursor).changed] == [
+        ONE
+    ]  # the masters hear of it
     after = machine.open_after_power_cut(store)
     assert after.corrupt() == [] and content(after) == data
     assert len(data) == after.status(ONE, V1).length_bytes

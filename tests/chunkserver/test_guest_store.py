@@ -37,7 +37,9 @@ def copy(store: ReplicaStore, data: bytes = BYTES, version: ChunkVersion = V2) -
 
 
 def join(store: ReplicaStore, version: ChunkVersion = V3, oldest: ChunkVersion = V2) -> int:
-    return store.bump(ONE, version, oldest_version=oldest, create=False, master_term=T1).replaced_version
+    return store.versions.bump(
+        ONE, version, oldest_version=oldest, create=False, master_term=T1
+    ).replaced_version
 
 
 @pytest.fixture
@@ -52,12 +54,12 @@ def test_copy_is_a_replica_only_after_it_has_joined(machine: Machine) -> None:
         store.status(ONE, V2)
     with pytest.raises(NotFound):
         store.read_into(ONE, V2, 0, memoryview(bytearray(1)))
-    assert list(store.inventory()) == []
-    changes = store.changes_since(0)
+    assert list(store.reports.inventory()) == []
+    changes = store.reports.changes_since(0)
     assert not changes.changed
     assert join(store) == V2
     assert content(store, version=V3) == BYTES
-    assert [chunk.handle for chunk in store.changes_since(0).changed] == [ONE]
+    assert [chunk.handle for chunk in store.reports.changes_since(0).changed] == [ONE]
     store.check_invariants()
 
 
@@ -76,9 +78,9 @@ def test_stale_replica_is_hidden_at_once_and_its_good_blocks_are_kept(machine: M
     store = machine.open()
     create(store)
     store.write(ONE, V1, 0, BYTES + b" never acknowledged")
-    cursor = store.changes_since(0).cursor
+    cursor = store.reports.changes_since(0).cursor
     assert begin(store) == [(2 * BLOCK, len(BYTES) - 2 * BLOCK)]
-    assert store.changes_since(cursor).removed == [ONE]
+    assert store.reports.changes_since(cursor).removed == [ONE]
     with pytest.raises(NotFound):
         store.write(ONE, V1, 0, b"by an old primary")
     fetch(store, BYTES, begin(store))
@@ -116,7 +118,7 @@ def test_unfinished_copy_is_gone_after_a_crash(machine: Machine, power_cut: bool
     fetch(store, BYTES, begin(store)[:1])
     store.flush()
     store = machine.open_after_power_cut(store) if power_cut else machine.open_after_kill(store)
-    assert store.chunk_count == 1 and [chunk.handle for chunk in store.inventory()] == [TWO]
+    assert store.chunk_count == 1 and [chunk.handle for chunk in store.reports.inventory()] == [TWO]
     assert not store.corrupt()
     copy(store)
     join(store)
@@ -134,7 +136,7 @@ def test_whole_copy_survives_a_crash_because_it_may_be_a_member(
         store.flush()
     store = machine.open_after_power_cut(store) if power_cut else machine.open_after_kill(store)
     assert [(held.handle, held.version) for held in store.guests.whole()] == [(ONE, V2)]
-    bumped = store.bump(ONE, V3, oldest_version=V2, create=False, master_term=T1)
+    bumped = store.versions.bump(ONE, V3, oldest_version=V2, create=False, master_term=T1)
     assert bumped == (V2, len(BYTES), False)
     assert content(store, version=V3) == BYTES
     assert store.guests.whole() == []
@@ -168,7 +170,7 @@ def test_damaged_stale_replica_is_deleted_before_it_is_filled_anew(machine: Mach
     store = machine.open()
     create(store)
     store.write(ONE, V1, 0, BYTES)
-    store._damaged(ONE, "found by the test")
+    store._access.damage.mark(ONE, "found by the test")
     assert begin(store)[0][0] == 0
     fetch(store, BYTES, begin(store))
     finish(store)
@@ -180,7 +182,7 @@ def test_damaged_stale_replica_is_deleted_before_it_is_filled_anew(machine: Mach
 def test_damaged_member_is_not_deleted_on_the_word_of_a_copy(machine: Machine) -> None:
     store = machine.open()
     create(store, version=V2)
-    store._damaged(ONE, "found by the test")
+    store._access.damage.mark(ONE, "found by the test")
     with pytest.raises(StaleVersion):
         begin(store)
     assert store.corrupt() == [ONE] and store.chunk_count == 1

@@ -191,7 +191,7 @@ async def test_a_long_report_goes_page_by_page_without_waiting(
     monkeypatch.setattr(heartbeat_room, "REPORT_PAGE_CHUNKS", 2)
     (a,) = rig.start("a")
     for number in range(5):
-        a.replicas.bump(
+        a.replicas.versions.bump(
             ChunkHandle(number + 1), V1, oldest_version=ChunkVersion(0), create=True, master_term=Term(1)
         )
     beating = begin(a)
@@ -201,7 +201,7 @@ async def test_a_long_report_goes_page_by_page_without_waiting(
     assert all(m1.knows(a, ChunkHandle(number + 1)) == V1 for number in range(5))
     # More changes than fit a page: a new report says the same in bounded pieces.
     for number in range(5):
-        a.replicas.bump(
+        a.replicas.versions.bump(
             ChunkHandle(number + 1), V2, oldest_version=ChunkVersion(0), create=False, master_term=Term(1)
         )
     await rig.clock.advance(INTERVAL)
@@ -393,7 +393,7 @@ async def test_more_damage_than_one_heartbeat_names_reaches_every_master(
     (a,) = rig.start("a")
     handles = [ChunkHandle(number + 1) for number in range(6)]
     for handle in handles:
-        a.replicas.bump(handle, V1, oldest_version=ChunkVersion(0), create=True, master_term=Term(1))
+        a.replicas.versions.bump(handle, V1, oldest_version=ChunkVersion(0), create=True, master_term=Term(1))
     beating = begin(a)
     await rig.clock.advance(INTERVAL)
     for handle in handles:

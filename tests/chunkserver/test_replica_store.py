@@ -12,7 +12,8 @@ import pytest
 from gfs import failpoints
 from gfs.checksums import piece_checksums
 from gfs.chunkserver.index_journal import JournalSegment
-from gfs.chunkserver.replica_store import Bumped, ReplicaStore
+from gfs.chunkserver.replica_store import ReplicaStore
+from gfs.chunkserver.replica_versions import Bumped
 from gfs.errors import (
     ChecksumMismatch,
     ChunkSealed,
@@ -66,22 +67,22 @@ def random_bytes(length: int, seed: int = 0) -> bytes:
 
 def test_a_bump_answers_the_replaced_version_and_the_committed_length(store: ReplicaStore) -> None:
     store.write(ONE, V1, 0, b"abc")
-    answer = store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    answer = store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     assert answer == Bumped(V1, 3)
-    assert store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1) == answer
-    assert store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T2) == answer
+    assert store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1) == answer
+    assert store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T2) == answer
     with pytest.raises(Superseded):
-        store.bump(ONE, V3, oldest_version=V1, create=False, master_term=T1)
+        store.versions.bump(ONE, V3, oldest_version=V1, create=False, master_term=T1)
 
 
 def test_a_bump_fences_writers_and_readers_of_the_old_version(store: ReplicaStore) -> None:
     store.write(ONE, V1, 0, b"abc")
-    store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     for use in (
         lambda: store.write(ONE, V1, 3, b"x"),
         lambda: store.read_into(ONE, V1, 0, memoryview(bytearray(3))),
-        lambda: store.align(ONE, V1, 0),
-        lambda: store.seal(ONE, V1, 3),
+        lambda: store.versions.align(ONE, V1, 0),
+        lambda: store.versions.seal(ONE, V1, 3),
         lambda: store.status(ONE, V1),
         lambda: store.committed_length(ONE, V1),
     ):
@@ -93,10 +94,10 @@ def test_a_bump_fences_writers_and_readers_of_the_old_version(store: ReplicaStor
 
 def test_nothing_is_known_of_a_chunk_never_created(store: ReplicaStore) -> None:
     for use in (
-        lambda: store.bump(TWO, V1, oldest_version=ChunkVersion(0), create=False, master_term=T1),
+        lambda: store.versions.bump(TWO, V1, oldest_version=ChunkVersion(0), create=False, master_term=T1),
         lambda: store.write(TWO, V1, 0, b"x"),
         lambda: store.read_into(TWO, V1, 0, memoryview(bytearray(3))),
-        lambda: store.seal(TWO, V1, 0),
+        lambda: store.versions.seal(TWO, V1, 0),
     ):
         with pytest.raises(NotFound):
             use()
@@ -107,13 +108,13 @@ def test_nothing_is_known_of_a_chunk_never_created(store: ReplicaStore) -> None:
 @keeps("versions")
 def test_a_version_is_on_the_disk_before_the_bump_is_answered(machine: Machine, store: ReplicaStore) -> None:
     store.write(ONE, V1, 0, b"abc")
-    store.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
+    store.versions.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
     after = machine.open_after_power_cut(store)
     assert content(after, ONE, V3) == b"abc"
-    again = after.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
+    again = after.versions.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
     assert again == Bumped(V1, 3, may_be_short=True)
     with pytest.raises(Superseded):
-        after.bump(ONE, ChunkVersion(9), oldest_version=V1, create=False, master_term=T1)
+        after.versions.bump(ONE, ChunkVersion(9), oldest_version=V1, create=False, master_term=T1)
     after.abandon()
 
 
@@ -205,7 +206,7 @@ def test_a_damaged_replica_takes_no_more_mutations_and_joins_no_set(
     with pytest.raises(ChecksumMismatch):
         store.write(ONE, V1, BLOCK, b"x")
     with pytest.raises(ChecksumMismatch):
-        store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+        store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     store.delete(ONE)
     assert store.corrupt() == []
 
@@ -219,11 +220,11 @@ def test_a_cut_replica_ends_where_it_was_told_and_goes_on_from_there(
 ) -> None:
     data = random_bytes(150_000)
     store.write(ONE, V1, 0, data)
-    store.align(ONE, V1, length, master_term=T1)
+    store.versions.align(ONE, V1, length, master_term=T1)
     assert content(store) == data[:length]
     after = machine.open_after_power_cut(store)
     assert content(after) == data[:length]
-    after.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    after.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     after.write(ONE, V2, length + 70_000, b"end")
     assert content(after, ONE, V2) == data[:length] + bytes(70_000) + b"end"
     after.abandon()
@@ -233,22 +234,22 @@ def test_a_cut_of_a_damaged_block_is_refused(machine: Machine, store: ReplicaSto
     store.write(ONE, V1, 0, random_bytes(1000))
     machine.disk.flip_bit(chunk_path(), 900)
     with pytest.raises(ChecksumMismatch):
-        store.align(ONE, V1, 500)
+        store.versions.align(ONE, V1, 500)
     assert store.corrupt() == [ONE]
 
 
 def test_a_sealed_chunk_stays_as_it_is(machine: Machine, store: ReplicaStore) -> None:
     store.write(ONE, V1, 0, b"abcdef")
     with pytest.raises(StaleVersion):
-        store.seal(ONE, V1, 7)
-    store.seal(ONE, V1, 4, master_term=T1)
-    store.seal(ONE, V1, 4, master_term=T1)
+        store.versions.seal(ONE, V1, 7)
+    store.versions.seal(ONE, V1, 4, master_term=T1)
+    store.versions.seal(ONE, V1, 4, master_term=T1)
     for current in (store, machine.open_after_power_cut(store)):
         assert current.status(ONE, V1).sealed and content(current) == b"abcd"
         with pytest.raises(ChunkSealed):
             current.write(ONE, V1, 4, b"x")
         with pytest.raises(ChunkSealed):
-            current.align(ONE, V1, 2)
+            current.versions.align(ONE, V1, 2)
         if current is store:
             continue
         current.abandon()
@@ -346,10 +347,10 @@ def test_the_inventory_has_every_chunk_flushed_or_not(store: ReplicaStore) -> No
     store.flush()
     store.delete(ChunkHandle(5))
     expected = [HeldChunk(ONE, V1, 4), HeldChunk(TWO, V3, 0), HeldChunk(ChunkHandle(2**64 - 1), V1, 0)]
-    assert list(store.inventory()) == expected
+    assert list(store.reports.inventory()) == expected
     assert store.chunk_count == 3
     store.flush()
-    assert list(store.inventory()) == expected
+    assert list(store.reports.inventory()) == expected
     assert store.chunk_count == 3
 
 
@@ -360,35 +361,35 @@ def test_the_inventory_is_walked_in_pages(store: ReplicaStore, monkeypatch: pyte
         create(store, handle)
         if handle % 4 == 0:
             store.flush()
-    assert [held.handle for held in store.inventory()] == handles
+    assert [held.handle for held in store.reports.inventory()] == handles
 
 
 def test_changes_are_told_once_each_from_any_cursor(store: ReplicaStore) -> None:
-    begun = store.changes_since(0)
+    begun = store.reports.changes_since(0)
     assert begun.complete and begun.changed == [HeldChunk(ONE, V1, 0)]
     store.write(ONE, V1, 0, b"abc")
     create(store, TWO)
     store.write(ONE, V1, 3, b"def")
-    news = store.changes_since(begun.cursor)
+    news = store.reports.changes_since(begun.cursor)
     assert sorted(held.handle for held in news.changed) == [ONE, TWO] and news.removed == []
     store.delete(TWO)
-    assert store.changes_since(news.cursor).removed == [TWO]
-    assert store.changes_since(news.cursor).changed == []
-    again = store.changes_since(begun.cursor)
+    assert store.reports.changes_since(news.cursor).removed == [TWO]
+    assert store.reports.changes_since(news.cursor).changed == []
+    again = store.reports.changes_since(begun.cursor)
     assert again.changed == [HeldChunk(ONE, V1, 6)] and again.removed == [TWO]
-    assert store.changes_since(again.cursor).changed == []
+    assert store.reports.changes_since(again.cursor).changed == []
 
 
 def test_a_reader_of_changes_too_far_behind_is_told_so(
     store: ReplicaStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store._feed, "_changes_max", 3)
-    cursor = store.changes_since(0).cursor
+    monkeypatch.setattr(store._access.feed, "_changes_max", 3)
+    cursor = store.reports.changes_since(0).cursor
     for number in range(2, 8):
         create(store, ChunkHandle(number))
-    behind = store.changes_since(cursor)
+    behind = store.reports.changes_since(cursor)
     assert not behind.complete
-    assert store.changes_since(behind.cursor).complete
+    assert store.reports.changes_since(behind.cursor).complete
 
 
 # --- trouble with the disk ----------------------------------------------------------------------
@@ -427,7 +428,7 @@ def test_a_part_written_that_could_not_be_cut_off_never_shows_in_a_later_gap(
 
     machine.disk.space_bytes_left = 5_000
     with monkeypatch.context() as patch:
-        patch.setattr(store._store, "truncate", refuse)
+        patch.setattr(store._access.store, "truncate", refuse)
         with pytest.raises(NoSpace):
             store.write(ONE, V1, 3, b"x" * 10_000)
     machine.disk.space_bytes_left = None
@@ -470,11 +471,11 @@ def test_a_chunk_whose_bytes_vanish_costs_nobody_else(tmp_path: Path, durability
         create(store, handle)
         store.write(handle, V1, 0, b"abc")
     machine.disk.unlink(chunk_path())
-    store._store.close()  # or the open file would still be there
+    store._access.store.close()  # or the open file would still be there
     for use in (
-        lambda: store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1),
+        lambda: store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1),
         lambda: store.write(ONE, V1, 3, b"def"),
-        lambda: store.seal(ONE, V1, 3),
+        lambda: store.versions.seal(ONE, V1, 3),
         lambda: store.read_into(ONE, V1, 0, memoryview(bytearray(3))),
     ):
         with pytest.raises((Unavailable, ChecksumMismatch)):
@@ -522,12 +523,12 @@ def test_a_failed_sync_ends_it_all(tmp_path: Path, durability: str) -> None:
         if durability == "sync":
             store.write(ONE, V1, 3, b"def")
         else:
-            store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+            store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     assert len(machine.fatal) == 1
     machine.disk.failing_sync = False
     for use in (
         lambda: store.write(ONE, V1, 3, b"def"),
-        lambda: store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1),
+        lambda: store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1),
         store.flush,
     ):
         with pytest.raises(Unavailable):
@@ -593,7 +594,7 @@ def test_writers_that_wait_for_the_disk_share_its_syncs(tmp_path: Path) -> None:
         create(store, handle)
     rounds: list[int] = []
     everybody_waits = threading.Event()
-    commit, waiting = store._index.commit, store._commits
+    commit, waiting = store._access.index.commit, store._access.commits
 
     def counted(changes: list[object]) -> None:
         rounds.append(len(changes))
@@ -601,7 +602,7 @@ def test_writers_that_wait_for_the_disk_share_its_syncs(tmp_path: Path) -> None:
             everybody_waits.wait(10)
         commit(changes)  # type: ignore[arg-type]
 
-    store._index.commit = counted  # type: ignore[method-assign, assignment]
+    store._access.index.commit = counted  # type: ignore[method-assign, assignment]
     threads = [threading.Thread(target=store.write, args=(handle, V1, 0, b"abc")) for handle in handles]
     for thread in threads:
         thread.start()

@@ -125,7 +125,9 @@ class Run:
         elif kind == "align":
             length = int(where * (len(now[1]) + 1))
             after = (now[0], now[1][:length])
-            self._do(handle, after, True, lambda: self.store.align(handle, ChunkVersion(now[0]), length))
+            self._do(
+                handle, after, True, lambda: self.store.versions.align(handle, ChunkVersion(now[0]), length)
+            )
         else:
             self._write(kind, handle, now, where, size)
 
@@ -173,11 +175,13 @@ class Run:
             TWO,
             original,
             True,
-            lambda: self.store.copy_replica(ONE, TWO, version, oldest_version=version, master_term=T1),
+            lambda: self.store.versions.copy_replica(
+                ONE, TWO, version, oldest_version=version, master_term=T1
+            ),
         )
 
     def _bump(self, handle: ChunkHandle, version: int) -> None:
-        self.store.bump(
+        self.store.versions.bump(
             handle,
             ChunkVersion(version),
             oldest_version=ChunkVersion(0),
@@ -187,12 +191,12 @@ class Run:
         )
 
     def _is_durable(self, handle: ChunkHandle) -> bool:
-        header = self.store._load(handle).header
+        header = self.store._access.load(handle).header
         return header is not None and header.durable
 
     def check(self, *, power_cut: bool) -> None:
         """Compare what came back with what may; then go on from there."""
-        held = {chunk.handle: chunk for chunk in self.store.inventory()}
+        held = {chunk.handle: chunk for chunk in self.store.reports.inventory()}
         assert self.store.corrupt() == []
         assert set(self.machine_handles()) == set(held)
         for handle, chunk in self.chunks.items():
@@ -217,14 +221,14 @@ class Run:
                 version, held = chunk.now
                 if self.store.status(handle, ChunkVersion(version)).may_be_short:
                     assert self.machine.durability == "flush"
-                    header = self.store._load(handle).header
+                    header = self.store._access.load(handle).header
                     assert header is not None
                     assert not (header.durable and header.short_version == version), "nothing can be lost"
                     self._bump(handle, version + 1)
                     chunk.states = [(version + 1, held)]
 
     def machine_handles(self) -> Iterator[ChunkHandle]:
-        return self.store._store.handles()
+        return self.store._access.store.handles()
 
 
 def _brief(state: tuple[int, bytes] | None) -> tuple[int, int, int] | None:
@@ -410,16 +414,16 @@ def test_a_flush_waits_for_an_overwrite_between_its_redo_and_its_conclusion(tmp_
     machine = Machine(tmp_path)
     store = machine.open()
     create(store)
-    live = store._index._segment
-    store._index.begin_overwrite()
+    live = store._access.index._segment
+    store._access.index.begin_overwrite()
     flusher = threading.Thread(target=store.flush)
     flusher.start()
-    while not store._index._rotating:
+    while not store._access.index._rotating:
         assert flusher.is_alive()
-    assert store._index._segment is live  # a redo in it is not set aside without its conclusion
-    store._index.end_overwrite()
+    assert store._access.index._segment is live  # a redo in it is not set aside without its conclusion
+    store._access.index.end_overwrite()
     flusher.join()
-    assert store._index._segment is not live
+    assert store._access.index._segment is not live
     store.abandon()
 
 
@@ -434,7 +438,7 @@ def test_a_bump_during_a_flush_outlives_a_power_cut_with_all_that_was_before_it(
 
     def hit(name: str) -> None:
         if name == "chunk.journal_rotated":
-            store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+            store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
             raise Killed
 
     monkeypatch.setattr(failpoints, "hit", hit)
@@ -465,9 +469,9 @@ def test_bytes_of_a_chunk_nobody_knows_are_dropped_at_start(tmp_path: Path) -> N
     machine = Machine(tmp_path)
     store = machine.open()
     create(store)
-    store._store.create(TWO)
+    store._access.store.create(TWO)
     after = machine.open_after_kill(store)
-    assert list(after._store.handles()) == [ONE]
+    assert list(after._access.store.handles()) == [ONE]
     assert after.recovered.dropped == 1
     after.abandon()
 
@@ -511,7 +515,7 @@ def test_only_a_power_cut_under_flush_raises_doubt_and_a_newer_set_ends_it(
     store.write(ONE, V1, 0, b"kept")
     store.flush()
     create(store, TWO)
-    store.seal(TWO, V1, 0)
+    store.versions.seal(TWO, V1, 0)
     store.write(ONE, V1, 4, b"lost")
     store = machine.open_after_kill(store)
     assert not store.status(ONE, V1).may_be_short
@@ -523,11 +527,11 @@ def test_only_a_power_cut_under_flush_raises_doubt_and_a_newer_set_ends_it(
         store.write(ONE, V1, 8, b"behind the lost bytes")
     # A grant may be cut short: the doubt stays until its set acts.
     for version in (V2, V2, V3):
-        bumped = store.bump(ONE, version, oldest_version=V1, create=False, master_term=T1)
+        bumped = store.versions.bump(ONE, version, oldest_version=V1, create=False, master_term=T1)
         assert bumped.may_be_short and store.status(ONE, version).may_be_short
     store.write(ONE, V3, 4, b"again")
     assert not store.status(ONE, V3).may_be_short
-    assert not store.bump(ONE, V3, oldest_version=V1, create=False, master_term=T1).may_be_short
+    assert not store.versions.bump(ONE, V3, oldest_version=V1, create=False, master_term=T1).may_be_short
     store.close()
     machine.disk.power_cut()
     machine.disk.power_on()
@@ -559,7 +563,7 @@ def test_a_replica_that_lost_power_does_not_vouch_for_its_end(tmp_path: Path) ->
     assert store.committed_length(ONE, V1, wanted_bytes=4) == 4 and content(store) == b"kept"
     with pytest.raises(DataUnavailable, match="power cut"):
         store.committed_length(ONE, V1, wanted_bytes=8)
-    store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     store.write(ONE, V2, 4, b"again")  # a set that knew of it goes on from here
     assert store.committed_length(ONE, V2, wanted_bytes=100) == 9
     store.abandon()
@@ -569,7 +573,9 @@ def test_a_durable_version_keeps_what_it_acknowledged_on_a_store_that_flushes(tm
     machine = Machine(tmp_path)
     store = machine.open()
     for handle, durable in ((ONE, True), (TWO, False)):
-        store.bump(handle, V1, oldest_version=ChunkVersion(0), create=True, master_term=T1, durable=durable)
+        store.versions.bump(
+            handle, V1, oldest_version=ChunkVersion(0), create=True, master_term=T1, durable=durable
+        )
         store.write(handle, V1, 0, b"acknowledged")
     store = machine.open_after_kill(store)  # the promise outlives the process
     store.write(TWO, V1, 12, b", and lost")
@@ -578,7 +584,7 @@ def test_a_durable_version_keeps_what_it_acknowledged_on_a_store_that_flushes(tm
     store = machine.open_after_power_cut(store, torn=False)
     assert content(store) == b"acknowledged, and kept" and not store.status(ONE, V1).may_be_short
     assert store.status(TWO, V1).may_be_short
-    store.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
+    store.versions.bump(ONE, V2, oldest_version=V1, create=False, master_term=T1)
     store.write(ONE, V2, 22, b", flushed")
     store = machine.open_after_power_cut(store, torn=False)
     assert store.status(ONE, V2).may_be_short, "the later version did not promise it"
@@ -691,15 +697,15 @@ def test_a_damaged_entry_costs_its_chunk_alone(tmp_path: Path) -> None:
         store.write(handle, V1, 0, b"abc")
     store.close()
     store = machine.open()
-    with store._index._environment.begin(write=True) as transaction:
+    with store._access.index._environment.begin(write=True) as transaction:
         key_bytes = int(TWO).to_bytes(8, "big")
-        value = bytearray(transaction.get(key_bytes, db=store._index._headers))
+        value = bytearray(transaction.get(key_bytes, db=store._access.index._headers))
         value[-1] ^= 1
-        transaction.put(key_bytes, bytes(value), db=store._index._headers)
+        transaction.put(key_bytes, bytes(value), db=store._access.index._headers)
     store.abandon()
     after = machine.open()
     assert after.corrupt() == [TWO] and content(after, ONE) == b"abc"
-    assert [(held.handle, held.version) for held in after.inventory()] == [(ONE, V1), (TWO, 0)]
+    assert [(held.handle, held.version) for held in after.reports.inventory()] == [(ONE, V1), (TWO, 0)]
     with pytest.raises(CorruptState):
         after.write(TWO, V1, 3, b"def")
     after.delete(TWO)

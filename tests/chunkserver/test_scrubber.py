@@ -182,7 +182,7 @@ async def test_a_chunk_written_and_granted_anew_while_it_is_scrubbed_is_not_call
     for step in range(20):
         await bench.clock.advance(0.1)
         bench.store.write(H[0], V1, step * 100_000, os.urandom(70_000))
-    bench.store.bump(H[0], V2, oldest_version=V1, create=False, master_term=T1)
+    bench.store.versions.bump(H[0], V2, oldest_version=V1, create=False, master_term=T1)
     await bench.clock.advance(60.0)
     assert bench.store.corrupt() == []
     assert bench.scrubber.progress.damaged == 0

@@ -177,9 +177,9 @@ def filled(tmp_path: Path, data: bytes) -> tuple[Machine, ReplicaStore]:
 def test_a_copy_is_on_the_disk_with_its_checksums_when_it_is_answered(tmp_path: Path) -> None:
     data = random.Random(4).randbytes(2 * BLOCK + 9)
     machine, store = filled(tmp_path, data)
-    status = store.copy_replica(ONE, TWO, V2, oldest_version=V1, master_term=T1)
+    status = store.versions.copy_replica(ONE, TWO, V2, oldest_version=V1, master_term=T1)
     assert (status.version, status.length_bytes) == (V2, len(data))
-    assert [held.handle for held in store.changes_since(0).changed] == [ONE, TWO]
+    assert [held.handle for held in store.reports.changes_since(0).changed] == [ONE, TWO]
     store = machine.open_after_power_cut(store)
     assert content(store, TWO, V2) == data
     sums = store.status(TWO, V2, with_checksums=True).block_checksums
@@ -192,8 +192,8 @@ def test_a_copy_takes_only_what_is_committed_and_can_be_written_on(tmp_path: Pat
     machine, store = filled(tmp_path, data)
     file = machine.disk.open(chunk_path())
     file.pwrite(b"never committed", len(data))
-    store.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
-    store.bump(TWO, V2, oldest_version=V1, create=False, master_term=T1)
+    store.versions.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
+    store.versions.bump(TWO, V2, oldest_version=V1, create=False, master_term=T1)
     store.write(TWO, V2, len(data) + 4, b"tail")
     assert content(store, TWO, V2) == data + bytes(4) + b"tail"
     assert content(store) == data
@@ -204,7 +204,7 @@ def test_a_copy_knows_the_records_it_holds_also_after_a_restart(tmp_path: Path) 
     machine, store = filled(tmp_path, b"")
     record = AppendedRecord(ClientId(9), 4, 1, 6)
     store.write(ONE, V1, 0, b"record", records=[record])
-    store.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
+    store.versions.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
     store = machine.open_after_kill(store)
     assert store.append_window(TWO, V1).find(ClientId(9), 4, repeated=True) == (0, 6)
     store.close()
@@ -213,26 +213,26 @@ def test_a_copy_knows_the_records_it_holds_also_after_a_restart(tmp_path: Path) 
 def test_rot_comes_along_in_a_copy_and_is_found_there_too(tmp_path: Path) -> None:
     machine, store = filled(tmp_path, b"a" * (BLOCK + 5))
     machine.disk.flip_bit(chunk_path(), 7)
-    store.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
+    store.versions.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
     with pytest.raises(ChecksumMismatch):
         content(store, TWO)
     with pytest.raises(ChecksumMismatch):
         content(store)
     with pytest.raises(ChecksumMismatch):  # by now it is known
-        store.copy_replica(ONE, ChunkHandle(3), V1, oldest_version=V1, master_term=T1)
+        store.versions.copy_replica(ONE, ChunkHandle(3), V1, oldest_version=V1, master_term=T1)
     store.close()
 
 
 def test_an_old_master_and_a_full_disk_get_no_copy(tmp_path: Path) -> None:
     machine, store = filled(tmp_path, b"a" * BLOCK)
-    store.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
+    store.versions.bump(ONE, V3, oldest_version=V1, create=False, master_term=T2)
     with pytest.raises(Superseded):
-        store.copy_replica(ONE, TWO, V3, oldest_version=V3, master_term=T1)
+        store.versions.copy_replica(ONE, TWO, V3, oldest_version=V3, master_term=T1)
     store.flush()
     machine.free_bytes = 1
     store.flush()
     with pytest.raises(NoSpace):
-        store.copy_replica(ONE, TWO, V3, oldest_version=V3, master_term=T2)
+        store.versions.copy_replica(ONE, TWO, V3, oldest_version=V3, master_term=T2)
     assert store.chunk_count == 1
     store.close()
 
@@ -246,7 +246,7 @@ def test_a_copy_cut_short_at_any_step_is_whole_or_not_there(tmp_path: Path, torn
         store.flush()
         machine.disk.cut_power_after(step, torn=torn)
         try:
-            store.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
+            store.versions.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
             done = True
         except GfsError:
             done = False
@@ -256,9 +256,9 @@ def test_a_copy_cut_short_at_any_step_is_whole_or_not_there(tmp_path: Path, torn
             assert content(store, TWO) == data
         except NotFound:
             assert not done
-            assert store.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1).length_bytes == len(
-                data
-            )
+            assert store.versions.copy_replica(
+                ONE, TWO, V1, oldest_version=V1, master_term=T1
+            ).length_bytes == len(data)
             assert content(store, TWO) == data
         store.close()
         if done:

@@ -83,7 +83,7 @@ def test_an_append_never_reads_the_block_it_extends_and_damage_in_it_is_found_by
         def refuse(*_: object) -> int:
             raise AssertionError("an append has read")
 
-        unread.setattr(store._store, "read_into", refuse)
+        unread.setattr(store._access.store, "read_into", refuse)
         store.write(ONE, V1, len(data), b"more")
     with pytest.raises(ChecksumMismatch) as caught:
         store.read_into(ONE, V1, BLOCK + 400, memoryview(bytearray(10)))
