@@ -110,6 +110,20 @@ class ProcessCluster:
 
         return await eventually(ended, f"{node} dies")
 
+    def replica_files(self, handle: int) -> dict[str, Path]:
+        """The local file of each replica on any disk, by the name of the chunk server."""
+        return {
+            name: path
+            for name, node in self.layout.settings.chunkservers.items()
+            for path in Path(node.directory).rglob(f"{handle:016x}.chunk")
+        }
+
+    def node_at(self, control: str) -> str:
+        """The name of the chunk server with this address."""
+        return next(
+            name for name, node in self.layout.settings.chunkservers.items() if node.control == control
+        )
+
     async def masters_agree(self) -> str:
         """Wait until all masters are at one applied index; returns the digest they share there (I7)."""
         caller = WebSocketCaller(role="test", node="test")
