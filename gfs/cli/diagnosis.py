@@ -21,7 +21,7 @@ from gfs.messages.diagnosis import EventPage, EventRecord, ReadEvents, ReadRpcLo
 FOLLOW_SECONDS = 0.5
 SHOWN_DEFAULT = 200
 CALLS_OF_A_REQUEST_MAX = 2000
-_AGO = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -205,7 +205,7 @@ def _moment(text: str) -> int:
     if not text:
         return 0
     if match := _AGO.fullmatch(text):
-        return int((time.time() - float(match[1]) * _UNIT_SECONDS[match[2]]) * 1e6)
+        return max(0, int((time.time() - float(match[1]) * _UNIT_SECONDS[match[2]]) * 1e6))
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError as error:

@@ -16,6 +16,8 @@ from gfs.messages.policies import PolicyFields, PolicyReply
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BYTES = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
+VALUE_LENGTH_MAX = 100  # digits that are a finite number whatever the unit
+AMOUNT_MAX = 2**63 - 1  # the masters, which see it next, have narrower limits for most keys
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
@@ -101,7 +103,12 @@ def parse_values(values: Sequence[str]) -> PolicyFields:
         field = _field_of(key)
         if field in given:
             raise InvalidArgument(f"{key} is given twice")
-        given[field] = _KEYS[key][1](key, value.strip())
+        if len(text) > VALUE_LENGTH_MAX:
+            raise InvalidArgument(f"the value of {key} is longer than any value can be")
+        amount = _KEYS[key][1](key, value.strip())
+        if isinstance(amount, int) and amount > AMOUNT_MAX:
+            raise InvalidArgument(f"{text}: that is too much to be meant")
+        given[field] = amount
     return msgspec.convert(given, PolicyFields)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from gfs.client import checking, publishing, transfer
 from gfs.client.connections import Connections
 from gfs.client.core.record_framing import frame
+from gfs.client.core.striping import chunk_start, locate
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import Freshness
 from gfs.client.mutator import Mutator
@@ -447,7 +448,9 @@ class AsyncClient:
     async def write(self, path: str, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write into an existing file at `offset`; returns when every replica has it.
 
-        Concurrent writes to one region leave it undefined, as in the paper (§2.7.1).
+        Concurrent writes to one region leave it undefined, as in the paper (§2.7.1). What lies between the
+        end and `offset` reads as zeros; no chunk may be left out.
+        Raises: InvalidArgument for an offset before the start or beyond the next chunk.
         """
         checked = _checked(path)
         if offset < 0:
@@ -458,6 +461,12 @@ class AsyncClient:
         end = offset + memoryview(data).nbytes
         if end == offset:
             return
+        if locate(offset)[0] > entry.chunk_count:
+            raise InvalidArgument(
+                f"cannot write at {offset}: {path} has {entry.chunk_count} chunks, and the next one ends at "
+                f"{chunk_start(ChunkIndex(entry.chunk_count + 1))}",
+                hint="Files have no missing chunks: write what lies between first.",
+            )
         mutator = Mutator(self._connections, inode=entry.inode, path=path, first_offset=offset)
         try:
             await mutator.write(data)

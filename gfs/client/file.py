@@ -11,6 +11,7 @@ from gfs.client.reader import Reader
 from gfs.errors import InvalidArgument
 from gfs.messages.namespace import Entry
 from gfs.settings import READ_RANGE_BYTES
+from gfs.vocabulary import CHUNK_BYTES
 
 DIRECT_READ_BYTES = 2 * READ_RANGE_BYTES  # as long a read is split and goes straight to its caller's memory
 
@@ -58,7 +59,7 @@ class AsyncReader:
         if length_bytes < DIRECT_READ_BYTES and self._in_sequence:
             slices = await self._read_slices(length_bytes)
             return bytes(slices[0]) if len(slices) == 1 else b"".join(slices)
-        buffer = bytearray(length_bytes)
+        buffer = await self._buffer(self._position, length_bytes)
         count = await self._read_direct(memoryview(buffer))
         return bytes(memoryview(buffer)[:count])
 
@@ -82,7 +83,7 @@ class AsyncReader:
         self._check_open()
         if offset < 0 or length_bytes < 0:
             raise InvalidArgument(f"cannot read {length_bytes} bytes at {offset}")
-        buffer = bytearray(length_bytes)
+        buffer = await self._buffer(offset, length_bytes)
         part = await self._reader.read_into(offset, memoryview(buffer))
         return bytes(memoryview(buffer)[: part.length_bytes])
 
@@ -105,6 +106,12 @@ class AsyncReader:
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidArgument("the file is closed")
+
+    async def _buffer(self, offset: int, length_bytes: int) -> bytearray:
+        """For so many bytes from `offset`; of a very long range no more than the file can fill."""
+        if length_bytes > CHUNK_BYTES:
+            length_bytes = min(length_bytes, max(0, await self._reader.exact_length() - offset))
+        return bytearray(length_bytes)
 
     async def _read_slices(self, length_bytes: int) -> list[memoryview]:
         # The first read of a file is in sequence, but says nothing yet about a second one.

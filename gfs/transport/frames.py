@@ -16,7 +16,7 @@ from typing import Generic, TypeVar, Union
 
 import msgspec
 
-from gfs.errors import FrameTooLarge, GfsError, UnsupportedVersion, WrongCluster
+from gfs.errors import FrameTooLarge, GfsError, InvalidArgument, UnsupportedVersion, WrongCluster
 from gfs.messages.base import NOBODY, PROTO_VERSION, PROTO_VERSION_MIN, ErrorReply, Identity, Reply, Request
 from gfs.settings import FRAME_BYTES_MAX
 
@@ -76,8 +76,11 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """Raises: FrameTooLarge (definite: it never leaves this program)."""
-    encoded = _encoder.encode(frame)
+    """Raises: FrameTooLarge, InvalidArgument (definite: it never leaves this program)."""
+    try:
+        encoded = _encoder.encode(frame)
+    except OverflowError as error:
+        raise InvalidArgument("a number has more than 64 bits") from error
     if len(encoded) > FRAME_BYTES_MAX:
         raise FrameTooLarge(
             f"a control message of {len(encoded)} bytes is over the limit of {FRAME_BYTES_MAX}",
