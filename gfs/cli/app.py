@@ -63,6 +63,9 @@ COMMANDS: dict[str, CommandRow] = {
     "events": CommandRow("diagnosis", "events", "Look inside", "Show what happened in the cluster."),
     "bench": CommandRow("bench", "bench", "Look inside", "Measure, or play a recorded log back."),
     "fsck": CommandRow("check", "fsck", "Look inside", "Check how safe files are; verify and repair them."),
+    "checkpoint": CommandRow(
+        "checkpoint", "checkpoint", "Look inside", "Ask a master's checkpoints, without any server."
+    ),
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
     "oplog": CommandRow("oplog", "oplog", "Look inside", "Read a master's operation log, offline."),
     "admin": CommandRow("admin", "admin", "Look inside", "Operate masters, chunk servers, replicas."),

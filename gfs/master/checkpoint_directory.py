@@ -45,12 +45,16 @@ def decode_manifest(content: bytes) -> CheckpointManifest:
     if checksum != b"%08x\n" % crc32c(line):
         raise CorruptState("the manifest does not have its checksum")
     try:
-        manifest = msgspec.json.decode(line, type=CheckpointManifest)
+        found = msgspec.json.decode(line, type=_Format).format  # first, as a later format has other fields
+        if found != CHECKPOINT_FORMAT:
+            raise UnsupportedVersion(f"the checkpoint has format {found}, not {CHECKPOINT_FORMAT}")
+        return msgspec.json.decode(line, type=CheckpointManifest)
     except msgspec.DecodeError as error:
         raise UnsupportedVersion(f"the manifest cannot be read: {error}") from error
-    if manifest.format != CHECKPOINT_FORMAT:
-        raise UnsupportedVersion(f"the checkpoint has format {manifest.format}, not {CHECKPOINT_FORMAT}")
-    return manifest
+
+
+class _Format(msgspec.Struct):
+    format: int
 
 
 class CheckpointDirectory:

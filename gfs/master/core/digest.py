@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 
+from gfs.master.core.soundness import batches
 from gfs.master.core.tables import ReadTables, Table, Tables
 
 DIGEST_BYTES = 16
@@ -34,7 +35,8 @@ def digest_rows(tables: ReadTables) -> int:
     total = 0
     for table in Table:
         if table is not Table.META:
-            total += _sum([_row(table, key, value) for key, value in tables.scan(table)])
+            for batch in batches(tables, table):
+                total += _sum([_row(table, key, value) for key, value in batch])
     return total & _MASK
 
 

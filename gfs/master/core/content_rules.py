@@ -1,0 +1,322 @@
+"""What holds of all inodes and chunks: fields, counts, whose each chunk is. The tree is entry_rules'.
+
+INODES and FILE_CHUNKS are read side by side, as both are in the order of inodes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+from gfs.errors import CorruptState
+from gfs.master.core.records import (
+    FILE_CHUNKS_MAX,
+    ID_MAX,
+    Counters,
+    InodeRecord,
+    StoredChunk,
+    decode_chunk,
+    decode_copy,
+    decode_inode,
+    file_chunk_key,
+    id_key,
+    read_file_chunk_key,
+    read_handle,
+    read_id,
+)
+from gfs.master.core.soundness import Fingerprint, ManyTables, Report, Sorter, batches, counted
+from gfs.master.core.tables import Table
+from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ROOT_INODE
+
+FILES_NAMED_MAX = 100  # chunks whose files are searched, to say which they are
+_HANDLE_BYTES = 6
+_KNOWN_FLAGS = 0b1111
+
+
+def check_inodes(
+    tables: ManyTables, counters: Counters, report: Report, *, held: Fingerprint, named: Fingerprint
+) -> None:
+    """Fields of all inodes, and their chunks in FILE_CHUNKS. Adds who has to be held, and handles."""
+    rows = _FileChunks(tables, report, named)
+    files = directories = 0
+    root_is_there = False
+    for batch in batches(tables, Table.INODES):
+        inodes: list[int] = []
+        handles: list[int] = []
+        for key, row in batch:
+            if len(key) != 8:
+                report("key", Table.INODES, key, "the key of an inode cannot be read")
+                continue
+            inode = read_id(key)
+            if rows.ahead < key:
+                rows.skip_to(key)
+            if inode == ROOT_INODE:
+                root_is_there = True
+            else:
+                inodes.append(inode)
+            try:
+                record = decode_inode(row)
+            except CorruptState as error:
+                report("inode", Table.INODES, key, f"inode {inode}: {error.message}")
+                continue
+            if record.is_directory:
+                directories += 1
+            else:
+                files += 1
+            if record.first_chunk:
+                handles.append(record.first_chunk)
+            if record.chunk_count > 1 or rows.ahead == key:
+                rows.check(key, inode, record.chunk_count)
+            if fault := _inode_fault(inode, record, row[0], counters):
+                report("inode", Table.INODES, key, f"inode {inode} {fault}")
+        held.add(inodes)
+        named.add(handles)
+    rows.skip_to(None)
+    if not root_is_there:
+        report("no root", Table.INODES, id_key(ROOT_INODE), "there is no root directory")
+    for what, kept, found in (
+        ("files", counters.files, files),
+        ("directories", counters.directories, directories),
+    ):
+        if kept != found:
+            report("counter", Table.META, b"counters", f"{kept} {what} are counted, {found} are there")
+
+
+def _inode_fault(inode: int, record: InodeRecord, flags: int, counters: Counters) -> str:
+    """What is wrong with it, or nothing."""
+    if not 0 < inode < counters.next_inode:
+        return f"is not below the next id, {counters.next_inode}"
+    if flags & ~_KNOWN_FLAGS:
+        return f"has unknown flags {flags:#04x}"
+    if record.ownership > counters.ownerships:
+        return f"belongs to owner {record.ownership}, who has no name"
+    if record.is_directory:
+        if record.chunk_count or record.first_chunk or record.length_bytes or record.replication_goal:
+            return "is a directory and has content"
+        return "is the root and no child of itself" if inode == ROOT_INODE != record.parent else ""
+    if inode == ROOT_INODE:
+        return "is the root and no directory"
+    if record.replication_goal > REPLICATION_GOAL_MAX:
+        return f"has a replication goal out of range: {record.replication_goal}"
+    if record.chunk_count > FILE_CHUNKS_MAX:
+        return f"has {record.chunk_count} chunks"
+    if bool(record.first_chunk) != bool(record.chunk_count):
+        return f"has {record.chunk_count} chunks, the first one being {record.first_chunk}"
+    if record.length_bytes > record.chunk_count * CHUNK_BYTES:
+        return f"is {record.length_bytes} bytes long in {record.chunk_count} chunks"
+    return ""
+
+
+class _FileChunks:
+    """The rows of FILE_CHUNKS, taken by the inodes as these come by. `ahead`: whose the next is."""
+
+    def __init__(self, tables: ManyTables, report: Report, named: Fingerprint) -> None:
+        self._report, self._named = report, named
+        self._rows = (row for batch in batches(tables, Table.FILE_CHUNKS) for row in batch)
+        self._key: bytes | None
+        self.ahead = b""
+        self._advance()
+
+    def check(self, key: bytes, inode: int, chunk_count: int) -> None:
+        """The rows of `inode` are chunks 1 up to `chunk_count`, without a gap."""
+        handles: list[int] = []
+        expected = 1
+        while self._key is not None and self.ahead == key:
+            if expected < chunk_count and self._key == file_chunk_key(inode, expected):
+                expected += 1
+            else:
+                self._report_misplaced(inode, expected, chunk_count)
+                try:
+                    expected = read_file_chunk_key(self._key)[1] + 1
+                except struct.error:
+                    pass
+            if len(self._value) == _HANDLE_BYTES:
+                handles.append(read_handle(self._value))
+            else:
+                self._report(
+                    "file's chunk", Table.FILE_CHUNKS, self._key, "no handle can be read from the row"
+                )
+            self._advance()
+        if expected < chunk_count:
+            missing = file_chunk_key(inode, expected)
+            told = f"inode {inode} has {chunk_count} chunks, but lacks chunk {expected} and those after it"
+            self._report("missing chunk of a file", Table.FILE_CHUNKS, missing, told)
+        self._named.add(handles)
+
+    def skip_to(self, key: bytes | None) -> None:
+        while self._key is not None and (key is None or self.ahead < key):
+            self._report(
+                "chunk of nothing", Table.FILE_CHUNKS, self._key, "a chunk is that of a missing inode"
+            )
+            if len(self._value) == _HANDLE_BYTES:
+                self._named.add((read_handle(self._value),))
+            self._advance()
+
+    def _report_misplaced(self, inode: int, expected: int, chunk_count: int) -> None:
+        assert self._key is not None
+        try:
+            index: int | str = read_file_chunk_key(self._key)[1]
+        except struct.error:
+            index = "unreadable"
+        told = f"inode {inode} of {chunk_count} chunks has a row for chunk {index} where {expected} was due"
+        self._report("missing chunk of a file", Table.FILE_CHUNKS, self._key, told)
+
+    def _advance(self) -> None:
+        self._key, self._value = next(self._rows, (None, b""))
+        self.ahead = b"\xff" * 9 if self._key is None else self._key[:8]
+
+
+def check_chunks(tables: ManyTables, counters: Counters, report: Report, counted_names: Fingerprint) -> None:
+    """Fields of all chunks. Adds each as often as it says that files name it."""
+    total = 0
+    for batch in batches(tables, Table.CHUNKS):
+        total += len(batch)
+        for key, row in batch:
+            if len(key) != 8:
+                report("key", Table.CHUNKS, key, "the key of a chunk cannot be read")
+                continue
+            handle = read_id(key)
+            try:
+                chunk = decode_chunk(row)
+            except CorruptState as error:
+                report("chunk", Table.CHUNKS, key, f"chunk {handle}: {error.message}")
+                continue
+            counted_names.add_times(handle, chunk.references)
+            if fault := _chunk_fault(handle, chunk, counters):
+                report("chunk", Table.CHUNKS, key, f"chunk {handle} {fault}")
+    if counters.chunks != total:
+        report("counter", Table.META, b"counters", f"{counters.chunks} chunks are counted, {total} are there")
+    for key, row in tables.scan(Table.UNFINISHED):
+        if key[:1] == b"c":
+            _check_copy(tables, key, row, counters, report)
+        elif key[:1] != b"s":
+            report("unfinished", Table.UNFINISHED, key, "the row is neither a snapshot's nor a copy's")
+
+
+def _chunk_fault(handle: int, chunk: StoredChunk, counters: Counters) -> str:
+    """What is wrong with it, or nothing."""
+    servers = chunk.servers
+    if not 0 < handle < counters.next_handle:
+        return f"is not below the next handle, {counters.next_handle}"
+    if chunk.references < 1:
+        return "counts no file"
+    if chunk.version < 1:
+        return "has no version"
+    if not 0 <= chunk.held_version <= chunk.version:
+        return f"of version {chunk.version} is held at version {chunk.held_version}"
+    if not 0 < len(servers) <= REPLICATION_GOAL_MAX or len(set(servers)) != len(servers):
+        return f"has a replica set that is none: {servers}"
+    if not 0 <= chunk.primary < len(servers):
+        return "has a primary outside of its replica set"
+    if min(servers) < 1 or max(servers) >= counters.next_server:
+        return f"is on unknown servers: {servers}"
+    if not 0 <= chunk.length_bytes <= CHUNK_BYTES:
+        return f"has a length out of range: {chunk.length_bytes}"
+    if chunk.quiet not in (0, 1) or chunk.version < 1 + chunk.quiet:
+        return "is oddly quiet"
+    if chunk.sealed not in (0, 1) or (chunk.length_bytes and not chunk.sealed):
+        return "has a length but no seal"
+    return ""
+
+
+def _check_copy(tables: ManyTables, key: bytes, row: bytes, counters: Counters, report: Report) -> None:
+    if len(key) != 9:
+        report("copy", Table.UNFINISHED, key, "the key of a chunk's copy cannot be read")
+        return
+    copy = read_id(key[1:])
+    try:
+        decode_copy(row)
+    except CorruptState as error:
+        report("copy", Table.UNFINISHED, key, error.message)
+    if not 0 < copy < counters.next_handle:
+        report("copy", Table.UNFINISHED, key, f"reserved chunk {copy} is not below the next handle")
+    elif tables.get(Table.CHUNKS, id_key(copy)) is not None:
+        report("copy", Table.UNFINISHED, key, f"chunk {copy} is there and reserved")
+
+
+def name_chunks(tables: ManyTables, report: Report, sorter: Callable[[], Sorter]) -> None:
+    """Files and chunks do not agree on which file has which chunk: say which do not."""
+    names = sorter()
+    for batch in batches(tables, Table.INODES):
+        names.add(record.first_chunk for _, record in _readable(batch) if record.first_chunk)
+    for batch in batches(tables, Table.FILE_CHUNKS):
+        names.add(read_handle(value) for _, value in batch if len(value) == _HANDLE_BYTES)
+    wrong = list(_disagreements(tables, report, counted(names.in_order())))
+    _report_with_files(tables, wrong, report)
+
+
+def _disagreements(
+    tables: ManyTables, report: Report, names: Iterator[tuple[int, int]]
+) -> Iterator[tuple[int, str, str]]:
+    """Handle, rule and what is wrong; those beyond FILES_NAMED_MAX are reported without their files."""
+    found = 0
+    for handle, times, references in _side_by_side(tables, names):
+        if times == references:
+            continue
+        if references == 0:
+            rule, told = "lost chunk", f"chunk {handle} is missing and {times} times part of a file"
+        elif times == 0:
+            rule, told = "orphan chunk", f"chunk {handle} counts {references} files and is part of none"
+        elif times > references:
+            rule, told = (
+                "shared chunk",
+                f"chunk {handle} is {times} times part of a file, counts {references}",
+            )
+        else:
+            rule, told = "reference count", f"chunk {handle} counts {references} files, {times} have it"
+        found += 1
+        if found <= FILES_NAMED_MAX:
+            yield handle, rule, told
+        else:
+            report(rule, Table.CHUNKS, id_key(handle), told)
+
+
+def _side_by_side(tables: ManyTables, names: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Each handle with how often files name it, and how often its row says so (0: no row)."""
+    behind_all = ID_MAX + 1
+    handle, times = next(names, (behind_all, 0))
+    for batch in batches(tables, Table.CHUNKS):
+        for key, row in batch:
+            if len(key) != 8:
+                continue
+            number = read_id(key)
+            while handle < number:
+                yield handle, times, 0
+                handle, times = next(names, (behind_all, 0))
+            here = 0
+            if handle == number:
+                here = times
+                handle, times = next(names, (behind_all, 0))
+            try:
+                yield number, here, max(1, decode_chunk(row).references)
+            except CorruptState:
+                continue
+    while handle < behind_all:
+        yield handle, times, 0
+        handle, times = next(names, (behind_all, 0))
+
+
+def _report_with_files(tables: ManyTables, wrong: list[tuple[int, str, str]], report: Report) -> None:
+    if not wrong:
+        return
+    files: dict[int, list[str]] = {handle: [] for handle, _, _ in wrong}
+    for batch in batches(tables, Table.INODES):
+        for key, record in _readable(batch):
+            if record.first_chunk in files:
+                files[record.first_chunk].append(f"chunk 0 of inode {read_id(key)}")
+    for batch in batches(tables, Table.FILE_CHUNKS):
+        for key, value in batch:
+            if len(key) == 12 and read_handle(value) in files:
+                inode, index = read_file_chunk_key(key)
+                files[read_handle(value)].append(f"chunk {index} of inode {inode}")
+    for handle, rule, told in wrong:
+        where = f" ({', '.join(files[handle][:5])})" if files[handle] else ""
+        report(rule, Table.CHUNKS, id_key(handle), told + where)
+
+
+def _readable(batch: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, InodeRecord]]:
+    for key, row in batch:
+        try:
+            yield key, decode_inode(row)
+        except CorruptState:
+            continue
