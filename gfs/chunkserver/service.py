@@ -8,35 +8,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
 from gfs.chunkserver.clone_receiver import CloneReceiver, ReadReplica
-from gfs.chunkserver.core.append_window import AppendWindow
 from gfs.chunkserver.core.mutations import InlineBytes, Mutation
-from gfs.chunkserver.core.primary_order import PrimaryOrder
-from gfs.chunkserver.core.secondary_order import SecondaryOrder
 from gfs.chunkserver.disk_health import undone_on_error
 from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.primary import PrimaryWrites, PushCopy
 from gfs.chunkserver.push_buffer import PushBuffer
 from gfs.chunkserver.record_appends import RecordAppends
 from gfs.chunkserver.replica_store import ReplicaStore
-from gfs.chunkserver.replica_versions import Bumped, ReplicaStatus
 from gfs.chunkserver.secondary import OrderedWriter
 from gfs.chunkserver.snapshot_orders import SnapshotOrders
 from gfs.chunkserver.tallies import Tallies
+from gfs.chunkserver.version_changes import VersionChanges
 from gfs.clock import Clock
 from gfs.errors import (
     ChunkSealed,
     GfsError,
     InvalidArgument,
     LeaseExpired,
-    NotFound,
     NotPrimary,
-    StaleVersion,
-    Superseded,
     Unavailable,
 )
 from gfs.messages.base import Ack, Ping, Reply, Request
@@ -46,7 +39,6 @@ from gfs.messages.replicas import (
     AlignReplica,
     AppendRecord,
     ApplyMutation,
-    BumpReply,
     BumpVersion,
     ChunkStatus,
     ChunkStatusReply,
@@ -114,7 +106,10 @@ class ChunkService:
             on_acknowledged=tallies.write_acknowledged,
         )
         self._appends = RecordAppends(identity.server, self._primary, clock)
-        self._snapshots = SnapshotOrders(replicas, self.orders, self._writer, give_up=self._give_up_order)
+        self._versions = VersionChanges(
+            identity.server, replicas, self.orders, self._writer, self._primary, clock
+        )
+        self._snapshots = SnapshotOrders(replicas, self.orders, self._writer, give_up=self._versions.give_up)
         self.clones = CloneReceiver(
             identity.server,
             replicas.guests,
@@ -181,145 +176,31 @@ class ChunkService:
         version, bumped by a later leader, granted here or made a copy of since. It will be named again if
         still meant.
         """
-        return await self._finish(self._collect_exclusively(garbage, term, known_at))
+        return await self._finish(
+            self._versions.collect(
+                garbage,
+                term=term,
+                known_at=known_at,
+                was_copied=lambda: self.clones.touched_since(garbage.handle, known_at),
+            )
+        )
 
     # --- versions: from the master ------------------------------------------------------------
 
     async def _bump(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, BumpVersion)
         self.join(request.cluster)
-        servers = [replica.server for replica in request.replicas]
-        if not 0 < len(servers) <= REPLICATION_GOAL_MAX or len(set(servers)) != len(servers):
-            raise InvalidArgument(f"a set of {len(servers)} replicas, {len(set(servers))} of them different")
-        if request.primary not in servers or self._identity.server not in servers:
-            raise InvalidArgument(f"{request.primary} and {self._identity.server} must be among {servers}")
-        if request.version < 1 or not 0 <= request.oldest_version <= request.version:
-            raise InvalidArgument(f"version {request.version}, oldest {request.oldest_version}")
-        if not request.lease_seconds > 0:
-            raise InvalidArgument(f"a lease of {request.lease_seconds} s")
-        return await self._finish(self._bump_exclusively(request))
-
-    async def _bump_exclusively(self, request: BumpVersion) -> BumpReply:
-        handle, version = request.handle, request.version
-        async with self.orders.exclusively(handle) as turn:
-            # Whatever is being applied has ended; what waits comes after this, and finds the newer version.
-            now = self._clock.monotonic()  # before the disk: the lease never outlasts the master's view of it
-            known = turn.order
-            if known is not None and known.version == version and not _same_grant(known, request):
-                raise StaleVersion(
-                    f"version {version} of chunk {handle:x} was granted here for another set (I1)",
-                    details={"version": str(known.version)},
-                )
-            held, bumped = await self._writer.in_worker(lambda: self._bump_on_disk(request))
-            if known is not None and known.version < version:
-                self._end_order(known, version, f"version {version} was granted")
-            # A bump to the version already on the disk is a repeat. If the order is not in memory, this
-            # server has started anew since, and cannot know which mutations of this version it has: it
-            # stays without an order, so that the next write brings a newer version (I4).
-            if held is None or held.version < version:
-                may_be_short = held is not None and held.may_be_short
-                window = None
-                if request.primary == self._identity.server:
-                    window = await self._writer.in_worker(
-                        lambda: self._replicas.append_window(handle, version)
-                    )
-                fresh = self._new_order(
-                    request, now, bumped.length_bytes, may_be_short=may_be_short, window=window
-                )
-                self.orders.install(handle, fresh, now=now)
-            elif known is not None and known.version == version:
-                may_be_short = known.may_be_short
-                if known.lead is not None:
-                    known.lead.extend(now=now, lease_seconds=request.lease_seconds)
-            else:
-                may_be_short = True  # what the first answer said is forgotten: claim less, not more
-            return BumpReply(
-                replaced_version=bumped.replaced_version,
-                length_bytes=bumped.length_bytes,
-                may_be_short=may_be_short,
-            )
-
-    def _bump_on_disk(self, request: BumpVersion) -> tuple[ReplicaStatus | None, Bumped]:
-        """In a worker thread: what the replica was before this, and what the bump made of it."""
-        held = None
-        try:
-            held = self._replicas.status(request.handle, request.version)
-        except NotFound:
-            pass
-        except StaleVersion as stale:
-            with suppress(NotFound, StaleVersion):
-                held = self._replicas.status(request.handle, ChunkVersion(int(stale.details["version"])))
-        bumped = self._replicas.versions.bump(
-            request.handle,
-            request.version,
-            oldest_version=request.oldest_version,
-            create=request.create,
-            master_term=request.master_term,
-            durable=request.durable,
-        )
-        return held, bumped
+        return await self._finish(self._versions.bump(request))
 
     async def _align(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, AlignReplica)
         self.join(request.cluster)
-        _check_length(request.length_bytes)
-        return await self._finish(self._align_exclusively(request))
-
-    async def _align_exclusively(self, request: AlignReplica) -> Ack:
-        async with self.orders.exclusively(request.handle) as turn:
-            order = turn.order
-            # Cutting is safe only before any client can have had a mutation of this version acknowledged.
-            if order is None or order.version != request.version or order.has_begun:
-                held = "none" if order is None else f"version {order.version}"
-                raise Superseded(
-                    f"chunk {request.handle:x} cannot be aligned to version {request.version}: "
-                    f"order in memory: {held}, or mutations have begun"
-                )
-            await self._writer.in_worker(
-                lambda: self._replicas.versions.align(
-                    request.handle, request.version, request.length_bytes, master_term=request.master_term
-                )
-            )
-            if order.lead is not None:
-                order.lead.align(request.length_bytes)
-            return Ack()
+        return await self._finish(self._versions.align(request))
 
     async def _seal(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, SealReplica)
         self.join(request.cluster)
-        _check_length(request.length_bytes)
-        return await self._finish(self._seal_exclusively(request))
-
-    async def _seal_exclusively(self, request: SealReplica) -> Ack:
-        async with self.orders.exclusively(request.handle) as turn:
-            await self._writer.in_worker(
-                lambda: self._replicas.versions.seal(
-                    request.handle, request.version, request.length_bytes, master_term=request.master_term
-                )
-            )
-            order = turn.order
-            if order is not None:
-                self._writer.refuse(
-                    order, order.local.seal(), ChunkSealed(f"chunk {request.handle:x} is sealed")
-                )
-                if order.lead is not None:
-                    self._primary.end_outstanding(order, order.lead.seal())
-            return Ack()
-
-    async def _collect_exclusively(self, garbage: GarbageReplica, term: Term, known_at: float) -> bool:
-        async with self.orders.exclusively(garbage.handle) as turn:
-            if self.clones.touched_since(garbage.handle, known_at):
-                return False
-            order = turn.order
-            if order is not None and (order.granted_at >= known_at or order.version > garbage.version):
-                return False
-            gone = await self._writer.in_worker(
-                lambda: self._replicas.delete(garbage.handle, up_to=garbage.version, master_term=term)
-            )
-            if gone and order is not None:
-                self._end_order(order, ChunkVersion(order.version + 1), "the replica was deleted")
-                turn.order = None
-            return gone
+        return await self._finish(self._versions.seal(request))
 
     # --- copies: for the master -----------------------------------------------------------------
 
@@ -339,7 +220,7 @@ class ChunkService:
             done = await self._writer.in_worker(work)
             if turn.order is not None:
                 # What was here is a copy being made now: the order was of a version that is over for good.
-                self._end_order(turn.order, ChunkVersion(turn.order.version + 1), "its replica is stale")
+                self._versions.end(turn.order, "its replica is stale")
                 turn.order = None
             return done
 
@@ -502,57 +383,6 @@ class ChunkService:
         task.add_done_callback(self._changing.discard)
         return await asyncio.shield(task)
 
-    def _end_order(self, order: VersionOrder, newer: ChunkVersion, reason: str) -> None:
-        self._end_applied(order, order.local.supersede(newer), reason)
-
-    def _give_up_order(self, order: VersionOrder, reason: str) -> None:
-        """End an order without a newer one: a version that nobody writes to any more."""
-        self._end_applied(order, order.local.revoke(reason), reason)
-
-    def _end_applied(self, order: VersionOrder, never: tuple[Mutation, ...], reason: str) -> None:
-        if never:
-            self._writer.refuse(order, never, order.local.verdict())
-        if order.lead is not None:
-            self._primary.end_outstanding(order, order.lead.supersede(reason))
-
-    def _new_order(
-        self,
-        request: BumpVersion,
-        now: float,
-        length_bytes: int,
-        *,
-        may_be_short: bool,
-        window: AppendWindow | None,
-    ) -> VersionOrder:
-        me = self._identity.server
-        lead = None
-        if request.primary == me:
-            lead = PrimaryOrder(
-                handle=request.handle,
-                version=request.version,
-                me=me,
-                members=[replica.server for replica in request.replicas],
-                length_bytes=length_bytes,
-                now=now,
-                lease_seconds=request.lease_seconds,
-                window=window,
-            )
-        return VersionOrder(
-            version=request.version,
-            granted_at=now,
-            may_be_short=may_be_short,
-            primary=request.primary,
-            replicas={replica.server: replica for replica in request.replicas},
-            local=SecondaryOrder(
-                handle=request.handle, version=request.version, me=me, primary=request.primary
-            ),
-            lead=lead,
-        )
-
-
-def _same_grant(order: VersionOrder, request: BumpVersion) -> bool:
-    return order.primary == request.primary and order.replicas.keys() == {r.server for r in request.replicas}
-
 
 def _check_record(request: AppendRecord) -> None:
     if not 0 < request.length_bytes <= APPEND_BYTES_MAX:
@@ -581,8 +411,3 @@ def _inline_bytes(request: ApplyMutation) -> InlineBytes | None:
     if request.kind != "record" or len(request.data) != request.length_bytes:
         raise InvalidArgument(f"{len(request.data)} bytes came with a mutation of {request.length_bytes}")
     return InlineBytes(request.data, request.checksums)
-
-
-def _check_length(length_bytes: int) -> None:
-    if not 0 <= length_bytes <= CHUNK_BYTES:
-        raise InvalidArgument(f"{length_bytes} is not a length of a chunk")
