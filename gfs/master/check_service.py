@@ -13,6 +13,7 @@ from gfs.master.core.check_walk import WalkedFile, walk_page
 from gfs.master.core.chunk_risk import RiskJudge
 from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of, find, inode_record, names_of
+from gfs.master.core.policies import InheritedPolicies
 from gfs.master.core.tables import ReadTables
 from gfs.master.damage_duty import Urge
 from gfs.master.reads import Reads
@@ -67,8 +68,9 @@ class CheckService:
         judge = RiskJudge(self._locations, now=self._clock.monotonic())
         counts: dict[ChunkRisk, int] = dict.fromkeys(RISKS, 0)
         at_risk: list[CheckedFile] = []
+        policies = InheritedPolicies(tables)
         for file in page.files:
-            judged = _judged(file, judge)
+            judged = _judged(file, judge, policies.goal_of(file.record))
             for chunk in judged:
                 counts[chunk.risk] += 1
             if any(chunk.risk != "ok" for chunk in judged):
@@ -112,6 +114,7 @@ def _chunks_at_risk(
     tables: ReadTables, paths: Iterable[str], judge: RiskJudge
 ) -> Iterator[tuple[InodeId, ChunkIndex]]:
     looked_at = 0
+    policies = InheritedPolicies(tables)
     for path in paths:
         try:
             inode, is_directory = find(tables, names_of(path))
@@ -126,13 +129,12 @@ def _chunks_at_risk(
                 return
             chunk = chunk_of(tables, inode, index)
             if chunk is not None:
-                judged = judge.judge(chunk, ChunkIndex(index), record.replication_goal)
+                judged = judge.judge(chunk, ChunkIndex(index), policies.goal_of(record))
                 if judged.risk != "ok":
                     yield inode, ChunkIndex(index)
 
 
-def _judged(file: WalkedFile, judge: RiskJudge) -> list[CheckedChunk]:
-    goal = file.record.replication_goal
+def _judged(file: WalkedFile, judge: RiskJudge, goal: int) -> list[CheckedChunk]:
     return [
         judge.judge(chunk, ChunkIndex(file.first + position), goal)
         for position, chunk in enumerate(file.chunks)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from gfs.clock import Clock
 from gfs.errors import GfsError, InvalidArgument, PermissionDenied, WrongCluster
 from gfs.master.commit import Commits
-from gfs.master.core.health import ClusterView, judge_health
+from gfs.master.core.health import ClusterView, RepairOutlook, judge_health
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.lookup import chunk_by_handle, read_counters, state_digest
 from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.core.snapshots import jobs_under_way
 from gfs.master.core.tenure import check_server_id, tenure_of
 from gfs.master.core.trash import trash_bytes
 from gfs.master.garbage_collection import GarbageCollection
@@ -59,7 +60,9 @@ class ClusterService:
         lease_seconds: float,
         replication_goal: int,
         standing: Standing,
+        outlook: Callable[[], RepairOutlook | None] = lambda: None,
     ) -> None:
+        """`outlook`: what the leader is doing about replicas."""
         self._cluster = cluster
         self._replicator = replicator
         self._commits = commits
@@ -74,6 +77,7 @@ class ClusterService:
         self._lease_seconds = lease_seconds
         self._replication_goal = replication_goal
         self._standing = standing
+        self._outlook = outlook
 
     # --- chunk servers -------------------------------------------------------------------------
 
@@ -146,6 +150,11 @@ class ClusterService:
             chunkservers=tuple(servers),
             replication_goal=self._replication_goal,
             replication=self._scan.result,
+            damaged_replicas=self._locations.damaged_count(now=now),
+            snapshots=tuple(
+                (j.source_path, j.target_path) for j in jobs_under_way(self._reads.now()).values()
+            ),
+            repair=self._outlook(),
         )
         health, reasons = judge_health(view)
         counters = read_counters(self._reads.now())

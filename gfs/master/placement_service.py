@@ -11,7 +11,7 @@ import itertools
 import msgspec
 
 from gfs.clock import Clock
-from gfs.errors import InvalidArgument, NotFound, Unavailable
+from gfs.errors import InvalidArgument, IsADirectory, NotFound, Unavailable
 from gfs.master.commit import Commits
 from gfs.master.core.explain import explain_chunk
 from gfs.master.core.locations import KnownServer, Locations
@@ -210,7 +210,8 @@ class PlacementService:
                     drop=task.drop or ServerId(""),
                 )
             )
-        failed = sum(queue.failure(need.handle) is not None for need in queue.in_order())
+        outlook = self._repair.outlook()
+        assert outlook is not None or not queue.waiting
         for need in itertools.islice(queue.in_order(), limit - len(rows)):
             failure = queue.failure(need.handle)
             rows.append(
@@ -225,11 +226,11 @@ class PlacementService:
                     tries=failure.tries if failure else 0,
                 )
             )
-        left = queue.seconds_left(queue.waiting + len(queue.active), now=now)
+        left = None if outlook is None else outlook.seconds_left
         return ReplicationQueueReply(
             active=len(queue.active),
-            waiting=queue.waiting - failed,
-            failed=failed,
+            waiting=0 if outlook is None else outlook.waiting,
+            failed=0 if outlook is None else outlook.failed,
             made=queue.done_total,
             per_second=queue.rate(now=now),
             seconds_left=-1.0 if left is None else left,
@@ -252,7 +253,7 @@ class PlacementService:
     # --- explaining ----------------------------------------------------------------------------
 
     async def explain(self, request: Request, _context: CallContext) -> Reply:
-        """Raises: NotLeader; NotFound, InvalidPath, NotADirectory; InvalidArgument (a directory)."""
+        """Raises: NotLeader; NotFound, InvalidPath, NotADirectory, IsADirectory."""
         assert isinstance(request, Explain)
         self._commits.leading()
         tables = await self._reads.linearizable()
@@ -262,7 +263,10 @@ class PlacementService:
         else:
             entry = stat(tables, request.path)
             if entry.kind != "file":
-                raise InvalidArgument(f"{request.path} is a directory; it has no chunks")
+                raise IsADirectory(
+                    f"{request.path} is a directory; it has no chunks",
+                    hint="Name a file; 'gfs fsck' tells how safe all below a directory are.",
+                )
             inode, path, total = entry.inode, entry.path, entry.chunk_count
             first, count = max(request.first_index, 0), min(max(request.count, 1), EXPLAINED_MAX)
             if first >= total > 0:

@@ -404,6 +404,7 @@ class Master:
                 lease_seconds=tuning.lease_seconds,
                 replication_goal=tuning.replication_goal,
                 standing=self.standing,
+                outlook=self._repair.outlook,
             ),
         )
 

@@ -16,6 +16,7 @@ from gfs.errors import GfsError
 from gfs.master.clone_runs import CarriesOut, CloneRuns
 from gfs.master.commit import Commits
 from gfs.master.core.clone_task import CloneTask
+from gfs.master.core.health import RepairOutlook
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.placement import Candidate, Chance
@@ -149,6 +150,24 @@ class RepairDuty:
     def last_examples_of(self, server: ServerId) -> list[tuple[InodeId, ChunkIndex]]:
         """Some of these."""
         return self.scan.last_examples.get(server, [])
+
+    def outlook(self) -> RepairOutlook | None:
+        """What is under way and due, in numbers; None on a master that does not lead."""
+        if self._term is None:
+            return None
+        now, queue = self._clock.monotonic(), self.queue
+        failures = [failure for need in queue.in_order() if (failure := queue.failure(need.handle))]
+        waiting = queue.waiting - len(failures)
+        said = tenures(self._reads.now())
+        return RepairOutlook(
+            active=len(queue.active),
+            waiting=waiting,
+            failed=len(failures),
+            # What failed may fail again: nobody can say when that is done.
+            seconds_left=queue.seconds_left(waiting + len(queue.active), now=now),
+            why=failures[0].message if failures else "",
+            left={s: self.about_members_of(s, -1) for s, tenure in said.items() if tenure == "draining"},
+        )
 
     def _is_counted(self, server: ServerId) -> bool:
         """Also that the walk began after the server's tenure was last changed, as far as it was."""

@@ -74,8 +74,9 @@ class QueueRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ReplicationQueueReply(Reply, tag="replication_queue_reply", frozen=True, kw_only=True):
-    """`rows`: the most urgent ones. `per_second` clones are completed, so that all are done in `seconds_left`
-    (-1: nobody can say). `complete`: all chunks have been looked at since a server was last lost."""
+    """`rows`: the most urgent ones. `per_second` clones are completed, so that all but the failed ones are
+    done in `seconds_left` (-1: nobody can say). `complete`: all chunks have been looked at since a server was
+    last lost."""
 
     active: int
     waiting: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -103,3 +105,19 @@ async def test_only_the_superuser_operates_the_cluster(tmp_path: Path) -> None:
             await ann.readmit_master("m1")
         with pytest.raises(InvalidArgument):
             await superuser.readmit_master("m1")
+
+
+async def test_how_safe_a_file_is_follows_the_policy_and_not_the_number_it_was_made_with(
+    tmp_path: Path,
+) -> None:
+    async with RealCluster(tmp_path, chunkservers=3) as cluster, await cluster.client() as superuser:
+        await superuser.mkdir("/d")
+        await superuser.write_bytes("/d/f", b"x" * 100)
+        await superuser.set_policy("/d", PolicyFields(replicas=2))
+        deadline = time.monotonic() + 15.0
+        while len((await superuser.chunks("/d/f"))[0].replicas) > 2:
+            assert time.monotonic() < deadline, "the needless replica is never given up"
+            await asyncio.sleep(0.02)
+        [page] = [page async for page in superuser.check("/d")]
+        assert page.counts["ok"] == 1 and page.at_risk == []
+        assert await superuser.repair(["/d/f"]) == 0

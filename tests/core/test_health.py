@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import msgspec
 
-from gfs.master.core.health import ClusterView, judge_health
+from gfs.master.core.health import ClusterView, RepairOutlook, judge_health
 from gfs.master.core.replication_scan import ReplicationCount
 from gfs.messages.cluster import ChunkServerStatus, MasterStatus
 from gfs.vocabulary import Address, MasterId, ServerId
@@ -130,3 +133,45 @@ def test_goal_above_the_servers_is_said_but_is_no_fault() -> None:
 def test_nearly_full_disk_is_named() -> None:
     health, reasons = judge(servers=(server("s1"), server("s2"), server("s3", free=2)))
     assert health == "degraded" and "disk of chunk server s3 is nearly full: 2048 MiB free" in reasons
+
+
+def words(**facts: Any) -> tuple[str, list[str]]:  # Any: fields of ClusterView
+    view = ClusterView((master("m1", "leader"),), MasterId("m1"), (server("s1"),), 1, None)
+    return judge_health(replace(view, **facts))
+
+
+def test_work_under_way_is_told_and_is_no_fault() -> None:
+    drained = msgspec.structs.replace(server("s2"), tenure="draining")
+    outlook = RepairOutlook(2, 7, 0, 31.4, left={ServerId("s2"): 9})
+    health, reasons = words(
+        chunkservers=(server("s1"), drained),
+        damaged_replicas=1,
+        snapshots=(("/a", "/b"),),
+        repair=outlook,
+    )
+    assert health == "ok"
+    assert reasons == [
+        "1 damaged replica found: not read from, and deleted once the chunk has a good copy in its place",
+        "replicas are being made or moved: 2 under way, 7 waiting, done in about 31 s",
+        "chunk server s2 is being emptied, 9 replicas left",
+        "a snapshot of /a is being made at /b; until then neither can be changed",
+    ]
+
+
+def test_chunks_that_can_get_no_replica_are_told_with_the_reason_and_no_end() -> None:
+    [reason] = words(repair=RepairOutlook(0, 0, 3, None, why="one more server is needed"))[1]
+    assert reason.startswith("3 chunks cannot be given a replica for now: one more server is needed; see")
+
+
+def test_an_emptied_server_is_told_with_the_command_that_lets_it_go() -> None:
+    drained = msgspec.structs.replace(server("s1"), tenure="draining")
+    outlook = RepairOutlook(0, 0, 0, None, left={ServerId("s1"): 0})
+    [reason] = words(chunkservers=(drained,), repair=outlook)[1]
+    assert reason == "chunk server s1 is empty: let it go with 'gfs admin chunkservers remove s1'"
+    [reason] = words(chunkservers=(drained,))[1]
+    assert reason == "chunk server s1 is being emptied"  # only the leader knows how much is left
+
+
+def test_of_many_snapshots_some_are_named() -> None:
+    reasons = words(snapshots=tuple((f"/a{n}", f"/b{n}") for n in range(5)))[1]
+    assert len(reasons) == 4 and reasons[-1] == "2 more snapshots under way"

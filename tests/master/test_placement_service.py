@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gfs.errors import GfsError, InvalidArgument, NotFound, NotLeader, Unavailable
+from gfs.errors import GfsError, InvalidArgument, IsADirectory, NotFound, NotLeader, Unavailable
 from gfs.master.placement_service import PlacementService
 from gfs.messages.base import Reply, Request
 from gfs.messages.methods import PLACEMENT_REQUESTS
@@ -173,7 +173,7 @@ async def test_explain_of_what_is_not_there_is_refused() -> None:
         here.world.make_file("/f", "1 2 3")
         for request, kind in (
             (Explain(path="/none"), NotFound),
-            (Explain(path="/"), InvalidArgument),
+            (Explain(path="/"), IsADirectory),
             (Explain(path="/f", first_index=ChunkIndex(1)), NotFound),
             (Explain(handle=ChunkHandle(77)), NotFound),
         ):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gfs.errors import Unavailable
-from gfs.master.core.repair import BLOCKS_CLIENT, LAST_COPY
+from gfs.master.core.repair import BLOCKS_CLIENT, IN_USE, LAST_COPY
 from gfs.master.core.repair_queue import Limits
 from gfs.messages import operations as op
 from gfs.vocabulary import ChunkIndex, InodeId, ServerId
@@ -200,6 +200,19 @@ async def test_deleted_files_come_last() -> None:
         world.apply(op.DeletePath(path="/deleted", expires_at_ms=2**41))
         await world.until_quiet()
         assert [task.handle for task in world.moves.done] == [live, deleted]
+
+
+async def test_files_below_a_deleted_directory_come_last() -> None:
+    limits = Limits(active_max=1, per_server_max=1, rebalancing_max=1)
+    async with running(limits=limits) as world:
+        world.apply(op.MakeDirectory(path="/d"))
+        world.apply(op.MakeDirectory(path="/d/e"))
+        [deleted] = world.make_file("/d/e/f", "1 2")
+        [live] = world.make_file("/live", "1 2")
+        world.apply(op.DeletePath(path="/d", recursive=True, expires_at_ms=2**41))
+        await world.until_quiet()
+        assert [task.handle for task in world.moves.done] == [live, deleted]
+        assert world.moves.done[0].priority == world.moves.done[1].priority + IN_USE
 
 
 async def test_what_is_under_way_ends_with_the_leaders_term() -> None:

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gfs.master.core.replication_scan import ReplicationCount
 from gfs.messages.cluster import ChunkServerStatus, MasterStatus
-from gfs.vocabulary import MasterId
+from gfs.vocabulary import MasterId, ServerId
 
 DISK_FREE_FRACTION_LOW = 0.05
 LAG_ENTRIES_HIGH = 10_000
+NAMED_MAX = 3  # snapshots, servers … named in one sentence
 _TAKES_NO_PART = ("refused", "out of service")
 
 
 @dataclass(frozen=True, slots=True)
+class RepairOutlook:
+    """What the leader is at. `failed` chunks wait after a failed try, one of which failed because `why`.
+
+    `seconds_left` until all but these have their replicas, None when nobody can say. `left`: replicas still
+    on each server that is drained, -1 while they are being counted.
+    """
+
+    active: int
+    waiting: int
+    failed: int
+    seconds_left: float | None
+    why: str = ""
+    left: Mapping[ServerId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
-    """What one master could find out. `leader` is empty when nobody knows one."""
+    """What one master could find out. `leader` is empty when nobody knows one.
+
+    `snapshots`: source and target of those under way. `repair` is known to the leader only.
+    """
 
     masters: tuple[MasterStatus, ...]
     leader: MasterId
     chunkservers: tuple[ChunkServerStatus, ...]
     replication_goal: int
     replication: ReplicationCount | None
+    damaged_replicas: int = 0
+    snapshots: tuple[tuple[str, str], ...] = ()
+    repair: RepairOutlook | None = None
 
 
 def judge_health(view: ClusterView) -> tuple[str, list[str]]:
@@ -31,7 +55,7 @@ def judge_health(view: ClusterView) -> tuple[str, list[str]]:
     """
     down = [*_no_quorum(view), *_no_chunkservers(view)]
     weak = [*_masters_away(view), *_servers_away(view), *_replicas_short(view), *_disks_full(view)]
-    notes = _fewer_servers_than_goal(view)
+    notes = [*_fewer_servers_than_goal(view), *_work_under_way(view)]
     if down:
         return "down", [*down, *weak, *notes]
     return ("degraded" if weak else "ok"), [*weak, *notes]
@@ -140,6 +164,59 @@ def _replicas_short(view: ClusterView) -> list[str]:
     if rest:
         reasons.append(f"{_count(rest, 'chunk')} of {count.chunks} with a replica missing")
     return reasons
+
+
+def _work_under_way(view: ClusterView) -> list[str]:
+    """What the cluster is doing about it, or was told to do: no fault, but what a person wants to know."""
+    return [*_damage(view), *_repairs(view), *_draining(view), *_snapshots(view)]
+
+
+def _damage(view: ClusterView) -> list[str]:
+    if not view.damaged_replicas:
+        return []
+    count = _count(view.damaged_replicas, "damaged replica")
+    return [f"{count} found: not read from, and deleted once the chunk has a good copy in its place"]
+
+
+def _repairs(view: ClusterView) -> list[str]:
+    work = view.repair
+    if work is None:
+        return []
+    reasons = []
+    if work.active or work.waiting:
+        text = f"replicas are being made or moved: {work.active} under way, {work.waiting} waiting"
+        reasons.append(
+            text + ("" if work.seconds_left is None else f", done in about {work.seconds_left:.0f} s")
+        )
+    if work.failed:
+        reasons.append(
+            f"{_count(work.failed, 'chunk')} cannot be given a replica for now: {work.why}; "
+            "see 'gfs admin replication queue'"
+        )
+    return reasons
+
+
+def _draining(view: ClusterView) -> list[str]:
+    reasons = []
+    for server in view.chunkservers:
+        if server.tenure != "draining":
+            continue
+        left = -1 if view.repair is None else view.repair.left.get(server.id, -1)
+        if left == 0:
+            state = f"is empty: let it go with 'gfs admin chunkservers remove {server.id}'"
+        else:
+            state = "is being emptied" + (f", {_count(left, 'replica')} left" if left > 0 else "")
+        reasons.append(f"chunk server {server.id} {state}")
+    return reasons
+
+
+def _snapshots(view: ClusterView) -> list[str]:
+    reasons = [
+        f"a snapshot of {source} is being made at {target}; until then neither can be changed"
+        for source, target in view.snapshots[:NAMED_MAX]
+    ]
+    more = len(view.snapshots) - len(reasons)
+    return reasons + ([f"{_count(more, 'more snapshot')} under way"] if more > 0 else [])
 
 
 def _disks_full(view: ClusterView) -> list[str]:

@@ -258,6 +258,10 @@ class Locations:
         server = self._servers.get(server_id)
         return server is not None and handle in server.corrupt
 
+    def damaged_count(self, *, now: float) -> int:
+        """How many damaged replicas living servers hold."""
+        return sum(len(server.corrupt) for server in self._servers.values() if self._is_alive(server, now))
+
     def damaged(
         self,
         handle: ChunkHandle,

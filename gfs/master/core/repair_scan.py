@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gfs.master.core.lookup import chunk_of, chunks_after, inode_record
-from gfs.master.core.records import TRASH_INODE, ChunkRecord
+from gfs.master.core.records import ChunkRecord
 from gfs.master.core.replica_survey import Survey, Surveyor
 from gfs.master.core.tables import ReadTables
 from gfs.vocabulary import ChunkIndex, InodeId, ServerId
@@ -21,8 +21,8 @@ _BEGINNING = InodeId(0), ChunkIndex(0)
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One chunk as the walk met it. `deleted`: its file was moved to the trash itself. `closed`: no writer
-    has begun since the last one closed the file."""
+    """One chunk as the walk met it. `deleted`: no other file has it, and its file, or a directory above
+    that, is in the trash. `closed`: no writer has begun since the last one closed the file."""
 
     inode: InodeId
     index: ChunkIndex
@@ -88,4 +88,5 @@ def sight(tables: ReadTables, surveyor: Surveyor, inode: InodeId, index: ChunkIn
     if file is None or chunk is None:
         return None
     survey = surveyor.look(chunk, file)
-    return Sighting(inode, index, chunk, survey, deleted=file.parent == TRASH_INODE, closed=file.length_exact)
+    deleted = chunk.references == 1 and surveyor.is_deleted(file)
+    return Sighting(inode, index, chunk, survey, deleted=deleted, closed=file.length_exact)

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gfs.errors import CorruptState
 from gfs.master.core.locations import Locations
 from gfs.master.core.policies import InheritedPolicies
-from gfs.master.core.records import ChunkRecord, InodeRecord
-from gfs.master.core.tables import ReadTables
+from gfs.master.core.records import TRASH_INODE, ChunkRecord, InodeRecord, id_key, inode_share
+from gfs.master.core.tables import ReadTables, Table
 from gfs.master.core.tenure import Tenure, tenures
-from gfs.vocabulary import ChunkHandle, ServerId
+from gfs.vocabulary import ROOT_INODE, ChunkHandle, ServerId
 
 MemberState = Literal["good", "away", "late", "lost", "absent", "stale", "corrupt"]
 
@@ -69,6 +70,8 @@ class Surveyor:
     ) -> None:
         """`patience_seconds`: how long a silent server may be away before its replicas count as lost."""
         assert patience_seconds >= 0
+        self._tables = tables
+        self._deleted = {int(TRASH_INODE): True, int(ROOT_INODE): False}
         self._policies = InheritedPolicies(tables)
         self._locations = locations
         self._now = now
@@ -85,6 +88,19 @@ class Surveyor:
             members={server: self._member(server, chunk) for server in chunk.replicas},
             leaving=frozenset(server for server in chunk.replicas if server in self._tenures),
         )
+
+    def is_deleted(self, file: InodeRecord) -> bool:
+        """Whether the file, or a directory above it, is in the trash."""
+        known, at = self._deleted, int(file.parent)
+        way: list[int] = []
+        while at not in known:
+            way.append(at)
+            row = self._tables.get(Table.INODES, id_key(at))
+            if row is None:
+                raise CorruptState(f"inode {at} is the parent of another one but missing")
+            at = inode_share(row)[1]
+        known.update(dict.fromkeys(way, known[at]))
+        return known[at]
 
     def server_state(self, server_id: ServerId) -> MemberState:
         """good (alive), away, late or lost; of the server, whatever it holds."""
