@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 import click
 
 from gfs.cli.render import emit_many, emit_one, emit_stream, human_bytes, note, text_table
+from gfs.inspect.oplog_blame import blame as blame_path
 from gfs.inspect.oplog_lines import LogLine, Tail, in_words, select_lines
+from gfs.inspect.oplog_replay import replay_to
 from gfs.inspect.oplog_segments import Fault, LogWalk
 from gfs.inspect.oplog_stats import LogStatistics, SegmentRow, count_log, segment_rows
 from gfs.inspect.oplog_verify import LogFinding, LogSummary, LogVerifier
@@ -172,6 +174,55 @@ def _statistics_text(found: LogStatistics) -> str:
         parts.append(f"{found.clients} clients; the busiest:")
         parts.append(text_table(["client", ">operations"], clients).rstrip("\n"))
     return "\n".join(part for part in parts if part)
+
+
+@oplog.command()
+@_directory_argument
+@click.argument("path")
+@click.pass_context
+def blame(ctx: click.Context, directory: str, path: str) -> None:
+    """Show which records made a path what it is: through renames, deletes, snapshots and grants.
+
+    The log is applied once more to a copy of a checkpoint, so operations that were refused are left out.
+    """
+    found = blame_path(directory, path)
+    if ctx.obj.output != "table":
+        emit_one(found, ctx.obj.output, "")
+        return
+    if found.existed:
+        note(f"inode {found.inode} was there at entry {found.known_from} already; older entries are gone")
+    rows = [[str(line.index), moment(line.at_ms), line.effect, line.words] for line in found.lines]
+    emit_many([], "table", [">entry", "when", "effect", "what"], rows)
+    if not found.is_there:
+        note(f"{path} leads nowhere now; this is of inode {found.inode}, which it led to last")
+
+
+@oplog.command()
+@_directory_argument
+@click.option("--to", "index", type=int, required=True, metavar="INDEX", help="The last entry that is in it.")
+@click.option(
+    "--out",
+    required=True,
+    metavar="FILE",
+    type=click.Path(),
+    help="The new checkpoint, or a directory for it; its manifest goes beside it.",
+)
+@click.pass_context
+def replay(ctx: click.Context, directory: str, index: int, out: str) -> None:
+    """Make a checkpoint as of any entry still in the log, from an older checkpoint and the log between.
+
+    Digests that the leader logged on the way are compared; a difference writes nothing and exits with 7.
+    The log does not tell how far it is committed: its very last entries may still be overruled.
+    """
+    manifest, done = replay_to(directory, index=index, out=out)
+    began = f"checkpoint {done.began_at}" if done.began_at else "the beginning"
+    emit_one(
+        manifest,
+        ctx.obj.output,
+        f"{out}: the state at entry {manifest.index} of term {manifest.term}, "
+        f"{human_bytes(manifest.length_bytes)}; from {began} on {done.records} operations, "
+        f"{done.digests_compared} digests compared, all equal",
+    )
 
 
 def _end_with_faults(ctx: click.Context, faults: Iterable[Fault]) -> None:

@@ -145,7 +145,8 @@ def _open(path: str) -> CheckpointFile:
         return CheckpointFile(path, None, NotFound("it has no manifest"))
     try:
         manifest = decode_manifest(content)
-        if os.path.basename(path) != f"{checkpoint_name(manifest)}.lmdb":
+        name = os.path.basename(path)  # one that was named by a person may have any
+        if _FILE.match(name) and name != f"{checkpoint_name(manifest)}.lmdb":
             raise CorruptState(f"its manifest is that of {checkpoint_name(manifest)}")
     except GfsError as error:
         return CheckpointFile(path, None, error)

@@ -43,6 +43,11 @@ def read_applied(tables: ReadTables) -> tuple[LogIndex, Term]:
     return LogIndex(index), Term(term)
 
 
+def applied_row(index: LogIndex, term: Term) -> bytes:
+    """What read_applied() reads, for who makes a state without running a master."""
+    return _APPLIED.pack(index, term)
+
+
 class ReplicatedState:
     """Implements StateMachine over LMDB. All calls on the loop's thread.
 
@@ -101,7 +106,7 @@ class ReplicatedState:
         if self._applied == self._committed_applied:
             return
         self.state.save()
-        self._tables.put(Table.META, APPLIED_KEY, _APPLIED.pack(*self._applied))
+        self._tables.put(Table.META, APPLIED_KEY, applied_row(*self._applied))
         self._tables.commit()
         self._committed_applied = self._applied
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 from gfs.errors import NotFound
+from tests.core.master_records import create, rename
+from tests.inspect.lived_master import LivedMaster
 from tests.inspect.logs import flip, segments, some_log
 from tests.inspect.shell import gfs
 
@@ -60,6 +62,21 @@ def test_segments_tail_and_statistics_are_shown(tmp_path: Path) -> None:
     assert "stopped in order" in gfs("oplog", "tail", "-n", "3", str(tmp_path)).stdout.splitlines()[-1]
     text = gfs("oplog", "stats", str(tmp_path)).stdout
     assert "20 entries, 20 operations" in text and "create" in text
+
+
+def test_blame_and_replay_work_on_a_masters_directory(tmp_path: Path) -> None:
+    master = LivedMaster(tmp_path / "m1")
+    master.do(create("/a"))
+    master.do(rename("/a", "/b"))
+    master.close()
+    ran = gfs("oplog", "blame", str(tmp_path / "m1"), "/b")
+    assert ran.exit_code == 0 and "rename /a to /b" in ran.stdout
+    told = json.loads(gfs("-o", "json", "oplog", "blame", str(tmp_path / "m1"), "/b").stdout)
+    assert [line["effect"] for line in told["lines"]] == ["made", "moved"]
+    out = tmp_path / "at2.lmdb"
+    ran = gfs("oplog", "replay", str(tmp_path / "m1"), "--to", "2", "--out", str(out))
+    assert ran.exit_code == 0 and "the state at entry 2 of term 1" in ran.stdout
+    assert out.exists() and (tmp_path / "at2.manifest").exists()
 
 
 def test_a_directory_without_a_log_is_not_found(tmp_path: Path) -> None:
