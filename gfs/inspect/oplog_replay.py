@@ -17,8 +17,8 @@ from crc32c import crc32c
 from gfs.disk import SystemDisk, write_file_durably
 from gfs.errors import AlreadyExists, CorruptState, InvalidArgument, NoSpace, UnsupportedVersion
 from gfs.inspect.oplog_entries import (
-    KeptCheckpoint,
     EntryReader,
+    KeptCheckpoint,
     LogEntry,
     kept_checkpoints,
     master_directory,
