@@ -119,8 +119,8 @@ def test_a_snapshot_is_told_from_its_beginning_to_its_publication(master: LivedM
     granted = master.do(add_chunk(file, 0))
     assert isinstance(granted, op.ChunkGranted)
     copy = inode_of(master.do(op.BeginSnapshot(source="/src", target="/copy")))
-    for _ in range(4):
-        master.entry(op.CopySnapshot(copy=copy, rows=2))  # type: ignore[arg-type]
+    for _ in range(8):
+        master.entry(op.CopySnapshot(copy=copy, rows=1))  # type: ignore[arg-type]
     of_file = steps(told(master, "/copy/f"))
     assert ("made", "begin a snapshot of /src at /copy") in of_file
     assert of_file[0][0] == "chunk"  # its bytes came with the source's grant
