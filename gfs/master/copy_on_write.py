@@ -16,7 +16,8 @@ from gfs.master.commit import Commits
 from gfs.master.core.chunk_copies import COPIES_FORGOTTEN_MAX
 from gfs.master.core.locations import Locations
 from gfs.master.core.records import ChunkRecord
-from gfs.master.granting import ChunkKey, Granting
+from gfs.master.granting import Granting
+from gfs.master.member_choice import ChunkKey
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import ReplicaCalls
 from gfs.messages import operations
@@ -50,8 +51,8 @@ class CopyOnWrite:
         """
         inode, index = key
         term = self._commits.leading()
-        await self._granting.await_heartbeats(shared.replicas)
-        members = await self._granting.candidates(key, shared, blamed)
+        await self._granting.members.await_heartbeats(shared.replicas)
+        members = await self._granting.members.candidates(key, shared, blamed)
         try:
             reserved = await self._commits.commit(
                 operations.ReserveChunkCopy(
@@ -109,7 +110,7 @@ class CopyOnWrite:
             else:
                 failures[server] = answer
         if not copied:
-            raise self._granting.unavailable(*key, shared.replicas, failures)
+            raise self._granting.members.unavailable(*key, shared.replicas, failures)
         away = [server for server in shared.replicas if server not in copied]
         if away and all(reply.may_be_short for reply in copied.values()):
             raise DataUnavailable(

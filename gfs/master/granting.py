@@ -1,13 +1,12 @@
 """One grant of a chunk's next version, from the log to equal replicas (§3.1). Why it is safe: core/grants.
 
 One attempt: log the version and its set, bump every replica of the set, judge the answers, cut all to one
-length. When a replica stays silent, again without it. Telling clients, or not, is lease_service's; grants
-that no client is told of are quiet_grants'.
+length. When a replica stays silent, again without it. Who may be in the set is member_choice's; telling
+clients, or not, is lease_service's; grants that no client is told of are quiet_grants'.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,34 +14,25 @@ from dataclasses import dataclass, replace
 from gfs import failpoints
 from gfs.clock import Clock
 from gfs.errors import (
-    ChecksumMismatch,
     ChunkSealed,
     DataUnavailable,
-    GfsError,
-    NoSpace,
-    NotEnoughChunkServers,
     NotFound,
     StaleVersion,
     Superseded,
     Unavailable,
 )
 from gfs.master.commit import Commits
-from gfs.master.core.grants import judge_answers, replicas_needed
+from gfs.master.core.grants import judge_answers
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
 from gfs.master.core.lookup import chunk_of, live_file
 from gfs.master.core.placement import (
     Chance,
-    choose_primary,
-    choose_servers,
-    explain,
-    lacks_room,
-    order_replicas,
-    usable_count,
 )
 from gfs.master.core.policies import policy_of, replication_goal_of
 from gfs.master.core.records import ChunkRecord, InodeRecord
 from gfs.master.core.server_pool import ServerPool
+from gfs.master.member_choice import MemberChoice
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import Grant, ReplicaCalls
 from gfs.messages import operations
@@ -50,10 +40,6 @@ from gfs.telemetry import note_event
 from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, InodeId, ServerId
 
 GRANT_ATTEMPTS_MAX = 5  # each leaves out at least one more replica, or meets a newer grant
-SPARED_MAX = 4096  # chunks remembered for which a blamed replica was kept because it answered
-UNSETTLED_POLL_SECONDS = 0.05
-
-ChunkKey = tuple[InodeId, ChunkIndex]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +70,19 @@ class Granting:
     ) -> None:
         self._commits = commits
         self._reads = reads
-        self._locations = locations
-        self._pool = pool
         self._leases = leases
         self._calls = calls
         self._clock = clock
-        self._chance = chance
-        self._configured_servers = configured_servers
-        self._spared: OrderedDict[ChunkKey, frozenset[ServerId]] = OrderedDict()
+        self.members = MemberChoice(
+            reads=reads,
+            locations=locations,
+            pool=pool,
+            leases=leases,
+            calls=calls,
+            clock=clock,
+            chance=chance,
+            configured_servers=configured_servers,
+        )
 
     async def look_up(
         self, inode: InodeId, index: ChunkIndex, *, certain: bool
@@ -113,31 +104,19 @@ class Granting:
         """Whether the policy wants what is written to a file on the disk before it is acknowledged."""
         return policy_of(self._reads.now(), inode).durability == "sync"
 
-    def is_sound(self, server: ServerId, chunk: ChunkRecord) -> bool:
-        known = self._locations.get(server)
-        return (
-            known is not None
-            and self._locations.is_alive(server, now=self._clock.monotonic())
-            and chunk.handle not in known.corrupt
-        )
-
-    def _is_damaged(self, server: ServerId, chunk: ChunkRecord) -> bool:
-        known = self._locations.get(server)
-        return known is not None and chunk.handle in known.corrupt
-
     async def secure(
         self, inode: InodeId, index: ChunkIndex, *, create: bool, blamed: Collection[ServerId]
     ) -> Secured:
         """Bring the chunk to a new version that every replica of a logged set holds at one length."""
         file, chunk = await self.look_up(inode, index, certain=not create)
         goal = replication_goal_of(self._reads.now(), inode) or file.replication_goal
-        await self.await_heartbeats(() if chunk is None else chunk.replicas)
+        await self.members.await_heartbeats(() if chunk is None else chunk.replicas)
         if chunk is None:
             grant = await self._add_chunk(inode, index, goal)
         else:
             if chunk.sealed:
                 raise ChunkSealed(f"chunk {index} of inode {inode} is sealed")
-            members = await self.candidates((inode, index), chunk, blamed)
+            members = await self.members.candidates((inode, index), chunk, blamed)
             grant = await self.log_grant(
                 inode, index, chunk, members, blamed, acknowledged_bytes=acknowledged_bytes_of(file, index)
             )
@@ -182,9 +161,9 @@ class Granting:
             empty = not grant.quiet and (grant.created or judged.empty)
             left_out |= set(grant.replicas) - set(members)
             if empty:
-                members = self._refill(members, goal, left_out)
+                members = self.members.refill(members, goal, left_out)
             elif not members:
-                raise self.unavailable(inode, index, grant.replicas, failures)
+                raise self.members.unavailable(inode, index, grant.replicas, failures)
             elif judged.doubtful:
                 raise self._incomplete(inode, index, members, failures)
             grant = await self.log_again(inode, index, grant, members, fresh=empty)
@@ -193,62 +172,16 @@ class Granting:
             hint="Chunk servers are failing one after another; see 'gfs status'.",
         )
 
-    async def await_heartbeats(self, members: Collection[ServerId]) -> None:
-        """Just after a start silence says nothing: better wait a moment than leave a good replica out."""
-        while not self._locations.is_settled(now=self._clock.monotonic()):
-            alive = {server.id for server in self._locations.alive(now=self._clock.monotonic())}
-            if alive.issuperset(members) if members else len(alive) >= self._configured_servers > 0:
-                return
-            await self._clock.sleep(UNSETTLED_POLL_SECONDS)
-
-    async def candidates(
-        self, key: ChunkKey, chunk: ChunkRecord, blamed: Collection[ServerId]
-    ) -> list[ServerId]:
-        """Members of the set that are worth asking. Never empty while any member is known.
-
-        A blamed replica is kept when it answers a ping, once; blamed again, it is left out: it may be
-        alive for us and dead for the others.
-        """
-        known = [server for server in chunk.replicas if self._locations.get(server) is not None]
-        if not known:
-            raise self.unavailable(*key, chunk.replicas, {})
-        sound = [server for server in known if self.is_sound(server, chunk)]
-        if not sound:
-            # Nobody is heard from: ask before another version is spent on a set that cannot take it. Those
-            # with bad blocks would refuse it, each time.
-            whole = [server for server in known if not self._is_damaged(server, chunk)]
-            silent = await self._calls.silent(whole)
-            sound = [server for server in whole if server not in silent]
-            if not sound:
-                damaged: dict[ServerId, GfsError] = {
-                    server: ChecksumMismatch("some of its blocks are damaged")
-                    for server in known
-                    if server not in whole
-                }
-                raise self.unavailable(*key, chunk.replicas, damaged)
-        accused = [server for server in sound if server in blamed]
-        already_spared = self._spared.pop(key, frozenset())
-        guilty = {server for server in accused if server in already_spared}
-        guilty |= await self._calls.silent([server for server in accused if server not in guilty])
-        kept = [server for server in sound if server not in guilty]
-        if not kept:
-            return sound
-        if spared := frozenset(accused) - guilty:
-            self._spared[key] = spared
-            while len(self._spared) > SPARED_MAX:
-                self._spared.popitem(last=False)
-        return kept
-
     async def _add_chunk(self, inode: InodeId, index: ChunkIndex, goal: int) -> Grant:
         term = self._commits.leading()
-        members = self._refill([], goal, set())
-        primary = self._choose_primary(members, ())
+        members = self.members.refill([], goal, set())
+        primary = self.members.choose_primary(members, ())
         failpoints.hit("lease.before_grant")
         outcome = await self._commits.commit(
             operations.AddChunk(
                 inode=inode,
                 index=index,
-                replicas=self._ordered(members, primary),
+                replicas=self.members.ordered(members, primary),
                 primary=primary,
             )
         )
@@ -258,7 +191,7 @@ class Granting:
             # Another leader was first, or an earlier answer was lost: then somebody may know this version.
             _, chunk = await self.look_up(inode, index, certain=True)
             assert chunk is not None
-            candidates = await self.candidates((inode, index), chunk, ())
+            candidates = await self.members.candidates((inode, index), chunk, ())
             return await self.log_grant(inode, index, chunk, candidates, ())
         _note_grant(index, outcome)
         return Grant(
@@ -293,7 +226,7 @@ class Granting:
             created=False,
             quiet=quiet,
         )
-        away = [s for s in chunk.replicas if s not in members and not self._is_damaged(s, chunk)]
+        away = [s for s in chunk.replicas if s not in members and not self.members.is_damaged(s, chunk)]
         if away and not await self._calls.any_is_complete(
             present, members, acknowledged_bytes=acknowledged_bytes
         ):
@@ -313,7 +246,7 @@ class Granting:
     ) -> Grant:
         """Log the next version with `members` as its set; nobody hears of it before it is committed (I1)."""
         assert members and not (fresh and grant.quiet)
-        primary = self._choose_primary(members, blamed)
+        primary = self.members.choose_primary(members, blamed)
         held = ChunkVersion(0) if fresh else grant.held_version
         self._leases.forget(grant.handle)
         failpoints.hit("lease.before_grant")
@@ -322,7 +255,7 @@ class Granting:
             operation = operations.ChangeReplicas(
                 handle=grant.handle,
                 from_version=grant.version,
-                replicas=self._ordered(members, primary),
+                replicas=self.members.ordered(members, primary),
                 primary=primary,
                 joined=joined,
                 held_version=held,
@@ -333,7 +266,7 @@ class Granting:
                 index=index,
                 handle=grant.handle,
                 from_version=grant.version,
-                replicas=self._ordered(members, primary),
+                replicas=self.members.ordered(members, primary),
                 primary=primary,
                 fresh=fresh,
                 held_version=held,
@@ -356,60 +289,6 @@ class Granting:
             created=grant.created,
         )
 
-    # --- choosing ------------------------------------------------------------------------------
-
-    def replicas_possible(self, inode: InodeId) -> int:
-        """How many replicas a new chunk of this file would get now. Raises: NotFound."""
-        tables = self._reads.now()
-        goal = replication_goal_of(tables, inode) or live_file(tables, inode)[1].replication_goal
-        candidates = self._pool.candidates(self._reads.now(), now=self._clock.monotonic())
-        return min(goal, usable_count(candidates))
-
-    def _refill(self, members: list[ServerId], goal: int, left_out: Collection[ServerId]) -> list[ServerId]:
-        """Members for an empty chunk: those that answered, and as many other servers as the goal wants.
-
-        Raises: NotEnoughChunkServers, saying what speaks against each server; NoSpace when only the room on
-            their disks does, which waiting does not change.
-        """
-        now = self._clock.monotonic()
-        known = self._locations.servers()
-        candidates = self._pool.candidates(self._reads.now(), now=now)
-        excluded = {*members, *left_out}
-        if len(members) < goal:
-            chosen = choose_servers(
-                candidates,
-                goal - len(members),
-                excluded=excluded,
-                chance=self._chance,
-                beside=[server.rack for server in known if server.id in members],
-            )
-            self._pool.note_placed(chosen, now=now)
-            members = [*members, *chosen]
-        needed = replicas_needed(goal=goal, known_servers=max(len(known), self._configured_servers))
-        if len(members) < needed:
-            verdicts = explain(candidates, excluded=excluded)
-            why = "; ".join(f"{server}: {verdict}" for server, verdict in verdicts.items() if verdict)
-            others = [c for c in candidates if c.id not in excluded]
-            full = sum(c.alive and lacks_room(c) for c in others)
-            away = sum(not c.alive and not lacks_room(c) for c in others)  # may be back, and have room
-            is_full = len(members) + full >= needed > len(members) + away
-            kind = NoSpace if is_full else NotEnoughChunkServers
-            raise kind(
-                f"a new chunk needs {needed} chunk server{'s' if needed > 1 else ''}, "
-                f"and {len(members)} can take it now ({why or 'none has been heard of'})",
-                hint="Start chunk servers or free disk space; see 'gfs status'.",
-            )
-        return members
-
-    def _choose_primary(self, members: list[ServerId], blamed: Collection[ServerId]) -> ServerId:
-        willing = [server for server in members if server not in blamed] or members
-        counts = self._leases.count_by_primary()
-        return choose_primary(willing, counts, chance=self._chance)
-
-    def _ordered(self, members: list[ServerId], primary: ServerId) -> tuple[ServerId, ...]:
-        racks = {server: known.rack for server in members if (known := self._locations.get(server))}
-        return tuple(order_replicas(members, primary, racks))
-
     def _incomplete(
         self, inode: InodeId, index: ChunkIndex, doubtful: Collection[ServerId], away: Collection[ServerId]
     ) -> DataUnavailable:
@@ -418,28 +297,6 @@ class Granting:
             f"in a power cut, and {', '.join(away)}, which may have them, cannot be reached",
             hint="The chunk can be written again when one of these chunk servers is back.",
             details={"inode": str(inode), "index": str(index), "servers": ",".join(away)},
-        )
-
-    def unavailable(
-        self,
-        inode: InodeId,
-        index: ChunkIndex,
-        servers: Collection[ServerId],
-        failures: dict[ServerId, GfsError],
-    ) -> DataUnavailable:
-        path = self._reads.path_of(inode)
-        reasons = "; ".join(
-            f"{server}: {failures[server].message}" if server in failures else f"{server}: not heard of"
-            for server in servers
-        )
-        return DataUnavailable(
-            f"no replica of chunk {index} of {path} can be reached ({reasons})",
-            hint=(
-                "What is undamaged can be read, and is mended from other replicas when there are any."
-                if failures and all(isinstance(error, ChecksumMismatch) for error in failures.values())
-                else "The bytes are safe on these servers' disks; start one of them."
-            ),
-            details={"inode": str(inode), "index": str(index), "servers": ",".join(servers)},
         )
 
 

@@ -20,8 +20,8 @@ from gfs.master.core.lookup import chunk_by_handle, handle_of, inode_record
 from gfs.master.core.recent_grants import RecentGrants
 from gfs.master.core.records import ChunkRecord, dentry_key, id_key, read_dentry
 from gfs.master.core.tables import Table
-from gfs.master.granting import ChunkKey
 from gfs.master.lease_service import LeaseService
+from gfs.master.member_choice import ChunkKey
 from gfs.master.quiet_grants import QuietGrants
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import ReplicaCalls

@@ -26,7 +26,8 @@ from gfs.master.core.access import WRITE
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.records import ChunkRecord
 from gfs.master.freezes import is_below
-from gfs.master.granting import ChunkKey, Granting, Secured
+from gfs.master.granting import Granting, Secured
+from gfs.master.member_choice import ChunkKey
 from gfs.master.reads import Reads
 from gfs.master.replica_calls import Grant, ReplicaCalls
 from gfs.messages import operations
@@ -175,7 +176,7 @@ class LeaseService:
         seconds_left = lease.expires_at - now
         if seconds_left < LEASE_FRACTION_LEFT_MIN * self._lease_seconds:
             return None
-        if not all(self._granting.is_sound(server, chunk) for server in chunk.replicas):
+        if not all(self._granting.members.is_sound(server, chunk) for server in chunk.replicas):
             return None
         if self._granting.shall_be_durable(request.inode) and not self._is_durable(chunk):
             return None  # granted before the policy, or by another leader
@@ -273,7 +274,7 @@ class LeaseService:
     def _is_better_left(self, request: AcquireLease, secured: Secured) -> bool:
         """Whether an appender is to go on in a new chunk, because that would have more replicas. An empty
         chunk is given other servers instead."""
-        possible = self._granting.replicas_possible(request.inode)
+        possible = self._granting.members.replicas_possible(request.inode)
         return secured.length_bytes > 0 and len(secured.grant.replicas) < possible
 
     async def _log_seal(self, grant: Grant, length_bytes: int) -> None:

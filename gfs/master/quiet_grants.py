@@ -41,15 +41,15 @@ class QuietGrants:
         not answer are left out; so is `without`.
         Raises: NotFound; DataUnavailable, also when nobody but `without` could stay; NotLeader …
         """
-        await self._granting.await_heartbeats(self.find(handle).replicas)
+        await self._granting.members.await_heartbeats(self.find(handle).replicas)
         chunk = self.find(handle)
         acknowledged_bytes = self._acknowledged_bytes(inode, index, chunk)
-        members = await self._granting.candidates((inode, index), chunk, ())
+        members = await self._granting.members.candidates((inode, index), chunk, ())
         if without is not None:
             members = [server for server in members if server != without]
             if not members:
                 others = [server for server in chunk.replicas if server != without]
-                raise self._granting.unavailable(inode, index, others, {})
+                raise self._granting.members.unavailable(inode, index, others, {})
         grant = await self._granting.log_grant(
             inode, index, chunk, members, (), acknowledged_bytes=acknowledged_bytes, quiet=True
         )
