@@ -263,7 +263,7 @@ class FakeChunkServer:
             raise NotFound(f"{self.id} holds no replica of {request.handle}")
         if not request.oldest_version <= held.version <= request.version:
             raise StaleVersion(f"{self.id} holds version {held.version}")
-        assert not held.active, "a chunk is written to while it is shared"
+        assert held.revoked or not held.active, "a chunk is written to while it is shared"
         copy = self.replicas.setdefault(
             request.copy, HeldReplica(request.version, content=list(held.content))
         )
@@ -291,7 +291,9 @@ class FakeChunkServer:
             self.removed.add(request.handle)
         guest.version, guest.whole = request.version, False
         self.guests[request.handle] = guest
-        source = self.peers[request.sources[0].server]
+        source = self.peers.get(request.sources[0].server)
+        if source is None:
+            raise Unavailable(f"{request.sources[0].server} is gone for good")
         middle = len(self._readable(source, request)) // 2
         guest.content[:middle] = self._readable(source, request)[:middle]
         if self.copy_seconds:

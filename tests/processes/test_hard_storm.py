@@ -23,7 +23,7 @@ from tests.processes.test_storm import (
     Progress,
     Regions,
     all_is_well,
-    places_differ,
+    replicas_that_differ,
     work,
 )
 from tests.processes.workload import Workload
@@ -115,10 +115,6 @@ def flip(path: Path, chance: random.Random) -> None:
         pass  # collected in this moment
 
 
-async def all_are_equal(client: AsyncClient) -> bool | None:
-    return None if [fault async for fault in places_differ(client)] else True
-
-
 @keeps("failures-are-the-norm")
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_nothing_acknowledged_is_lost_in_a_hard_storm(tmp_path: Path, seed: int) -> None:
@@ -170,7 +166,13 @@ async def test_nothing_acknowledged_is_lost_in_a_hard_storm(tmp_path: Path, seed
             assert before.items() <= held.items(), path
         await eventually(lambda: all_is_well(clients[0]), "every chunk has its goal of replicas again")
         # What was flipped and not read since is found only now; then it is mended like all damage.
-        await eventually(lambda: all_are_equal(clients[0]), "all replicas are whole and equal")
+        differing: list[str] = []
+
+        async def all_alike() -> bool | None:
+            differing[:] = await replicas_that_differ(clients[0])
+            return not differing or None
+
+        await eventually(all_alike, "the replicas of each chunk hold the same bytes", lambda: differing)
         await cluster.masters_agree()
         for client in clients:
             await client.close()
