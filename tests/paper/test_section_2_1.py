@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 from pathlib import Path
 
+from gfs.client.records import Record
 from gfs.settings import ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, KIB, MIB
 from tests.client.real_cluster import RealCluster
@@ -58,3 +61,37 @@ async def test_streams_and_small_random_accesses_agree_with_a_local_file(tmp_pat
                     found += piece
             assert found == local
     assert len(local) < CHUNK_BYTES
+
+
+@keeps("hundreds-of-appenders")
+async def test_two_hundred_append_to_a_queue_while_a_consumer_reads_it(tmp_path: Path) -> None:
+    """Files often serve as queues; the consumer may read through the file while it is being written."""
+    chance = random.Random(23)
+    told: dict[bytes, int] = {}
+    async with RealCluster(tmp_path) as cluster:
+        clients = [await cluster.client() for _ in range(20)]
+        await clients[0].create("/queue")
+
+        async def produce(producer: int) -> None:
+            for number in range(3):
+                record = b"%d-%d:" % (producer, number) + chance.randbytes(chance.randrange(2000))
+                told[record] = await clients[producer % 20].record_append("/queue", record, framed=True)
+
+        async def consume() -> list[Record]:
+            found: list[Record] = []
+            async with contextlib.aclosing(clients[0].records("/queue", follow=True)) as records:
+                async for record in records:
+                    found.append(record)
+                    if len(found) == 3 * 200:
+                        break
+            return found
+
+        consumer = asyncio.create_task(consume())
+        await asyncio.gather(*map(produce, range(200)))
+        consumed = await consumer
+        assert {record.payload: record.offset_bytes for record in consumed} == told
+        assert len(told) == len(consumed)
+        offsets = [record.offset_bytes for record in consumed]
+        assert offsets == sorted(offsets), "a queue has one order"
+        for client in clients:
+            await client.close()

@@ -133,6 +133,42 @@ async def test_records_that_would_cross_a_chunks_end_leave_the_same_padding_ever
         assert path.stat().st_size == CHUNK_BYTES
 
 
+@keeps("record-append", "defined-regions")
+@pytest.mark.parametrize("position", [0, 2], ids=["primary", "last of the chain"])
+async def test_a_replica_that_dies_while_a_chunk_is_padded_costs_and_doubles_no_record(
+    cluster: ProcessCluster, client: AsyncClient, position: int
+) -> None:
+    """Whether the chunk was padded or is sealed before its end: each record is where it was told, once, and
+    the replicas that remain agree."""
+    path = f"/dies-{position}"
+    await client.create(path)
+    await client.write(path, CHUNK_BYTES - 3 * MIB, b"|")
+    victim = cluster.node_at((await client.chunks(path))[0].replicas[position].control)
+    told: dict[bytes, int] = {}
+    told_some = asyncio.Event()
+
+    async def append(writer: int) -> None:
+        chance = random.Random(writer)
+        for number in range(5):
+            record = b"%d-%d:" % (writer, number) + chance.randbytes(400 * KIB)
+            told[record] = await client.record_append(path, record, framed=True)
+            if len(told) == 5:
+                told_some.set()
+
+    async def kill() -> None:
+        await told_some.wait()
+        cluster.kill([victim])
+
+    await asyncio.gather(kill(), *map(append, range(4)))
+    cluster.start([victim])
+    await cluster.ready(client)
+    records = [record async for record in client.records(path)]
+    assert {record.payload: record.offset_bytes for record in records} == told
+    assert len(records) == len(told) == 20
+    content = await on_disks(cluster, client, path)
+    assert content == await client.read_bytes(path)
+
+
 @keeps("defined-regions")
 async def test_replicas_are_equal_to_the_last_byte_after_writers_lost_a_server(
     cluster: ProcessCluster, client: AsyncClient

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfs.errors import FrameTooLarge, GfsError, UnsupportedVersion, WrongCluster
+from gfs.errors import FrameTooLarge, GfsError, InvalidArgument, UnsupportedVersion, WrongCluster
 from gfs.messages.base import NOBODY, Ack, ErrorReply, Identity, Ping, Reply, Request
 from gfs.messages.methods import CHUNKSERVER_REQUESTS, MASTER_REQUESTS
-from gfs.messages.namespace import Stat
+from gfs.messages.namespace import ListDirectory, Stat
 from gfs.settings import FRAME_BYTES_MAX
 from gfs.transport.dispatch import Dispatcher, answer_ping
 from gfs.transport.frames import (
@@ -70,6 +70,11 @@ def _decodes_to(decode: Callable[[bytes], Sequence[Frame]], message: bytes, fram
         return decode(message) == frames
     except DECODE_FAULTS:
         return False
+
+
+def test_a_number_that_no_frame_can_carry_is_refused_before_it_leaves() -> None:
+    with pytest.raises(InvalidArgument, match="64 bits"):
+        encode_frame(Call(1, 1.0, "", ListDirectory(path="/", limit=2**80)))
 
 
 @given(
