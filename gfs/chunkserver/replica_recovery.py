@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gfs.checksums import crc32c
-from gfs.chunkserver.chunk_index import ROWS_PER_CHUNK, ChunkIndex
+from gfs.chunkserver.chunk_index import ChunkIndex
 from gfs.chunkserver.chunk_state import ChunkState
 from gfs.chunkserver.core.append_window import AppendWindow
 from gfs.chunkserver.core.chunk_record import FILLING, WHOLE, Deleted, Mutated, Record, Redo, decode_records
 from gfs.chunkserver.core.recovery import ChunkReplay, doubted, may_have_lost_bytes, repair_of
 from gfs.chunkserver.index_journal import SegmentContents, read_segment, segment_path, segment_sequences
+from gfs.chunkserver.index_tables import ROWS_PER_CHUNK
 from gfs.chunkserver.stores.interface import ChunkStore
 from gfs.disk import Disk
 from gfs.errors import CorruptState

@@ -32,11 +32,11 @@ def rot(machine: Machine, offset: int, handle: ChunkHandle = ONE) -> None:
 def rot_entry(store: ReplicaStore, handle: ChunkHandle) -> None:
     """Flip a bit of the chunk's entry in chunks.lmdb, below what is in memory."""
     index = store._access.index
-    with index._environment.begin(write=True) as transaction:
+    with index._tables._environment.begin(write=True) as transaction:
         key = int(handle).to_bytes(8, "big")
-        value = bytearray(transaction.get(key, db=index._headers))
+        value = bytearray(transaction.get(key, db=index._tables._headers))
         value[-1] ^= 1
-        transaction.put(key, bytes(value), db=index._headers)
+        transaction.put(key, bytes(value), db=index._tables._headers)
     index._cached.pop(handle, None)
 
 
@@ -214,11 +214,11 @@ def test_rotten_checksums_are_damage_of_their_blocks(machine: Machine) -> None:
     store.close()
     store = machine.open()
     index = store._access.index
-    with index._environment.begin(write=True) as transaction:
+    with index._tables._environment.begin(write=True) as transaction:
         key = int(ONE).to_bytes(8, "big") + (0).to_bytes(2, "big")
-        row = bytearray(transaction.get(key, db=index._rows))
+        row = bytearray(transaction.get(key, db=index._tables._rows))
         row[5] ^= 1  # of block 1
-        transaction.put(key, bytes(row), db=index._rows)
+        transaction.put(key, bytes(row), db=index._tables._rows)
     with pytest.raises(ChecksumMismatch):
         content(store, ONE)
     assert store.verifier.bad_blocks(ONE, V1).bad_blocks == [1]
@@ -231,12 +231,14 @@ def test_an_index_that_cannot_be_walked_takes_the_server_out_of_the_cluster(
     """Better its replicas count as lost, and are made anew, than that masters are told of a part of them."""
     store = opened(machine)
 
-    def fail(_: ChunkHandle) -> None:
-        raise lmdb.CorruptedError("a page is not what it was")
+    class RottenEnvironment:
+        def begin(self) -> None:
+            raise lmdb.CorruptedError("a page is not what it was")
 
-    monkeypatch.setattr(store._access.index, "_header_page", fail)
-    with pytest.raises(OutcomeUnknown):
-        list(store.reports.inventory())
+    with monkeypatch.context() as rotten:
+        rotten.setattr(store._access.index._tables, "_environment", RottenEnvironment())
+        with pytest.raises(OutcomeUnknown):
+            list(store.reports.inventory())
     assert len(machine.fatal) == 1 and "chunks.lmdb cannot be walked" in machine.fatal[0]
     store.abandon()
 

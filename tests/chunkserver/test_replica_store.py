@@ -355,7 +355,7 @@ def test_the_inventory_has_every_chunk_flushed_or_not(store: ReplicaStore) -> No
 
 
 def test_the_inventory_is_walked_in_pages(store: ReplicaStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gfs.chunkserver.chunk_index.PAGE_CHUNKS", 3)
+    monkeypatch.setattr("gfs.chunkserver.index_tables.PAGE_CHUNKS", 3)
     handles = [ChunkHandle(number) for number in range(1, 12)]
     for handle in handles:
         create(store, handle)

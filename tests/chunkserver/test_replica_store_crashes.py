@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from gfs import failpoints
 from gfs.checksums import piece_checksums
-from gfs.chunkserver.chunk_index import FORMAT_VERSION
 from gfs.chunkserver.index_journal import segment_path
+from gfs.chunkserver.index_tables import FORMAT_VERSION
 from gfs.chunkserver.replica_store import Durability
 from gfs.errors import CorruptState, DataUnavailable, GfsError, Unavailable, UnsupportedVersion
 from gfs.vocabulary import ChunkHandle, ChunkVersion
@@ -682,7 +682,7 @@ def test_an_index_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_an_index_of_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path)
-    monkeypatch.setattr("gfs.chunkserver.chunk_index.FORMAT_VERSION", FORMAT_VERSION + 1)
+    monkeypatch.setattr("gfs.chunkserver.index_tables.FORMAT_VERSION", FORMAT_VERSION + 1)
     machine.open().close()
     monkeypatch.undo()
     with pytest.raises(UnsupportedVersion, match=f"format {FORMAT_VERSION + 1}"):
@@ -697,11 +697,11 @@ def test_a_damaged_entry_costs_its_chunk_alone(tmp_path: Path) -> None:
         store.write(handle, V1, 0, b"abc")
     store.close()
     store = machine.open()
-    with store._access.index._environment.begin(write=True) as transaction:
+    with store._access.index._tables._environment.begin(write=True) as transaction:
         key_bytes = int(TWO).to_bytes(8, "big")
-        value = bytearray(transaction.get(key_bytes, db=store._access.index._headers))
+        value = bytearray(transaction.get(key_bytes, db=store._access.index._tables._headers))
         value[-1] ^= 1
-        transaction.put(key_bytes, bytes(value), db=store._access.index._headers)
+        transaction.put(key_bytes, bytes(value), db=store._access.index._tables._headers)
     store.abandon()
     after = machine.open()
     assert after.corrupt() == [TWO] and content(after, ONE) == b"abc"
