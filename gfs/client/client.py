@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Literal, Self, overload
 
-import msgspec
-
-from gfs.client import checking, publishing, transfer
+from gfs.client import checking, listing, publishing, transfer
 from gfs.client.connections import Connections
 from gfs.client.core.record_framing import frame
 from gfs.client.core.striping import chunk_start, locate
@@ -15,14 +13,13 @@ from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import Freshness
 from gfs.client.mutator import Mutator
 from gfs.client.operating import Operator
+from gfs.client.paths import checked_path
 from gfs.client.reader import Reader
 from gfs.client.record_appender import RecordAppenders
 from gfs.client.records import Record, RecordReader
 from gfs.client.transfer import Progress
 from gfs.errors import (
-    GfsError,
     InvalidArgument,
-    InvalidPath,
     IsADirectory,
     NotADirectory,
     NotFound,
@@ -32,15 +29,12 @@ from gfs.errors import (
 )
 from gfs.messages.base import Ack, Consistency
 from gfs.messages.check import CheckFilesReply
-from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks
+from gfs.messages.chunks import ChunkPlace
 from gfs.messages.cluster import ClusterStatus, ClusterStatusReply, ReadmitMaster
 from gfs.messages.namespace import (
     DeletePath,
-    EntriesReply,
     Entry,
     EntryReply,
-    Glob,
-    ListDirectory,
     MakeDirectory,
     RenamePath,
     Stat,
@@ -55,23 +49,17 @@ from gfs.messages.policies import (
 )
 from gfs.messages.snapshots import TakeSnapshot
 from gfs.messages.trash import (
-    ListTrash,
     PurgeReply,
     PurgeTrash,
     TrashEntry,
-    TrashReply,
     Undelete,
     UndeleteReply,
 )
-from gfs.settings import APPEND_BYTES_MAX, FIND_CHUNKS_MAX
+from gfs.settings import APPEND_BYTES_MAX
 from gfs.vocabulary import (
-    NAME_BYTES_MAX,
-    PATH_DEPTH_MAX,
     TRASH_DIRECTORY,
     ChunkIndex,
     MasterId,
-    join_path,
-    path_fault,
     split_path,
 )
 
@@ -124,7 +112,7 @@ class AsyncClient:
         """The entry at `path`. A file's length is exact, also while it is written, if its end can be asked;
         otherwise `length_exact` stays False."""
         found = await self._stat(path, consistency)
-        return await self._with_exact_length(found.entry, consistency)
+        return await listing.with_exact_length(self._connections, found.entry, consistency)
 
     async def exists(self, path: str, *, consistency: Consistency | None = None) -> bool:
         """True when there is a file or directory at `path`."""
@@ -139,17 +127,8 @@ class AsyncClient:
 
         Each page is of one moment; a long listing may see some of what changes meanwhile.
         """
-        after = ""
-        how = consistency or self._connections.consistency
-        while True:
-            request = ListDirectory(
-                path=_checked(path), after=after, consistency=how, min_applied_index=self._seen()
-            )
-            page = await self._connections.ask(request, EntriesReply, f"list {path}", how)
-            for entry in page.entries:
-                yield entry
-            if not (after := page.next_after):
-                return
+        async for entry in listing.entries_of(self._connections, checked_path(path), consistency):
+            yield entry
 
     async def listdir(self, path: str, *, consistency: Consistency | None = None) -> Names:
         """Names in a directory, in byte order."""
@@ -157,36 +136,12 @@ class AsyncClient:
 
     async def glob(self, pattern: str, *, consistency: Consistency | None = None) -> AsyncIterator[Entry]:
         """Entries matching `pattern`: `*`, `?`, `[…]` within a name, `**` for any depth."""
-        after = ""
-        how = consistency or self._connections.consistency
-        while True:
-            request = Glob(
-                pattern=_checked(pattern), after=after, consistency=how, min_applied_index=self._seen()
-            )
-            page = await self._connections.ask(request, EntriesReply, f"glob {pattern}", how)
-            for entry in page.entries:
-                yield entry
-            if not (after := page.next_after):
-                return
+        async for entry in listing.entries_matching(self._connections, checked_path(pattern), consistency):
+            yield entry
 
     async def chunks(self, path: str, *, consistency: Consistency | None = None) -> Places:
         """All chunks of a file with their replicas, as the master knows them now."""
-        places: Places = []
-        first = 0
-        how = consistency or self._connections.consistency
-        while True:
-            request = FindChunks(
-                path=_checked(path),
-                first_index=ChunkIndex(first),
-                count=FIND_CHUNKS_MAX,
-                consistency=how,
-                min_applied_index=self._seen(),
-            )
-            found = await self._connections.ask(request, FileChunks, f"chunks {path}", how)
-            places += found.chunks
-            first += FIND_CHUNKS_MAX
-            if first >= found.entry.chunk_count:
-                return places
+        return await listing.all_chunks(self._connections, checked_path(path), consistency)
 
     async def cluster_status(self) -> ClusterStatusReply:
         """How the cluster is: the leader's word, or without a leader that of a master that can be reached.
@@ -211,7 +166,9 @@ class AsyncClient:
 
         `with_places`: with where the replicas are, for verify_chunk().
         """
-        async for page in checking.check_pages(self._connections, _checked(path), with_places=with_places):
+        async for page in checking.check_pages(
+            self._connections, checked_path(path), with_places=with_places
+        ):
             yield page
 
     async def verify_chunk(self, place: ChunkPlace) -> checking.VerifiedChunk:
@@ -220,7 +177,7 @@ class AsyncClient:
 
     async def repair(self, paths: Names) -> int:
         """Have these files repaired before others; returns how many of their chunks are at risk."""
-        return await checking.repair(self._connections, [_checked(path) for path in paths])
+        return await checking.repair(self._connections, [checked_path(path) for path in paths])
 
     async def readmit_master(self, member: str) -> None:
         """Let a master vote again that came back with an empty disk; see 'gfs status' for who is kept out.
@@ -234,7 +191,7 @@ class AsyncClient:
 
     async def mkdir(self, path: str, *, parents: bool = False) -> None:
         """Make a directory; with `parents` missing ancestors too, and an existing one is no error."""
-        checked = _checked(path)
+        checked = checked_path(path)
         await self._masters.mutate(
             lambda request: MakeDirectory(path=checked, parents=parents, request=request), f"mkdir {path}"
         )
@@ -242,7 +199,7 @@ class AsyncClient:
     async def create(self, path: str, *, replication_goal: int = 0, replace: bool = False) -> None:
         """Make an empty file. `replace`: an existing file goes to the trash first."""
         await publishing.create(
-            self._connections, _checked(path), replication_goal=replication_goal, replace=replace
+            self._connections, checked_path(path), replication_goal=replication_goal, replace=replace
         )
 
     async def delete(self, path: str, *, recursive: bool = False, skip_trash: bool = False) -> None:
@@ -251,7 +208,7 @@ class AsyncClient:
         What is in the trash already, /.trash/<id>, is reclaimed at once; with `skip_trash` what is deleted
         now is, too. Then nobody can have it back.
         """
-        checked = _checked(path)
+        checked = checked_path(path)
         done = await self._masters.mutate(
             lambda request: DeletePath(path=checked, recursive=recursive, request=request), f"delete {path}"
         )
@@ -263,17 +220,8 @@ class AsyncClient:
         self, under: str = "/", *, consistency: Consistency | None = None
     ) -> AsyncIterator[TrashEntry]:
         """What was deleted from `under` or from below it and can be had back, soonest reclaimed first."""
-        after = ""
-        how = consistency or self._connections.consistency
-        while True:
-            request = ListTrash(
-                under=_checked(under), after=after, consistency=how, min_applied_index=self._seen()
-            )
-            page = await self._connections.ask(request, TrashReply, f"list the trash of {under}", how)
-            for entry in page.entries:
-                yield entry
-            if not (after := page.next_after):
-                return
+        async for entry in listing.trash_of(self._connections, checked_path(under), consistency):
+            yield entry
 
     async def undelete(self, path: str, *, destination: str = "") -> str:
         """Give back what was deleted last from `path`, or the entry /.trash/<id>; returns where it is now.
@@ -281,7 +229,7 @@ class AsyncClient:
         It goes to `destination`, by default to where it was; parents that are gone are made.
         Raises: NotFound; AlreadyExists when something else is there by now.
         """
-        checked, to = _checked(path), _checked(destination) if destination else ""
+        checked, to = checked_path(path), checked_path(destination) if destination else ""
         done = await self._masters.mutate(
             lambda request: Undelete(path=checked, destination=to, request=request),
             f"undelete {path}",
@@ -297,7 +245,7 @@ class AsyncClient:
             everything: what was deleted from below `path` as well; then it is no error if there is nothing.
         Returns: how many entries of the trash that were, as far as the last try at each part could tell.
         """
-        checked, purged = _checked(path), 0
+        checked, purged = checked_path(path), 0
         while True:
             done = await self._masters.mutate(
                 lambda request: PurgeTrash(path=checked, everything=everything, request=request),
@@ -310,7 +258,7 @@ class AsyncClient:
 
     async def rename(self, source: str, destination: str, *, replace: bool = False) -> None:
         """Move a file or a tree in one step. `replace`: a file at `destination` goes to the trash."""
-        old, new = _checked(source), _checked(destination)
+        old, new = checked_path(source), checked_path(destination)
         await self._masters.mutate(
             lambda request: RenamePath(source=old, destination=new, replace=replace, request=request),
             f"rename {source} to {destination}",
@@ -327,7 +275,7 @@ class AsyncClient:
         Raises: NotFound; AlreadyExists when there is something at `target`; InvalidArgument into itself;
             DataUnavailable when a chunk is being written and none of its replicas can be reached.
         """
-        old, new = _checked(source), _checked(target)
+        old, new = checked_path(source), checked_path(target)
         await self._masters.mutate(
             lambda request: TakeSnapshot(source=old, target=new, request=request),
             f"snapshot {source} to {target}",
@@ -339,12 +287,12 @@ class AsyncClient:
     async def policy(self, path: str, *, consistency: Consistency | None = None) -> PolicyReply:
         """What is set at `path`, what holds there and whence, and what counts against which quota."""
         how = consistency or self._connections.consistency
-        request = ShowPolicy(path=_checked(path), consistency=how, min_applied_index=self._seen())
+        request = ShowPolicy(path=checked_path(path), consistency=how, min_applied_index=self._seen())
         return await self._connections.ask(request, PolicyReply, f"policy of {path}", how)
 
     async def set_policy(self, path: str, fields: PolicyFields, *, unset: Sequence[str] = ()) -> None:
         """Set some fields of a directory's policy and unset others; see `PolicyFields` for units."""
-        checked = _checked(path)
+        checked = checked_path(path)
         await self._masters.mutate(
             lambda request: SetPolicy(path=checked, fields=fields, unset=[*unset], request=request),
             f"set policy of {path}",
@@ -352,14 +300,14 @@ class AsyncClient:
 
     async def chmod(self, path: str, mode: int) -> None:
         """Change the mode, nine bits rwxrwxrwx. For the owner and the superuser."""
-        checked = _checked(path)
+        checked = checked_path(path)
         await self._masters.mutate(
             lambda request: ChangeMode(path=checked, mode=mode, request=request), f"chmod {path}"
         )
 
     async def chown(self, path: str, *, owner: str | None = None, group: str | None = None) -> None:
         """Change owner (the superuser may), group (the owner may, to one of his), or both."""
-        checked = _checked(path)
+        checked = checked_path(path)
         await self._masters.mutate(
             lambda request: ChangeOwner(path=checked, owner=owner, group=group, request=request),
             f"chown {path}",
@@ -408,14 +356,14 @@ class AsyncClient:
         """
         match mode:
             case "rb" if not atomic:
-                reader = Reader(self._connections, _checked(path), consistency=consistency)
+                reader = Reader(self._connections, checked_path(path), consistency=consistency)
                 await reader.open()
                 return AsyncReader(reader)
             case "wb" | "xb":
                 open_writer = publishing.open_atomic if atomic else publishing.open_in_place
                 return await open_writer(
                     self._connections,
-                    _checked(path),
+                    checked_path(path),
                     replace=mode == "wb",
                     replication_goal=replication_goal,
                 )
@@ -452,7 +400,7 @@ class AsyncClient:
         end and `offset` reads as zeros; no chunk may be left out.
         Raises: InvalidArgument for an offset before the start or beyond the next chunk.
         """
-        checked = _checked(path)
+        checked = checked_path(path)
         if offset < 0:
             raise InvalidArgument(f"cannot write at {offset}: that is before the start of the file")
         entry = (await self._masters.ask_leader(Stat(path=checked), EntryReply, f"write {path}")).entry
@@ -491,7 +439,7 @@ class AsyncClient:
         Raises: InvalidArgument for another length; NotFound; IsADirectory; RecordForgotten when no chunk
             server can say any more what became of an earlier try.
         """
-        checked = _checked(path)
+        checked = checked_path(path)
         record = frame(data, self._connections.new_record_id()) if framed else bytes(data)
         if not 0 < len(record) <= APPEND_BYTES_MAX:
             raise InvalidArgument(f"a record of {len(record)} bytes: 1 to {APPEND_BYTES_MAX} can be appended")
@@ -509,7 +457,7 @@ class AsyncClient:
         """
         if offset < 0:
             raise InvalidArgument(f"cannot read at {offset}: that is before the start of the file")
-        return RecordReader(self._connections, _checked(path), offset, follow=follow).records()
+        return RecordReader(self._connections, checked_path(path), offset, follow=follow).records()
 
     async def write_bytes(
         self, path: str, data: bytes | bytearray | memoryview, *, atomic: bool = False, replace: bool = True
@@ -541,7 +489,7 @@ class AsyncClient:
 
         Several ranges are fetched side by side. Returns the length in bytes. Raises OSError besides.
         """
-        reader = Reader(self._connections, _checked(source))
+        reader = Reader(self._connections, checked_path(source))
         try:
             await reader.open()
             return await transfer.get(self._connections, reader, destination, progress)
@@ -555,40 +503,5 @@ class AsyncClient:
 
     async def _stat(self, path: str, consistency: Consistency | None) -> EntryReply:
         how = consistency or self._connections.consistency
-        request = Stat(path=_checked(path), consistency=how, min_applied_index=self._seen())
+        request = Stat(path=checked_path(path), consistency=how, min_applied_index=self._seen())
         return await self._connections.ask(request, EntryReply, f"stat {path}", how)
-
-    async def _with_exact_length(self, entry: Entry, consistency: Consistency | None) -> Entry:
-        if entry.kind == "directory" or entry.length_exact:
-            return entry
-        if entry.chunk_count == 0:  # no byte can have been acknowledged
-            return msgspec.structs.replace(entry, length_exact=True)
-        # Places known from before may name a replica that was left out since, and is shorter.
-        self._connections.places.forget(entry.path)
-        reader = Reader(self._connections, entry.path, entry, consistency=consistency)
-        try:
-            length = await reader.exact_length(patient=False)
-        except GfsError:
-            return entry  # what the master knows is still worth having
-        finally:
-            await reader.close()
-        return msgspec.structs.replace(entry, length_bytes=length, length_exact=True)
-
-
-def _checked(path: str) -> str:
-    # Nearly all paths are short ASCII and spelled as we would, which a few scans of the string tell.
-    if (
-        path.isascii()
-        and len(path) <= NAME_BYTES_MAX
-        and path.startswith("/")
-        and not path.endswith("/")
-        and "//" not in path
-        and "/." not in path
-        and "\0" not in path
-        and path.count("/") <= PATH_DEPTH_MAX
-    ):
-        return path
-    fault = path_fault(path)
-    if fault is not None:
-        raise InvalidPath(fault)
-    return join_path(split_path(path))

@@ -125,13 +125,7 @@ class ChunkTable:
             )
         if chunk.sealed:
             raise ChunkSealed(f"chunk {operation.handle} is sealed at {chunk.length_bytes} bytes")
-        if chunk.version != operation.from_version:
-            raise StaleVersion(
-                f"chunk {operation.handle} has version {chunk.version}, not {operation.from_version}"
-            )
-        assert chunk.version < VERSION_MAX
-        if not 0 <= operation.held_version <= chunk.version:
-            raise InvalidArgument(f"no replica can hold version {operation.held_version} yet")
+        _check_follows(operation, chunk)
         members = {self._server(number) for number in chunk.servers}
         strangers = [server for server in operation.replicas if server not in members]
         # Only members of the set hold every acknowledged mutation, so only they may follow it (I2). A
@@ -161,13 +155,7 @@ class ChunkTable:
         """Raises: InvalidArgument, NotFound, StaleVersion; Unavailable when who joins is to leave."""
         _check_set(operation.replicas, operation.primary)
         row, chunk = self._chunk(operation.handle)
-        if chunk.version != operation.from_version:
-            raise StaleVersion(
-                f"chunk {operation.handle} has version {chunk.version}, not {operation.from_version}"
-            )
-        assert chunk.version < VERSION_MAX
-        if not 0 <= operation.held_version <= chunk.version:
-            raise InvalidArgument(f"no replica can hold version {operation.held_version} yet")
+        _check_follows(operation, chunk)
         members = {self._server(number) for number in chunk.servers}
         joined, named = set(operation.joined), set(operation.replicas)
         if strangers := sorted(named - members - joined):
@@ -297,6 +285,17 @@ class ChunkTable:
         self._tables.insert(Table.SERVERS, key, id_key(number))
         self._tables.insert(Table.SERVERS, server_number_key(number), server.encode("utf-8"))
         return number
+
+
+def _check_follows(operation: GrantLease | ChangeReplicas, chunk: StoredChunk) -> None:
+    """Raises: StaleVersion, InvalidArgument, when it was meant for another version of the chunk."""
+    if chunk.version != operation.from_version:
+        raise StaleVersion(
+            f"chunk {operation.handle} has version {chunk.version}, not {operation.from_version}"
+        )
+    assert chunk.version < VERSION_MAX
+    if not 0 <= operation.held_version <= chunk.version:
+        raise InvalidArgument(f"no replica can hold version {operation.held_version} yet")
 
 
 def _check_set(replicas: Sequence[ServerId], primary: ServerId) -> None:
