@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from gfs.cli.cluster_address import run_with_client
+from gfs.cli.command_group import CommandGroup
 from gfs.cli.placement import chunkservers, rebalance, replication
 from gfs.cli.render import note
 from gfs.client.client import AsyncClient
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def admin() -> None:
     """Operate the cluster: its masters, chunk servers and replicas."""
 

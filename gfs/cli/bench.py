@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from gfs.cli.command_group import CommandGroup
 
-@click.group()
+
+@click.group(cls=CommandGroup)
 def bench() -> None:
     """Measure this machine, or play a recorded log back against a cluster."""
 

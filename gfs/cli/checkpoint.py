@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_many, emit_one, human_bytes, human_time, text_table
 from gfs.inspect.checkpoint_files import find_checkpoint, list_checkpoints
 from gfs.inspect.verify import Verdict
@@ -15,7 +16,7 @@ EXIT_DAMAGE = 7
 FINDINGS_SHOWN = 50
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def checkpoint() -> None:
     """Ask checkpoints on disk: no server is needed, and nothing is written.
 

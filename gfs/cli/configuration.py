@@ -9,10 +9,11 @@ import msgspec
 
 from gfs import settings as settings_module
 from gfs.cli.cluster_address import data_directory, load_settings
+from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_one
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def config() -> None:
     """Check, show or describe gfs.toml."""
 

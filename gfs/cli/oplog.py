@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import click
 
+from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_many, emit_one, emit_stream, human_bytes, note, text_table
 from gfs.inspect.oplog_blame import blame as blame_path
 from gfs.inspect.oplog_lines import LogLine, Tail, in_words, select_lines
@@ -26,7 +27,7 @@ _path_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def oplog() -> None:
     """Read a master's operation log: offline, changing nothing, also beside a running master.
 

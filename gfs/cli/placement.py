@@ -7,6 +7,7 @@ import re
 import click
 
 from gfs.cli.cluster_address import remote_path, run_with_client
+from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_many, emit_one, human_bytes, note
 from gfs.client.client import AsyncClient
 from gfs.errors import InvalidArgument
@@ -23,7 +24,7 @@ from gfs.messages.placement import (
 _HANDLE = re.compile(r"^(?:0x)?([0-9a-fA-F]{1,16})$")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def chunkservers() -> None:
     """The chunk servers: see them, empty them, let them go."""
 
@@ -122,7 +123,7 @@ def _move(move: PlannedMove) -> str:
     return f"{move.replicas} from {move.giver} to {move.receiver}"
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def replication() -> None:
     """Clones of replicas that are under way or due."""
 

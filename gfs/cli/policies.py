@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from gfs.cli.cluster_address import remote_path, run_with_client
+from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_one, human_bytes, note, text_table
 from gfs.client.client import AsyncClient
 from gfs.errors import InvalidArgument
@@ -21,7 +22,7 @@ AMOUNT_MAX = 2**63 - 1  # the masters, which see it next, have narrower limits f
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def policy() -> None:
     """Show or set what holds for a directory and all below it.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from gfs.cli.cluster_address import remote_path, run_with_client
+from gfs.cli.command_group import CommandGroup
 from gfs.cli.files import each_path
 from gfs.cli.render import emit_many, human_bytes, human_time, note
 from gfs.client.client import AsyncClient
@@ -36,7 +37,7 @@ def undelete(ctx: click.Context, paths: Sequence[str], to: str | None) -> None:
     run_with_client(ctx, work)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def trash() -> None:
     """Show what was deleted, or free its space before its time."""
 

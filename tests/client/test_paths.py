@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gfs.client.client import _checked
+from gfs.client.paths import checked_path
 from gfs.errors import InvalidPath
 from gfs.master.core.lookup import names_of
 from gfs.vocabulary import NAME_BYTES_MAX, PATH_DEPTH_MAX, join_path, path_fault, split_path
@@ -45,10 +45,10 @@ def test_valid_paths_are_spelled_in_one_way_and_others_refused() -> None:
     for path in EDGES + random_paths():
         if path_fault(path) is not None:
             with pytest.raises(InvalidPath):
-                _checked(path)
+                checked_path(path)
             with pytest.raises(InvalidPath):
                 names_of(path)
             continue
         names = split_path(path)
-        assert _checked(path) == join_path(names), path
+        assert checked_path(path) == join_path(names), path
         assert names_of(path) == tuple(name.encode() for name in names), path

@@ -42,3 +42,14 @@ def test_a_wrong_flag_and_a_wrong_command_exit_with_usage() -> None:
         ran = subprocess.run([sys.executable, "-m", "gfs", *arguments], capture_output=True, text=True)
         assert ran.returncode == 2, arguments
         assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_group_tells_each_summary_to_its_end(name: str) -> None:
+    row = COMMANDS[name]
+    command = getattr(importlib.import_module(f"gfs.cli.{row.module}"), row.attribute)
+    groups = [command] if isinstance(command, click.Group) else []
+    for group in groups:
+        groups += [part for part in group.commands.values() if isinstance(part, click.Group)]
+        _, told = group.get_help(click.Context(group, info_name=name)).split("Commands:\n")
+        assert "..." not in told, told
