@@ -203,6 +203,18 @@ class TestStaleReplicas:
         cluster.report(C, (1, 1))
         assert cluster.named(C) == []
 
+    def test_two_stale_replicas_are_kept_while_one_valid_replica_is_all_there_is(
+        self, cluster: Cluster
+    ) -> None:
+        """Each of the two could be brought up to date: neither is a reason to do without a second one."""
+        cluster(grant(cluster.inode, 0, 1, 1, A))
+        cluster.report(A, (1, 2))
+        cluster.report(B, (1, 1))
+        cluster.report(C, (1, 1))
+        assert cluster.named(B) == [] == cluster.named(C)
+        cluster.report(B, (1, 1))
+        assert cluster.named(B) == [] == cluster.named(C)
+
     def test_a_corrupt_replica_of_no_member_counts_as_stale_and_a_members_does_not_count(
         self, cluster: Cluster
     ) -> None:

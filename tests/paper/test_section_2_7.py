@@ -177,6 +177,32 @@ async def test_a_reader_sees_a_premature_end_until_its_cache_ends_or_it_opens_ag
             assert await again.pread(end, 20) == b"2" * 20
 
 
+async def test_an_open_file_may_show_what_its_snapshot_holds_until_its_cache_ends_or_it_is_opened_again(
+    tmp_path: Path,
+) -> None:
+    """Where chunks are is cached: once a file's chunk has been copied apart from its snapshot's (§3.4), an
+    open file may be read from the latter for as long as the cache lasts; never from anything else."""
+    quick = ClientSettings(metadata_cache_seconds=0.1)
+    async with (
+        RealCluster(tmp_path) as cluster,
+        await cluster.client(ClientSettings(metadata_cache_seconds=60.0)) as old,
+        await cluster.client(quick) as young,
+        await cluster.client() as writer,
+    ):
+        await writer.write_bytes("/f", b"before")
+        async with await old.open("/f") as cached, await young.open("/f") as expiring:
+            for reader in (cached, expiring):
+                assert await reader.pread(0, 20) == b"before"
+            await writer.snapshot("/f", "/copy")
+            await writer.write("/f", 0, b"behind")
+            assert await cached.pread(0, 20) in (b"before", b"behind")
+            async with asyncio.timeout(20):
+                while (found := await expiring.pread(0, 20)) != b"behind":
+                    assert found == b"before"
+            assert await old.read_bytes("/f") == b"behind"
+            assert await old.read_bytes("/copy") == b"before"
+
+
 @keeps("unavailable-never-corrupt")
 async def test_a_chunk_without_its_replicas_is_unavailable_and_says_which(tmp_path: Path) -> None:
     """When all replicas of a chunk are gone readers get a clear error and no byte of something else."""

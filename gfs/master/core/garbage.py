@@ -146,9 +146,9 @@ class Garbage:
 
     def _has_enough(self, chunk: ChunkRecord, goal: int, *, now: float) -> bool:
         valid, _ = self._locations.current(chunk.handle, chunk.version, chunk.replicas, now=now)
-        # No new replica is waited for on a server where a stale one stands in its way.
+        # Beyond two, no new replica is waited for on a server where a stale one stands in its way.
         garbage = {server for server, looked in self._servers.items() if chunk.handle in looked.stale}
-        known = sum(server.id not in garbage for server in self._locations.servers())
+        known = len(self._locations.servers())
         alive = sum(server.id not in garbage for server in self._locations.alive(now=now))
         return len(valid) >= max(1, min(goal, alive), min(goal, known, 2))
 
