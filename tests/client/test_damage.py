@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -20,16 +18,10 @@ from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, KIB, MIB, ServerId
 from tests.client.real_cluster import RealCluster
 from tests.client.test_writing import _bytes
 from tests.paper.boxes import keeps
+from tests.waiting import until
 
 BLOCK = CHECKSUM_BLOCK_BYTES
 IMPATIENT = ClientSettings(retry_seconds=3.0)
-
-
-async def eventually(what: str, is_so: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not await is_so():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        await asyncio.sleep(0.02)
 
 
 def node_of(cluster: RealCluster, place: ChunkPlace, server: ServerId) -> str:
@@ -80,11 +72,11 @@ async def test_damage_met_by_a_read_is_never_returned_and_costs_the_replica_its_
         else:
             path.unlink()
         await client.verify_chunk(place)
-        await eventually("it leaves the set", lambda: _is_out(client, bad))
+        await until(lambda: _is_out(client, bad), "it leaves the set")
         for offset in range(0, len(data), BLOCK):
             assert await client.read("/f", offset, BLOCK) == data[offset : offset + BLOCK]
         assert await client.read_bytes("/f") == data
-        await eventually("it is replaced", lambda: _is_whole(client, "/f", replicas=3))
+        await until(lambda: _is_whole(client, "/f", replicas=3), "it is replaced")
         assert await client.read_bytes("/f") == data
 
 
@@ -101,9 +93,8 @@ async def test_a_read_that_meets_the_damage_starts_the_same(tmp_path: Path) -> N
             rot(file_of(tmp_path, cluster, place, replica.server), BLOCK + 7)
         for _ in range(12):  # whichever replica is asked
             assert await client.read_bytes("/f") == data
-            await asyncio.sleep(0.05)
         assert await client.read_bytes("/f") == data
-        await eventually("all is whole again", lambda: _is_whole(client, "/f", replicas=3))
+        await until(lambda: _is_whole(client, "/f", replicas=3), "all is whole again")
         assert await client.read_bytes("/f") == data
 
 
@@ -130,7 +121,7 @@ async def test_the_last_replica_stays_and_its_good_blocks_can_be_read(tmp_path: 
         async def is_lost() -> bool:
             return (await check(client)).counts["lost"] == 1
 
-        await eventually("the master knows", is_lost)
+        await until(is_lost, "the master knows")
         assert await client.read("/only", 0, 2 * BLOCK) == data[: 2 * BLOCK]
         assert await client.read("/only", 3 * BLOCK, BLOCK) == data[3 * BLOCK :]
         with pytest.raises(DataUnavailable):
@@ -155,7 +146,7 @@ async def test_replicas_damaged_in_different_blocks_are_made_whole_from_each_oth
             except DataUnavailable:
                 return False
 
-        await eventually("it is whole again somewhere", reads)
+        await until(reads, "it is whole again somewhere")
 
 
 async def test_a_deep_check_finds_what_no_read_has_met_and_a_plain_one_what_the_leader_knows(
@@ -210,4 +201,4 @@ async def test_what_nobody_reads_is_found_within_a_scrub_pass(tmp_path: Path) ->
             (now,) = await client.chunks("/f")
             return now.version > version and await _is_whole(client, "/f", replicas=3)
 
-        await eventually("the scrubber finds it, and it is made anew", is_replaced)
+        await until(is_replaced, "the scrubber finds it, and it is made anew")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from gfs.clock import SystemClock
 from gfs.disk import SystemDisk
 from gfs.errors import (
     ConfigInvalid,
@@ -38,6 +37,7 @@ from gfs.messages.operations import CheckDigest, LogRecord, Refused
 from gfs.settings import ClusterSettings, MasterNode, Settings
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId
+from tests.waiting import eventually, until
 
 CLUSTER = "cluster-of-processes"
 WAIT_SECONDS = 20.0
@@ -87,12 +87,10 @@ class Cluster:
             await master.stop()
 
     async def leader(self) -> Master:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                for master in self.masters.values():
-                    if master.is_leading:
-                        return master
-                await SystemClock().sleep(0.02)
+        async def leading() -> Master | None:
+            return next((master for master in self.masters.values() if master.is_leading), None)
+
+        return await eventually(leading, "somebody leads")
 
     async def until_applied(self, index: int) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -187,9 +185,11 @@ async def test_master_whose_state_differs_takes_itself_out_of_service(tmp_path: 
     assert status.masters[0].role == "out of service"
     assert "digests differ" in status.masters[0].reason
     assert any("gfs admin members readmit m1" in reason for reason in status.reasons)
-    async with asyncio.timeout(WAIT_SECONDS):
-        while master.is_leading:
-            await SystemClock().sleep(0.02)
+
+    async def has_given_up() -> bool:
+        return not master.is_leading
+
+    await until(has_given_up, "it gives up leadership")
     await cluster.stop()
 
 
@@ -209,21 +209,25 @@ async def test_wiped_master_shows_as_refused_with_the_next_step_whoever_is_asked
         return next((m.role, m.reason) for m in status.masters if m.id == victim)
 
     for asked in (leader, wiped):
-        async with asyncio.timeout(WAIT_SECONDS):
-            while (await role(asked))[0] != "refused":
-                await SystemClock().sleep(0.02)
+
+        async def is_refused(asked: Master = asked) -> bool:
+            return (await role(asked))[0] == "refused"
+
+        await until(is_refused, "the wiped master is refused")
         assert f"gfs admin members readmit {victim}" in (await role(asked))[1]
     request = ReadmitMaster(member=MasterId(victim))
-    async with asyncio.timeout(WAIT_SECONDS):
-        while True:  # the other follower may have met it before the leader
-            try:
-                await cluster.caller.call(leader.address, request, Ack, deadline_seconds=5.0)
-                break
-            except InvalidArgument:
-                await SystemClock().sleep(0.02)
-    async with asyncio.timeout(WAIT_SECONDS):
-        while (await role(leader)) != ("follower", ""):
-            await SystemClock().sleep(0.02)
+
+    async def readmit() -> Ack | None:
+        try:
+            return await cluster.caller.call(leader.address, request, Ack, deadline_seconds=5.0)
+        except InvalidArgument:  # the other follower may have met it before the leader
+            return None
+
+    async def follows() -> bool:
+        return await role(leader) == ("follower", "")
+
+    await eventually(readmit, "it is let in again")
+    await until(follows, "it follows")
 
 
 class TestStarting:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, KIB
 from tests.chunkserver.replicas import ONE, V1, Machine, chunk_path, content, create
 from tests.client.real_cluster import RealCluster
 from tests.paper.boxes import keeps
+from tests.waiting import until
 
 BLOCK = CHECKSUM_BLOCK_BYTES
 
@@ -123,13 +122,6 @@ def test_an_overwrite_verifies_its_first_and_last_block_before_it_writes(
     store.abandon()
 
 
-async def eventually(what: str, is_so: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not await is_so():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        await asyncio.sleep(0.02)
-
-
 @keeps("checksums")
 async def test_who_asked_gets_an_error_and_the_master_has_the_replica_made_anew_and_then_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -174,5 +166,5 @@ async def test_who_asked_gets_an_error_and_the_master_has_the_replica_made_anew_
             assert bad.server not in {replica.server for replica in now.replicas}
             return True
 
-        await eventually("the bad replica is deleted", is_deleted)
+        await until(is_deleted, "the bad replica is deleted")
         assert await client.read_bytes("/f") == data

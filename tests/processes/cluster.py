@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from gfs import aio, failpoints
 from gfs.client.client import AsyncClient
@@ -20,26 +17,8 @@ from gfs.local.supervisor import wait_until_ready
 from gfs.messages.cluster import ClusterStatusReply, StateDigest, StateDigestReply
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.vocabulary import Address
-
-T = TypeVar("T")
-PATIENCE_SECONDS = 40.0
-POLL_SECONDS = 0.02
-
-
-async def eventually(
-    ask: Callable[[], Awaitable[T | None]], what: str, seen: Callable[[], object] = lambda: ""
-) -> T:
-    """Poll until `ask` gives something other than None. The one place in these tests that waits for time.
-
-    `seen`: what a failure should tell besides.
-    """
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        found = await ask()
-        if found is not None:
-            return found
-        assert time.monotonic() < deadline, f"never happened: {what} {seen()}"
-        await asyncio.sleep(POLL_SECONDS)
+from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import eventually as eventually
 
 
 class ProcessCluster:
