@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
+import msgspec
 
 from gfs.cli.command_group import CommandGroup
-from gfs.cli.render import emit_many, emit_one, human_bytes, human_time, text_table
-from gfs.inspect.checkpoint_files import find_checkpoint, list_checkpoints
+from gfs.cli.render import emit_many, emit_one, human_bytes, human_time, note, text_table
+from gfs.errors import InvalidArgument
+from gfs.inspect import diff as differences
+from gfs.inspect import export as exporting
+from gfs.inspect import query as querying
+from gfs.inspect import summary as summaries
+from gfs.inspect.checkpoint_files import CheckpointFile, find_checkpoint, list_checkpoints
+from gfs.inspect.relations import RELATIONS, documentation
 from gfs.inspect.verify import Verdict
 from gfs.inspect.verify import verify as verify_file
+from gfs.inspect.what_if import AffectedFile, Outlook, read_racks
+from gfs.inspect.what_if import what_if as look_ahead
 
 EXIT_DAMAGE = 7
 FINDINGS_SHOWN = 50
+ROWS_ALIGNED = 1000  # so many rows are gathered to align their columns; the next ones are aligned anew
+
+_HANDLE = re.compile(r"^(?:0x)?([0-9a-fA-F]{1,16})$")
+_FATES = {
+    "lost": "lost",
+    "last_replica": "one failure from loss: a single replica left",
+    "one_rack": "one rack from loss: all that is left in one rack",
+    "short": "fewer replicas than before",
+    "untouched": "untouched",
+}
 
 
 @click.group(cls=CommandGroup)
@@ -90,3 +112,252 @@ def _verdict_text(verdict: Verdict) -> str:
         counted = ", ".join(f"{rule}: {count}" for rule, count in sorted(verdict.counts.items()))
         lines.append(f"… all by rule: {counted}; '-o json' shows more of them")
     return "\n".join(lines)
+
+
+@checkpoint.command("inspect")
+@click.argument("file")
+@click.option("--path", metavar="PATH", help="One file with its chunks, or one directory.")
+@click.option("--handle", metavar="HEX", help="One chunk, with the files that share it.")
+@click.pass_context
+def inspect(ctx: click.Context, file: str, path: str | None, handle: str | None) -> None:
+    """Show what a checkpoint holds: totals, sizes of files, the biggest directories."""
+    if path is not None and handle is not None:
+        raise InvalidArgument("--path and --handle ask for different things: give one of them")
+    found = _open(file)
+    if path is not None:
+        detail = summaries.detail_of_path(found, path)
+        emit_one(detail, ctx.obj.output, _path_text(detail))
+    elif handle is not None:
+        match = _HANDLE.match(handle)
+        if match is None:
+            raise InvalidArgument(
+                f"{handle!r} is no chunk handle", hint="It is hexadecimal: 00000000000002a1."
+            )
+        chunk = summaries.detail_of_handle(found, int(match[1], 16))
+        emit_one(chunk, ctx.obj.output, _handle_text(chunk))
+    else:
+        summary = summaries.summarize(found)
+        emit_one(summary, ctx.obj.output, _summary_text(summary))
+
+
+@checkpoint.command("diff")
+@click.argument("first")
+@click.argument("second")
+@click.option("--chunks", is_flag=True, help="Compare chunks, their versions and replica sets, not paths.")
+@click.pass_context
+def diff(ctx: click.Context, first: str, second: str, chunks: bool) -> None:
+    """Show what differs from checkpoint FIRST to checkpoint SECOND, by path or by chunk.
+
+    What moved is shown where it was and where it is, under the same inode. What is deleted lies in the trash.
+    """
+    work = differences.diff_chunks if chunks else differences.diff_paths
+    found = work(_open(first), _open(second))
+    title = ["change", "chunk" if chunks else "path", "what"]
+    rows = (
+        (one, [one.change, f"{one.handle:016x}" if chunks else one.path, _difference_text(one)])
+        for one in found
+    )
+    if not _stream(ctx.obj.output, title, rows) and ctx.obj.output == "table":
+        note("no difference")
+
+
+@checkpoint.command("export")
+@click.argument("file")
+@click.option("--table", type=click.Choice(list(RELATIONS)), default="files", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv", "parquet"]),
+    default="jsonl",
+    show_default=True,
+    help="Parquet needs pyarrow.",
+)
+@click.pass_context
+def export(ctx: click.Context, file: str, table: str, form: exporting.Format) -> None:
+    """Write one table of a checkpoint to standard output. 'query --help' lists the columns of each."""
+    for piece in exporting.export(_open(file), table, form):
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+class _Documented(click.Command):
+    """A command whose help ends with the tables and their columns."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write("Tables and their columns:\n\n")
+        formatter.write("".join(f"  {line}\n" for line in documentation().splitlines()))
+
+
+@checkpoint.command("query", cls=_Documented)
+@click.argument("file")
+@click.argument("sql")
+@click.pass_context
+def query(ctx: click.Context, file: str, sql: str) -> None:
+    """Answer one SQL query (SQLite's dialect) about a checkpoint. Nothing but reading is let through.
+
+    For example: SELECT server, count(*) FROM replicas GROUP BY server
+    """
+    answer = querying.query(_open(file), sql)
+    rows = (
+        (dict(zip(answer.columns, row, strict=True)), ["" if cell is None else str(cell) for cell in row])
+        for row in answer.rows
+    )
+    _stream(ctx.obj.output, answer.columns, rows)
+
+
+@checkpoint.group("what-if", cls=CommandGroup)
+def what_if() -> None:
+    """Say what would be lost with some chunk servers, by the replica sets in a checkpoint.
+
+    Servers that were removed count as lost. The checkpoint does not know which disks are damaged, nor racks:
+    --servers takes a FILE made by 'gfs -o json admin chunkservers ls'.
+    """
+
+
+_servers_option = click.option("--servers", "report", metavar="FILE", help="In which rack each server is.")
+
+
+@what_if.command("lose-server")
+@click.argument("file")
+@click.argument("servers", metavar="ID…", nargs=-1, required=True)
+@_servers_option
+@click.pass_context
+def lose_server(ctx: click.Context, file: str, servers: Sequence[str], report: str | None) -> None:
+    """Chunks and files lost, or one failure from loss, without chunk servers ID. Exits 7 when any is lost."""
+    rack_of = read_racks(report) if report is not None else {}
+    _tell_outlook(ctx, *look_ahead(_open(file), servers=servers, rack_of=rack_of))
+
+
+@what_if.command("lose-rack")
+@click.argument("file")
+@click.argument("racks", metavar="RACK…", nargs=-1, required=True)
+@_servers_option
+@click.pass_context
+def lose_rack(ctx: click.Context, file: str, racks: Sequence[str], report: str | None) -> None:
+    """As lose-server, for all chunk servers of some racks; needs --servers."""
+    if report is None:
+        hint = "Give --servers FILE, made by 'gfs -o json admin chunkservers ls > FILE'."
+        raise InvalidArgument("a checkpoint does not know which server is in which rack", hint=hint)
+    _tell_outlook(ctx, *look_ahead(_open(file), racks=racks, rack_of=read_racks(report)))
+
+
+def _tell_outlook(ctx: click.Context, outlook: Outlook, files: Iterator[AffectedFile]) -> None:
+    """In JSON the outlook comes first, then the files."""
+    if ctx.obj.output == "table":
+        click.echo(f"without {', '.join(outlook.servers_lost)}, {outlook.servers_left} chunk servers left:")
+        counts = ([f"{count}", _FATES[fate]] for fate, count in outlook.chunks.items())
+        click.echo(text_table([">chunks", "what becomes of them"], counts))
+        rows = ((None, [one.fate, f"{one.chunks} of {one.of_chunks}", one.path]) for one in files)
+        _stream("table", ["worst", ">chunks", "file"], rows)
+    else:
+        _stream(ctx.obj.output, [], ((one, []) for one in _with_first(outlook, files)))
+    if outlook.chunks["lost"]:
+        ctx.exit(EXIT_DAMAGE)
+
+
+def _with_first(first: Outlook, others: Iterator[AffectedFile]) -> Iterator[Outlook | AffectedFile]:
+    yield first
+    yield from others
+
+
+def _open(path: str) -> CheckpointFile:
+    file = find_checkpoint(path)
+    if file.manifest is None and file.fault is not None:
+        note(f"{file.path}: {file.fault.message}; its bytes cannot be checked")
+    return file
+
+
+# Any: whatever msgspec can encode, as in render
+def _stream(output: str, headers: Sequence[str], rows: Iterator[tuple[Any, Sequence[str]]]) -> bool:
+    """Print documents, or rows of a table, as they come; whether there were any."""
+    count = 0
+    waiting: list[Sequence[str]] = []
+    for document, cells in rows:
+        if output == "table":
+            waiting.append(cells)
+            if len(waiting) == ROWS_ALIGNED:
+                click.echo(
+                    text_table(headers if count < ROWS_ALIGNED else [""] * len(headers), waiting), nl=False
+                )
+                waiting = []
+        else:
+            before = "" if output == "jsonl" else ",\n" if count else "["
+            line = msgspec.json.encode(document).decode()
+            click.echo(before + line, nl=output == "jsonl")
+        count += 1
+    if output == "json":
+        click.echo("]" if count else "[]")
+    elif waiting:
+        click.echo(text_table(headers if count <= ROWS_ALIGNED else [""] * len(headers), waiting), nl=False)
+    return count > 0
+
+
+# --- what a person sees ---------------------------------------------------------------------------
+
+
+def _summary_text(found: summaries.Summary) -> str:
+    replicas = ", ".join(f"{count} with {size}" for size, count in found.replicas.items())
+    lines = [
+        f"{found.path}: the state at log entry {found.index} of term {found.term}",
+        f"  {found.files} files and {found.directories} directories, {human_bytes(found.content_bytes)}",
+        f"  {found.chunks} chunks ({found.shared_chunks} shared, {found.sealed_chunks} sealed)",
+        f"  replicas: {replicas or 'none'}; {found.servers} chunk servers",
+        f"  {found.in_trash} entries were deleted, and lie in the trash with all below them",
+        f"  {found.sessions} client sessions",
+        "",
+    ]
+    sizes = ([human_bytes(s.bytes_max), str(s.files), human_bytes(s.content_bytes)] for s in found.sizes)
+    lines.append(text_table([">files up to", ">count", ">together"], sizes))
+    tree = (
+        ["  " * d.depth + d.path, str(d.files), str(d.directories), human_bytes(d.content_bytes)]
+        for d in found.biggest
+    )
+    lines.append(text_table(["the biggest directories", ">files", ">directories", ">bytes"], tree))
+    return "\n".join(lines).rstrip("\n")
+
+
+def _path_text(found: summaries.PathDetail) -> str:
+    head = f"{found.path}: {found.kind}, inode {found.inode}, mode {found.mode}"
+    owner = f"{found.owner or 'superuser'}:{found.group}"
+    lines = [f"{head}, owner {owner}, modified {human_time(found.modified_ms)} UTC"]
+    if found.kind == "directory":
+        below = f"{found.files_below} files and {found.directories_below} directories"
+        return f"{lines[0]}\n  {below}, {human_bytes(found.length_bytes)} below it"
+    exact = "" if found.length_exact else " at least (it was being written)"
+    lines.append(
+        f"  {found.length_bytes} bytes{exact}, {found.chunk_count} chunks, goal {found.replication_goal}"
+    )
+    rows = ([str(chunk.index), *_chunk_cells(chunk)] for chunk in found.chunks)
+    lines.append(text_table([">chunk", *_CHUNK_TITLES], rows).rstrip("\n"))
+    if found.chunk_count > len(found.chunks):
+        lines.append(f"… and {found.chunk_count - len(found.chunks)} more chunks")
+    return "\n".join(lines)
+
+
+def _handle_text(found: summaries.HandleDetail) -> str:
+    chunk = text_table(_CHUNK_TITLES, [_chunk_cells(found.chunk)])
+    files = text_table([">chunk", "of file"], ([str(file.index), file.path] for file in found.files))
+    return f"{chunk}\n{files}".rstrip("\n")
+
+
+_CHUNK_TITLES = ["handle", ">version", ">files", "state", "primary", "replicas"]
+
+
+def _chunk_cells(chunk: summaries.ToldChunk) -> list[str]:
+    return [
+        f"{chunk.handle:016x}",
+        str(chunk.version),
+        str(chunk.files),
+        f"sealed at {chunk.length_bytes}" if chunk.sealed else "open",
+        chunk.primary,
+        " ".join(chunk.replicas),
+    ]
+
+
+def _difference_text(one: differences.Difference) -> str:
+    if one.change in ("moved away", "moved here"):
+        return f"inode {one.inode}"
+    return ", ".join(
+        f"{name}: {was} -> {now}" if was else f"{name}: {now}" for name, (was, now) in one.fields.items()
+    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -195,17 +194,3 @@ def _unusable(path: str, length: int, wholeness: Wholeness, why: str) -> Checkpo
         wholeness=wholeness,
         why=why,
     )
-
-
-def pieces(texts: Iterator[bytes], piece_bytes: int = 2**16) -> Iterator[bytes]:
-    """The same bytes in fewer, larger pieces."""
-    gathered: list[bytes] = []
-    length = 0
-    for text in texts:
-        gathered.append(text)
-        length += len(text)
-        if length >= piece_bytes:
-            yield b"".join(gathered)
-            gathered, length = [], 0
-    if gathered:
-        yield b"".join(gathered)
