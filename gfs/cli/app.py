@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from gfs.errors import GfsError
@@ -21,6 +24,18 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 _WORTH_TRACING = (1, 6, 7, 8, 9, 10)  # not what was wrong with the command itself
+# What the local disk refuses, as if the cluster had: see the table of exit statuses in README.
+_OS_STATUSES = {
+    errno.ENOENT: 3,
+    errno.EEXIST: 4,
+    errno.EISDIR: 4,
+    errno.ENOTDIR: 4,
+    errno.EACCES: 5,
+    errno.EPERM: 5,
+    errno.EROFS: 5,
+    errno.ENOSPC: 8,
+    errno.EDQUOT: 8,
+}
 EXIT_BROKEN_PIPE = 141  # as a shell shows death by SIGPIPE
 
 
@@ -84,6 +99,7 @@ class LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(f"gfs.cli.{row.module}"), row.attribute)
         assert isinstance(command, click.Command), cmd_name
+        _take_global_options(command)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:  # Any: as click declares it
@@ -105,6 +121,43 @@ class LazyGroup(click.Group):
             for name, row in COMMANDS.items()
             if name.startswith(incomplete)
         ]
+
+
+def _take_global_options(command: click.Command) -> None:
+    """Let the global options stand behind a command, too: `gfs ls / -o json` means `gfs -o json ls /`."""
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            below = command.get_command(click.Context(command), name)
+            assert below is not None, name
+            _take_global_options(below)
+        return
+    taken = {name for parameter in command.params for name in (*parameter.opts, parameter.name or "")}
+    added = [option for option in _late_options() if not taken & {*option.opts, option.name or ""}]
+    command.params += added
+    if added and command.epilog is None:
+        command.epilog = "Global options may follow, too: -o json, -q, --timeout …, see 'gfs --help'."
+
+
+def _late_options() -> list[click.Option]:
+    return [
+        click.Option(
+            parameter.opts,
+            type=parameter.type,
+            is_flag=parameter.is_flag,
+            default=None,
+            hidden=True,
+            expose_value=False,
+            callback=_keep_late,
+        )
+        for parameter in cli.params
+        if isinstance(parameter, click.Option) and parameter.name in GlobalOptions._fields
+    ]
+
+
+def _keep_late(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
+    # Only what stands on the command line: a default or the environment has been heard before the command.
+    if parameter.name and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+        ctx.obj = ctx.obj._replace(**{parameter.name: value})
 
 
 class GlobalOptions(NamedTuple):
@@ -162,7 +215,9 @@ def main() -> None:
     """Entry point of the `gfs` script."""
     _open_standard_streams()
     try:
-        status = cli.main(standalone_mode=False)  # commands return None; ctx.exit() comes back as a number
+        status = cli.main(
+            prog_name="gfs", standalone_mode=False
+        )  # commands return None; ctx.exit() comes back as a number
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -170,7 +225,16 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        if _wants_json():
+            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "gfs"
+            _print_json(
+                "usage",
+                error.format_message(),
+                hint=f"'{command} --help' tells how it is used.",
+                definite=True,
+            )
+        else:
+            error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -179,8 +243,12 @@ def main() -> None:
         sys.exit(error.exit_status)
     except OSError as error:
         where = f" {error.filename!r}" if error.filename else ""
-        print(f"gfs: cannot use{where}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
+        message = f"cannot use{where} on this machine: {error.strerror or error}"
+        if _wants_json():
+            _print_json("local_file", message, hint="", definite=False)
+        else:
+            print(f"gfs: {message}", file=sys.stderr)
+        sys.exit(_OS_STATUSES.get(error.errno or 0, 1))
 
 
 def _open_standard_streams() -> None:
@@ -203,16 +271,18 @@ def _wants_json() -> bool:
     )
 
 
+def _print_json(
+    code: str, message: str, *, hint: str, definite: bool, details: Mapping[str, str] | None = None
+) -> None:
+    body = {"code": code, "message": message, "hint": hint, "definite": definite}
+    print(json.dumps({"error": {**body, **({"details": details} if details else {})}}), file=sys.stderr)
+
+
 def _report(error: GfsError) -> None:
     if _wants_json():
-        body = {
-            "code": error.code,
-            "message": error.message,
-            "hint": error.hint,
-            "definite": error.definite,
-            **({"details": error.details} if error.details else {}),
-        }
-        print(json.dumps({"error": body}), file=sys.stderr)
+        _print_json(
+            error.code, error.message, hint=error.hint, definite=error.definite, details=error.details
+        )
         return
     print(f"gfs: {error.message}", file=sys.stderr)
     if error.hint:

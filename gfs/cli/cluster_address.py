@@ -24,6 +24,7 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])  # Any: a command's own arguments
 
 RETRY_SHARE = 0.95  # the SDK gives up a little before --timeout does, as it can say what it tried
+STOPPED_SECONDS = 2.0  # … at a cluster of this machine that 'gfs up' does not run
 RETRY_SECONDS = 20.0  # how long a command goes on trying when --timeout does not say
 
 
@@ -109,7 +110,7 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
     options: GlobalOptions = ctx.obj
     settings = load_settings(options)
     # A person waits less patiently than a program: a wrong address should not look like a hang.
-    patience = min(settings.client.retry_seconds, RETRY_SECONDS)
+    patience = min(settings.client.retry_seconds, RETRY_SECONDS if _may_run(options) else STOPPED_SECONDS)
     client_settings = msgspec.structs.replace(settings.client, retry_seconds=patience)
     if options.timeout is not None:
         if not options.timeout > 0:  # also when it is not a number
@@ -145,5 +146,26 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
     try:
         return run(bounded(), loop="auto")
     except GfsError as error:
-        error.details.setdefault("request_id", request_id)
+        if error.details.get("tries") == "0":
+            error.hint = _why_nobody_answers(options) or error.hint
+        else:
+            error.details.setdefault("request_id", request_id)
         raise
+
+
+def _may_run(options: GlobalOptions) -> bool:
+    """False when the cluster meant is the one of this machine and has no supervisor."""
+    from gfs.local.layout import SupervisorLock
+
+    remote = bool(options.master or options.config)
+    return remote or SupervisorLock(data_directory(options)).holder() != 0
+
+
+def _why_nobody_answers(options: GlobalOptions) -> str:
+    """What to do about it, when that can be seen from here; else ""."""
+    if options.master or options.config:
+        return ""
+    directory = data_directory(options)
+    if _may_run(options):
+        return f"The logs in {os.path.join(directory, 'logs')} say what keeps the masters from electing one."
+    return f"The cluster in {directory} is not running: 'gfs up --detach' starts it with all its data."

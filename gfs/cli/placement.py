@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import click
@@ -10,8 +11,9 @@ from gfs.cli.cluster_address import remote_path, run_with_client
 from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_many, emit_one, human_bytes, note
 from gfs.client.client import AsyncClient
-from gfs.errors import InvalidArgument
+from gfs.errors import InvalidArgument, Superseded
 from gfs.messages.placement import (
+    ChunkServerRow,
     ChunkServersReply,
     ExplainedChunk,
     PlannedMove,
@@ -20,6 +22,9 @@ from gfs.messages.placement import (
     ReplicationQueueReply,
     TenureReply,
 )
+
+DRAIN_LOOK_SECONDS = 0.5  # between two looks at a server that is waited for
+DRAIN_ROWS = 50
 
 _HANDLE = re.compile(r"^(?:0x)?([0-9a-fA-F]{1,16})$")
 
@@ -61,10 +66,46 @@ def list_servers(ctx: click.Context) -> None:
 
 @chunkservers.command()
 @click.argument("server")
+@click.option("--wait", is_flag=True, help="Return when it is empty; Ctrl-C ends only the waiting.")
 @click.pass_context
-def drain(ctx: click.Context, server: str) -> None:
+def drain(ctx: click.Context, server: str, *, wait: bool) -> None:
     """Move all replicas off SERVER, and place no new ones there. It is used until it is empty."""
-    _set_tenure(ctx, server, "draining")
+    if not wait:
+        _set_tenure(ctx, server, "draining")
+        return
+
+    async def work(client: AsyncClient) -> ChunkServerRow:
+        done = await client.operator.set_tenure(server, "draining")
+        for text in done.notes:
+            note(text)
+        return await _until_empty(client, server)
+
+    row = run_with_client(ctx, work)
+    emit_one(
+        row,
+        ctx.obj.output,
+        f"chunk server {server} is empty: 'gfs admin chunkservers remove {server}' lets it go",
+    )
+
+
+async def _until_empty(client: AsyncClient, server: str) -> ChunkServerRow:
+    """Tell how it goes whenever that changes. Raises: Superseded when somebody keeps the server after all."""
+    told = ""
+    while True:
+        [row] = [one for one in (await client.operator.chunkservers()).servers if one.id == server]
+        if row.tenure == "serving":
+            raise Superseded(f"{server} is not draining any more", hint="Somebody has said undrain.")
+        if row.chunks == 0:
+            return row
+        text = "its replicas are being counted" if row.chunks < 0 else f"{row.chunks} replicas left"
+        queue = await client.operator.replication_queue(limit=DRAIN_ROWS)
+        if queue.failed:
+            why = next((f": {one.failure}" for one in queue.rows if one.failure), "")
+            text += f"; {queue.failed} chunks cannot be moved for now{why}"
+        if text != told:
+            note(f"{server}: {text}")
+            told = text
+        await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
 
 @chunkservers.command()
@@ -166,9 +207,10 @@ def queue(ctx: click.Context, *, limit: int) -> None:
 def _queue_in_words(found: ReplicationQueueReply) -> str:
     if not found.active and not found.waiting and not found.failed:
         return "every chunk has its replicas" if found.complete else "no chunk is known to need a replica yet"
-    text = f"{found.active} being cloned, {found.waiting} wait, {found.failed} wait after a failure"
+    text = f"{found.active} being cloned, {found.waiting} wait, {found.failed} can get no replica for now"
     if found.seconds_left >= 0:
-        text += f"; {found.per_second:.1f} clones a second: done in about {found.seconds_left:.0f} s"
+        text += f"; {found.per_second:.1f} clones a second: {'the others ' if found.failed else ''}"
+        text += f"done in about {found.seconds_left:.0f} s"
     if not found.complete:
         text += "; the leader is still looking at all chunks"
     return text

@@ -14,7 +14,7 @@ import click
 
 from gfs.cli.cluster_address import data_directory, load_settings, master_addresses
 from gfs.cli.render import note
-from gfs.errors import InvalidArgument, Unavailable
+from gfs.errors import InvalidArgument, Unavailable, WrongCluster
 from gfs.local import layout as local_layout
 from gfs.local.layout import CONTROL_PORT_FIRST, Layout, SupervisorLock
 from gfs.settings import ChunkServerNode, MasterNode
@@ -109,6 +109,10 @@ async def _supervise(layout: Layout) -> None:
         note("  stop     Ctrl-C here, or 'gfs down'")
         await asked_to_stop.wait()
         note("stopping …")
+    except WrongCluster as error:
+        where = os.path.join(layout.directory, "gfs.toml")
+        error.hint = f"Another cluster's program has taken one of its ports: stop that, or change the ports in {where}."
+        raise
     finally:
         await supervisor.stop()
         lock.release()

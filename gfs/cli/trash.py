@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
@@ -27,14 +28,19 @@ def undelete(ctx: click.Context, paths: Sequence[str], to: str | None) -> None:
     if to is not None and len(paths) > 1:
         raise click.UsageError("Only one path can go to the place that --to names.")
 
+    back: list[dict[str, str]] = []
+
     async def work(client: AsyncClient) -> None:
         async def give_back(path: str) -> None:
             there = await client.undelete(path, destination=remote_path(to) if to else "")
             note(f"{there} is back")
+            back.append({"asked": path, "path": there})
 
         await each_path(paths, give_back)
 
     run_with_client(ctx, work)
+    if ctx.obj.output != "table":
+        emit_many(back, ctx.obj.output, [], [])
 
 
 @click.group(cls=CommandGroup)
@@ -85,15 +91,22 @@ def purge(ctx: click.Context, paths: Sequence[str], everything: bool, yes: bool)
     """
     if not paths and not everything:
         raise click.UsageError("Name what to purge, or say --all for the whole trash.")
+    if everything and not yes and not sys.stdin.isatty():
+        raise click.UsageError("Nobody can be asked whether that is meant: say --yes.")
     if everything and not yes:
         where = " and ".join(paths) or "the whole cluster"
         click.confirm(f"Delete for good all that was ever deleted from {where}?", abort=True, err=True)
+
+    done: list[dict[str, str | int]] = []
 
     async def work(client: AsyncClient) -> None:
         async def do(path: str) -> None:
             count = await client.purge(path, everything=everything)
             note(f"{path}: {count} deleted {'entry' if count == 1 else 'entries'} purged")
+            done.append({"path": path, "entries": count})
 
         await each_path(paths or ["/"], do)
 
     run_with_client(ctx, work)
+    if ctx.obj.output != "table":
+        emit_many(done, ctx.obj.output, [], [])

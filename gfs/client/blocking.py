@@ -14,6 +14,7 @@ from gfs.client.checking import VerifiedChunk
 from gfs.client.client import AsyncClient, Names, Places, WriteMode
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import Freshness
+from gfs.client.operating import Operator
 from gfs.client.records import Record
 from gfs.client.transfer import Progress
 from gfs.errors import Unavailable
@@ -22,6 +23,14 @@ from gfs.messages.check import CheckFilesReply
 from gfs.messages.chunks import ChunkPlace
 from gfs.messages.cluster import ClusterStatusReply
 from gfs.messages.namespace import Entry
+from gfs.messages.placement import (
+    ChunkServersReply,
+    ExplainedChunk,
+    ExplainReply,
+    RebalanceReply,
+    ReplicationQueueReply,
+    TenureReply,
+)
 from gfs.messages.policies import PolicyFields, PolicyReply
 from gfs.messages.trash import TrashEntry
 from gfs.settings import ClientSettings
@@ -42,8 +51,25 @@ def connect(
     settings: ClientSettings | None = None,
     consistency: Consistency = "linearizable",
 ) -> Client:
-    """Connect to the cluster of these masters; see gfs.aio.connect. Close the client, or use it in `with`.
+    """Connect to a cluster, for code without an event loop; close the client, or use it in `with`.
 
+        with gfs.connect("gfs://127.0.0.1:9500") as fs:
+            fs.mkdir("/logs", parents=True)
+            fs.write_bytes("/logs/today", b"hello")
+            with fs.open("/logs/today") as file:  # rb; wb, xb and ab write
+                first = file.read(5)
+            at = fs.record_append("/logs/today", b"from many writers, each once")
+            names = [entry.path for entry in fs.list("/logs")]
+
+    help(gfs.Client) lists the verbs, help(gfs.aio.AsyncClient) tells what each promises and raises; all
+    errors are in gfs.errors. `gfs status` prints the addresses.
+
+    Args:
+        masters: "gfs://m1:9500,m2:9500,m3:9500", or a sequence of "host:port"; any one that lives suffices.
+        settings: time limits and sizes, by default those of gfs.settings.
+        consistency: of all reads that do not name another: "linearizable" sees every write answered before;
+            "session" may be older, but never goes back in time; "stale" is answered without a quorum, too.
+    Returns: at once; the first request looks for the leader.
     Raises: InvalidArgument for something that is not an address.
     """
     return Client(lambda: aio.connect(masters, settings=settings, consistency=consistency))
@@ -72,6 +98,15 @@ class _LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def each(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """The items as they come."""
+
+        async def following() -> T | None:
+            return await anext(items, None)
+
+        while (item := self.run(following())) is not None:
+            yield item
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` without waiting for it, from any thread; once the loop has stopped, not at all."""
@@ -150,6 +185,14 @@ class Client:
 
     def cluster_status(self) -> ClusterStatusReply:
         return self._thread.run(self._client.cluster_status())
+
+    @property
+    def operator(self) -> BlockingOperator:
+        """What operators ask: chunk servers, clones, why replicas are where they are."""
+        return BlockingOperator(self._client.operator, self._thread)
+
+    def readmit_master(self, member: str) -> None:
+        self._thread.run(self._client.readmit_master(member))
 
     def check(self, path: str, *, with_places: bool = False) -> Iterator[CheckFilesReply]:
         return self._each(self._client.check(path, with_places=with_places))
@@ -287,11 +330,33 @@ class Client:
         return self._thread.run(self._client.get_file(source, destination, progress=progress))
 
     def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
-        async def following() -> T | None:
-            return await anext(items, None)
+        return self._thread.each(items)
 
-        while (item := self._thread.run(following())) is not None:
-            yield item
+
+class BlockingOperator:
+    """Operator's verbs, for code without an event loop."""
+
+    def __init__(self, operator: Operator, thread: _LoopThread) -> None:
+        self._operator = operator
+        self._thread = thread
+
+    def chunkservers(self) -> ChunkServersReply:
+        return self._thread.run(self._operator.chunkservers())
+
+    def set_tenure(self, server: str, tenure: str, *, force: bool = False) -> TenureReply:
+        return self._thread.run(self._operator.set_tenure(server, tenure, force=force))
+
+    def replication_queue(self, *, limit: int = 100) -> ReplicationQueueReply:
+        return self._thread.run(self._operator.replication_queue(limit=limit))
+
+    def rebalance(self, *, dry_run: bool = False) -> RebalanceReply:
+        return self._thread.run(self._operator.rebalance(dry_run=dry_run))
+
+    def explain_chunk(self, handle: int) -> ExplainReply:
+        return self._thread.run(self._operator.explain_chunk(handle))
+
+    def explain(self, path: str, *, index: int | None = None) -> Iterator[ExplainedChunk]:
+        return self._thread.each(self._operator.explain(path, index=index))
 
 
 class BlockingReader(io.RawIOBase):

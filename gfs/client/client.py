@@ -66,7 +66,7 @@ from gfs.vocabulary import (
 STATUS_SECONDS = 1.5
 REOPEN_MAX = 8  # a file replaced under a whole-file read is read anew, so often
 
-WriteMode = Literal["wb", "xb"]
+WriteMode = Literal["wb", "xb", "ab"]
 Names = list[str]  # within the class `list` is a verb
 Places = list[ChunkPlace]
 
@@ -158,7 +158,11 @@ class AsyncClient:
             raise foreign[0]
         if not replies:
             told = "; ".join(f"{address} ({answer})" for address, answer in answers.items())
-            raise Unavailable(f"no master can be reached: {told}", hint="Is the cluster up? See 'gfs up'.")
+            raise Unavailable(
+                f"no master can be reached: {told}",
+                hint="See that the masters run, and that these are their addresses.",
+                details={"tries": "0"},
+            )
         return max(replies, key=lambda reply: (reply.answered_by == reply.leader, reply.term))
 
     async def check(self, path: str, *, with_places: bool = False) -> AsyncIterator[CheckFilesReply]:
@@ -348,7 +352,9 @@ class AsyncClient:
         """Open a file.
 
         Args:
-            mode: "rb"; "wb" writes from scratch, a file that exists goes to the trash; "xb" wants none.
+            mode: "rb"; "wb" writes from scratch, a file that exists goes to the trash; "xb" wants none; "ab"
+                goes on where the file ends when it is opened. That is for one writer at a time: two of them
+                write over each other. Use record_append() for any number.
             atomic: write under a hidden name and publish at close, so that no reader sees half a file.
             replication_goal: replicas of each chunk; 0 takes the cluster's default.
             consistency: of the lookups of a reader.
@@ -367,7 +373,20 @@ class AsyncClient:
                     replace=mode == "wb",
                     replication_goal=replication_goal,
                 )
-        raise InvalidArgument(f"cannot open {path} in mode {mode!r}", hint="Modes are rb, wb and xb.")
+            case "ab" if not atomic:
+                return await publishing.open_at_end(
+                    self._connections, _checked(path), replication_goal=replication_goal
+                )
+            case "ab" | "rb":
+                raise InvalidArgument(
+                    f"cannot open {path} in mode {mode!r} with atomic=True",
+                    hint="Only a whole new file can appear in one step: modes wb and xb.",
+                )
+        raise InvalidArgument(
+            f"cannot open {path} in mode {mode!r}",
+            hint="Modes are rb, wb, xb and ab; files hold bytes, so encode text first. write() changes bytes "
+            "in an existing file, record_append() appends from many writers.",
+        )
 
     async def read(
         self,

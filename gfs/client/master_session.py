@@ -289,7 +289,10 @@ class MasterSession:
             alarm.cancel()
         if search.done() and not search.cancelled():
             return search.result()
-        nobody = Unavailable("no master answers as the leader")
+        nobody = Unavailable(
+            "no master answers as the leader",
+            hint="See that the masters run, and that these are their addresses: 'gfs status' asks all.",
+        )
         if self._closed:
             raise Unavailable("this client was closed")
         for address in self._known:

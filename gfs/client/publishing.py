@@ -8,6 +8,7 @@ import secrets
 from gfs.client.connections import Connections
 from gfs.client.file import AsyncWriter
 from gfs.client.mutator import Mutator
+from gfs.client.reader import Reader
 from gfs.errors import AlreadyExists, GfsError, IsADirectory, NotFound
 from gfs.messages.namespace import CreateFile, DeletePath, Entry, EntryReply, RenamePath, SetLengthHint, Stat
 from gfs.vocabulary import NAME_BYTES_MAX, TRASH_DIRECTORY, InodeId, join_path, split_path
@@ -45,6 +46,32 @@ async def open_in_place(
     return AsyncWriter(
         Mutator(connections, inode=inode, path=path), path=path, finish=finish, discard=discard
     )
+
+
+async def open_at_end(connections: Connections, path: str, *, replication_goal: int) -> AsyncWriter:
+    """A writer that goes on where the file ends as of now; one that is not there is made."""
+    try:
+        entry = (await connections.masters.ask_leader(Stat(path=path), EntryReply, f"stat {path}")).entry
+    except NotFound:
+        return await open_in_place(connections, path, replace=False, replication_goal=replication_goal)
+    if entry.kind == "directory":
+        raise IsADirectory(f"{path} is a directory")
+    reader = Reader(connections, path, entry, consistency="linearizable")
+    try:
+        end = await reader.exact_length()
+    finally:
+        await reader.close()
+
+    async def finish(length_bytes: int) -> None:
+        if length_bytes > end:
+            await _tell_length(connections, entry.inode, length_bytes, path)
+        connections.places.forget(path)
+
+    async def discard() -> None:
+        connections.places.forget(path)
+
+    mutator = Mutator(connections, inode=entry.inode, path=path, first_offset=end)
+    return AsyncWriter(mutator, path=path, finish=finish, discard=discard)
 
 
 async def open_atomic(

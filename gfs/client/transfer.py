@@ -46,7 +46,10 @@ async def get(connections: Connections, reader: Reader, destination: str, progre
     length = await reader.exact_length()
     folder, name = os.path.split(destination)
     hidden = os.path.join(folder, hidden_name(name))
-    local = await connections.to_its_end(lambda: io.FileIO(hidden, "xb"))
+    try:
+        local = await connections.to_its_end(lambda: io.FileIO(hidden, "xb"))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, destination) from error  # nobody knows the hidden name
     try:
         try:
             await _copy_ranges(connections, reader, local.fileno(), length, progress)

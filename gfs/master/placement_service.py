@@ -140,8 +140,8 @@ class PlacementService:
         many = "its replicas" if chunks < 0 else f"its {chunks} replicas"
         return [
             f"{server} gets no new replicas; {many} move to other servers, and are used until then",
-            f"{len(takers)} other chunk servers can take replicas: chunks that want more than {len(takers)} "
-            f"replicas stay on {server} until there are more",
+            f"{len(takers)} other chunk server{'s' * (len(takers) != 1)} can take replicas: of a chunk that "
+            f"wants more than {len(takers)}, one stays on {server} until there are more",
         ]
 
     async def _notes_on_removal(self, server: ServerId, tenure: str, *, force: bool) -> list[str]:

@@ -158,13 +158,14 @@ class RepairDuty:
         now, queue = self._clock.monotonic(), self.queue
         failures = [failure for need in queue.in_order() if (failure := queue.failure(need.handle))]
         waiting = queue.waiting - len(failures)
+        left = waiting + len(queue.active)
         said = tenures(self._reads.now())
         return RepairOutlook(
             active=len(queue.active),
             waiting=waiting,
             failed=len(failures),
             # What failed may fail again: nobody can say when that is done.
-            seconds_left=queue.seconds_left(waiting + len(queue.active), now=now),
+            seconds_left=queue.seconds_left(left, now=now) if left else None,
             why=failures[0].message if failures else "",
             left={s: self.about_members_of(s, -1) for s, tenure in said.items() if tenure == "draining"},
         )

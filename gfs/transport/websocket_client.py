@@ -138,7 +138,9 @@ class WebSocketCaller:
         except aiohttp.WSServerHandshakeError as error:
             raise ProtocolFault(f"{address} is not a gfs control port (HTTP {error.status})") from error
         except (aiohttp.ClientError, OSError, TimeoutError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
+            number = getattr(error, "errno", None) or 0  # negative: of the resolver, whose words are its own
+            words = getattr(error, "strerror", None) or type(error).__name__
+            reason = os.strerror(number) if number > 0 else words
             raise Unavailable(f"no connection to {address}: {reason}") from error
         self._connections[address] = connection
         return connection

@@ -140,3 +140,16 @@ async def test_the_sync_face_appends_too(tmp_path: Path) -> None:
                 assert client.read_bytes("/log") == b"0;1;2;3;4;"
 
         await asyncio.to_thread(work)
+
+
+async def test_a_file_with_appended_records_is_continued_behind_the_last_and_appended_to_again(
+    tmp_path: Path,
+) -> None:
+    async with RealCluster(tmp_path, chunkservers=3) as cluster, await cluster.client() as client:
+        await client.create("/log")
+        await client.record_append("/log", b"record")
+        async with await client.open("/log", "ab") as file:
+            assert file.tell() == 6
+            await file.write(b" and bytes")
+        assert await client.record_append("/log", b", and a record") == 16
+        assert await client.read_bytes("/log") == b"record and bytes, and a record"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import shutil
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import gfs
-from gfs.client.blocking import Client
+from gfs.client.blocking import BlockingOperator, Client
 from gfs.client.client import AsyncClient
+from gfs.client.operating import Operator
 from gfs.errors import InvalidArgument, NotFound, Unavailable
 from gfs.settings import ClientSettings
 from gfs.vocabulary import MIB
@@ -46,6 +48,26 @@ def test_every_verb_of_the_namespace_works_without_an_event_loop(client: Client)
     client.delete("/d/b")
     with pytest.raises(NotFound):
         client.stat("/d/b")
+
+
+def test_operators_verbs_are_those_of_the_asynchronous_face() -> None:
+    def public(kind: type) -> dict[str, inspect.Signature]:
+        methods = {name: getattr(kind, name) for name in vars(kind) if not name.startswith("_")}
+        return {name: inspect.signature(m) for name, m in methods.items() if callable(m)}
+
+    ours, theirs = public(BlockingOperator), public(Operator)
+    assert {n: list(s.parameters.values()) for n, s in ours.items()} == {
+        n: list(s.parameters.values()) for n, s in theirs.items()
+    }
+    verbs, theirs = public(Client), public(AsyncClient)
+    assert set(theirs) <= set(verbs), set(theirs) - set(verbs)
+
+
+def test_a_file_is_continued_where_it_ends(client: Client) -> None:
+    for part in (b"one\n", b"two\n"):
+        with client.open("/f", "ab") as file:
+            file.write(part)
+    assert client.read_bytes("/f") == b"one\ntwo\n"
 
 
 def test_shutil_copies_into_and_out_of_the_cluster(client: Client, tmp_path: Path) -> None:

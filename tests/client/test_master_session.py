@@ -142,7 +142,9 @@ async def test_without_any_master_the_error_names_all_of_them_and_what_each_said
         await clock.advance(4.9)
         assert not looking.done()
         await clock.advance(0.2)
-        with pytest.raises(Unavailable, match=r"stat /a: gave up after 5\.0 s") as raised:
+        with pytest.raises(
+            Unavailable, match=r"stat /a: no master answers as the leader; gave up after 5\.0 s"
+        ) as raised:
             await looking
         for address in cluster.masters:
             assert f"{address} (unavailable: no connection" in raised.value.message

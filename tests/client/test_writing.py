@@ -356,7 +356,7 @@ async def test_an_exclusive_open_of_a_file_that_exists_is_refused_and_an_unknown
         await client.create("/a")
         with pytest.raises(AlreadyExists):
             await client.open("/a", "xb")
-        for mode in ("r", "ab", "w+", ""):
+        for mode in ("r", "a", "w+", ""):
             with pytest.raises(InvalidArgument):
                 await client.open("/a", mode)
 
@@ -421,3 +421,33 @@ async def test_a_chunk_server_that_falls_silent_is_left_out_without_waiting_for_
         go_on.set()
     suspects = [request.suspects for request in cluster.leases_asked if request.failed_version]
     assert suspects == [[ServerId("cs1")]]
+
+
+@pytest.mark.parametrize("length", [0, 10, PIECE_BYTES, 2 * PIECE_BYTES + 17])
+async def test_a_file_opened_at_its_end_goes_on_there(length: int) -> None:
+    cluster = MiniCluster()
+    async with cluster.client(ClientSettings(piece_bytes=PIECE_BYTES)) as client:
+        head, tail = _bytes(length), _bytes(PIECE_BYTES + 5)
+        await client.write_bytes("/f", head)
+        for n, part in enumerate((tail, b"", b"more")):
+            async with await client.open("/f", "ab") as file:
+                assert file.tell() == length + (len(tail) if n else 0)
+                await file.write(part)
+        assert await client.read_bytes("/f") == head + tail + b"more"
+        assert (await client.stat("/f")).length_bytes == length + len(tail) + 4
+
+
+async def test_a_file_opened_at_its_end_is_made_when_it_is_not_there_and_never_atomic() -> None:
+    cluster = MiniCluster()
+    async with cluster.client(ClientSettings(piece_bytes=PIECE_BYTES)) as client:
+        async with await client.open("/new", "ab") as file:
+            await file.write(b"one")
+        assert await client.read_bytes("/new") == b"one"
+        with pytest.raises(InvalidArgument, match="atomic"):
+            await client.open("/new", "ab", atomic=True)
+        await client.mkdir("/d")
+        with pytest.raises(IsADirectory):
+            await client.open("/d", "ab")
+        with pytest.raises(InvalidArgument, match="'r\\+b'") as refused:
+            await client.open("/new", "r+b")
+        assert "record_append" in refused.value.hint

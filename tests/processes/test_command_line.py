@@ -154,6 +154,7 @@ def test_a_cluster_on_the_ports_of_another_says_so_and_talks_to_neither(gfs: She
     second = Shell(tmp_path / "second")
     ran = second("up", "--masters", "1", "--chunkservers", "1", "--port", taken.split(":")[1], "--detach")
     assert (ran.returncode, "belongs to cluster" in ran.stderr.decode()) == (6, True), ran.stderr.decode()
+    assert b"has taken one of its ports" in ran.stderr
     for verb in (["status"], ["--timeout", "1", "mkdir", "/elsewhere"]):
         ran = second(*verb)
         assert ran.returncode != 0 and b"belongs to cluster" in ran.stderr, ran.stderr.decode()
@@ -242,6 +243,41 @@ def test_closed_standard_streams_do_not_abort_a_command(gfs: Shell, closed: str)
 @pytest.mark.parametrize("flag", [["-o", "json"], ["-ojson"], ["--output=json"]])
 def test_errors_are_json_however_json_was_asked_for(gfs: Shell, flag: list[str]) -> None:
     assert json.loads(gfs(*flag, "stat", "/none").stderr)["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("arguments", [["nosuch"], ["stat"], ["ls", "--nosuch"], ["admin", "nosuch"]])
+def test_a_command_that_is_wrong_is_told_in_json_too(gfs: Shell, arguments: list[str]) -> None:
+    ran = gfs("-o", "json", *arguments)
+    error = json.loads(ran.stderr)["error"]
+    assert (ran.returncode, error["code"], "--help" in error["hint"]) == (2, "usage", True)
+
+
+def test_global_options_may_stand_behind_the_command_and_below_a_group(gfs: Shell) -> None:
+    assert json.loads(gfs.ok("stat", "/", "-o", "json"))["kind"] == "directory"
+    assert json.loads(gfs.ok("-o", "json", "stat", "/", "-q"))["kind"] == "directory"
+    assert len(json.loads(gfs.ok("admin", "chunkservers", "ls", "-o", "json"))) == 4
+    assert gfs("ls", "/", "--timeout", "0.001").returncode == 6
+
+
+def test_a_local_directory_that_is_not_there_is_told_by_the_name_that_was_given(
+    gfs: Shell, tmp_path: Path
+) -> None:
+    gfs.ok("put", "-", "/local-errors", stdin=b"x")
+    ran = gfs("get", "/local-errors", str(tmp_path / "none" / "here"))
+    assert ran.returncode == 3 and f"{tmp_path}/none/here'".encode() in ran.stderr
+    assert b"tmp-" not in ran.stderr.replace(str(tmp_path).encode(), b"")
+
+
+def test_a_drain_is_waited_for_and_says_how_it_goes(gfs: Shell) -> None:
+    gfs.ok("put", "-", "/to-drain", stdin=b"x" * 1000)
+    server = json.loads(gfs.ok("chunks", "/to-drain", "-o", "json"))[0]["replicas"][0][0]
+    try:
+        ran = gfs("admin", "chunkservers", "drain", server, "--wait", "--timeout", "60")
+        assert ran.returncode == 0, ran.stderr.decode()
+        assert f"{server} is empty" in ran.stdout.decode() and b"gets no new replicas" in ran.stderr
+        assert f"chunk server {server} is empty" in gfs.ok("status").decode()
+    finally:
+        gfs.ok("admin", "chunkservers", "undrain", server)
 
 
 def test_lines_are_appended_as_records_and_shown_again(gfs: Shell) -> None:
@@ -333,7 +369,8 @@ def test_data_survives_down_and_up(gfs: Shell) -> None:
     gfs.ok("put", "-", "/survivor", stdin=b"still here")
     gfs.ok("down")
     assert b"not running" in gfs("down").stderr
-    assert gfs("--timeout", "1", "ls").returncode == 6
+    ran = gfs("ls")
+    assert ran.returncode == 6 and b"is not running: 'gfs up --detach' starts it" in ran.stderr
     gfs.ok("up", "--detach")
     assert gfs.ok("cat", "/survivor") == b"still here"
 

@@ -130,11 +130,11 @@ class RetryPlan:
     def exhausted(self, last: GfsError, *, now: float) -> GfsError:
         """The error that ends it: how long, how often, whom we tried and what each said last."""
         told = "; ".join(f"{target} ({answer})" for target, answer in self._tried.items())
-        spent = f"{now - self._started:.1f} s and {self._attempts} tries"
+        spent = f"{now - self._started:.1f} s" + (f" and {self._attempts} tries" if self._attempts else "")
         message = f"{self._what}: gave up after {spent}. Tried {told}"
-        if isinstance(last, NoQuorum):  # says best what is wrong
+        if isinstance(last, NoQuorum) or not self._attempts:  # says best what is wrong
             message = f"{self._what}: {last.message}; gave up after {spent}. Tried {told}"
-        details = {**last.details, "tried": ",".join(self._tried)}
+        details = {**last.details, "tried": ",".join(self._tried), "tries": str(self._attempts)}
         if self._may_have_happened:
             return OutcomeUnknown(message + ". It may have taken effect", details=details)
         kind = Unavailable if isinstance(last, OutcomeUnknown) else type(last)
