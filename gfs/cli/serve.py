@@ -111,7 +111,9 @@ async def _supervise(layout: Layout) -> None:
         note("stopping …")
     except WrongCluster as error:
         where = os.path.join(layout.directory, "gfs.toml")
-        error.hint = f"Another cluster's program has taken one of its ports: stop that, or change the ports in {where}."
+        error.hint = (
+            f"A program of another cluster has taken one of its ports: stop that, or change ports in {where}."
+        )
         raise
     finally:
         await supervisor.stop()

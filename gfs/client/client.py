@@ -375,7 +375,7 @@ class AsyncClient:
                 )
             case "ab" if not atomic:
                 return await publishing.open_at_end(
-                    self._connections, _checked(path), replication_goal=replication_goal
+                    self._connections, checked_path(path), replication_goal=replication_goal
                 )
             case "ab" | "rb":
                 raise InvalidArgument(
