@@ -30,7 +30,7 @@ from gfs.chunkserver.core.chunk_record import (
 )
 from gfs.chunkserver.disk_health import undone_on_error
 from gfs.disk import reserve_lock_file
-from gfs.errors import CorruptState, GfsError, NoSpace, UnsupportedVersion
+from gfs.errors import CorruptState, GfsError, NoSpace, NotFound, UnsupportedVersion
 from gfs.vocabulary import BLOCKS_PER_CHUNK, ChunkHandle
 
 FORMAT_VERSION = 2  # 1 knew no append windows and no guests; its chunks have none
@@ -88,6 +88,38 @@ class IndexTables:
         if found > FORMAT_VERSION:
             environment.close()
             raise UnsupportedVersion(f"{path} has format {found}; this program knows up to {FORMAT_VERSION}")
+        return tables
+
+    @classmethod
+    def open_to_read(cls, directory: str) -> Self:
+        """The tables as they are on the disk, for looking only: neither a lock nor a byte is written.
+
+        A chunk server may be running. It reuses pages that a long look still reads: look in short steps,
+        believe nothing that is found only once, and do it in a process that may die of it, since LMDB trusts
+        what it maps. Nothing that changes the tables may be called.
+        Raises: NotFound, CorruptState, UnsupportedVersion.
+        """
+        path = os.path.join(directory, "chunks.lmdb")
+        if not os.path.exists(path):
+            raise NotFound(f"there is no chunks.lmdb in {directory}")
+        try:
+            environment = lmdb.open(
+                path,
+                map_size=INDEX_BYTES_MAX,
+                max_dbs=5,
+                subdir=False,
+                readonly=True,
+                lock=False,
+                create=False,
+            )
+            tables = cls(environment)
+            found = tables._read_meta(_FORMAT)
+        except lmdb.Error as error:
+            raise CorruptState(f"{path}: cannot be opened as an index: {error}") from error
+        if found == 0:
+            raise CorruptState(f"{path} does not say in which format it is")
+        if found != FORMAT_VERSION:
+            raise UnsupportedVersion(f"{path} has format {found}; this program reads format {FORMAT_VERSION}")
         return tables
 
     @property

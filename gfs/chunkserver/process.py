@@ -25,7 +25,7 @@ from gfs.chunkserver.replica_checks import ReplicaChecks
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.chunkserver.scrubber import Scrubber, ScrubProgress
 from gfs.chunkserver.service import ChunkService
-from gfs.chunkserver.stores.file import FileStore
+from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY, FileStore
 from gfs.chunkserver.stores.interface import ChunkStore
 from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.tallies import CountedReads, Tallies
@@ -45,7 +45,6 @@ from gfs.vocabulary import Address, ChunkHandle, ClusterId
 _log = logger("chunkserver")
 T = TypeVar("T")
 
-CHUNKS_DIRECTORY = "chunks"
 CLONE_PIECE_SECONDS = 5.0  # how long a source may take to send one piece of a copy
 
 

@@ -83,6 +83,7 @@ COMMANDS: dict[str, CommandRow] = {
     ),
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
     "oplog": CommandRow("oplog", "oplog", "Look inside", "Read a master's operation log, offline."),
+    "chunk": CommandRow("chunk", "chunk", "Look inside", "Look at a chunk server's disk, offline."),
     "admin": CommandRow("admin", "admin", "Look inside", "Operate masters, chunk servers, replicas."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),
     "chunkserver": CommandRow("serve", "chunkserver", "Daemons", "Run one chunk server in the foreground."),

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from gfs.disk import SystemFile
 from gfs.errors import CorruptState, GfsError, InvalidArgument, Unavailable
 from gfs.inspect.oplog_segments import Fault, LogWalk, log_directory
 from gfs.master.checkpoint_directory import checkpoint_name, decode_manifest
@@ -168,8 +167,3 @@ def read_identity(directory: str) -> LogIdentity:
             f"{path} does not say whose log this is: {error}",
             hint="A log that begins before any checkpoint needs it, for the checkpoint to be made.",
         ) from error
-
-
-def open_read_only(path: str) -> SystemFile:
-    """Raises: OSError."""
-    return SystemFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

@@ -22,9 +22,9 @@ from gfs.inspect.oplog_entries import (
     LogEntry,
     kept_checkpoints,
     master_directory,
-    open_read_only,
     read_identity,
 )
+from gfs.inspect.read_only import open_read_only
 from gfs.master.checkpoint_directory import checkpoint_name, encode_manifest, verified_pieces
 from gfs.master.core.records import APPLIED_KEY
 from gfs.master.core.state import MasterState

@@ -22,8 +22,9 @@ from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle
 
 OPEN_FILES_MAX = 512
 DIRECTORY_BITS = 12  # of the handle, for each level
-_SUFFIX = ".chunk"
-_CLONE_TEMPORARY = ".clone"
+CHUNKS_DIRECTORY = "chunks"  # in a chunk server's directory
+CHUNK_SUFFIX = ".chunk"
+CLONE_TEMPORARY = ".clone"
 _COPY_PIECE_BYTES = MIB
 _FICLONE = 0x40049409  # share all blocks of one file with another: btrfs, XFS, bcachefs
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS)
@@ -98,7 +99,7 @@ class FileStore:
     def clone(self, source: ChunkHandle, destination: ChunkHandle) -> None:
         self._make_parent(destination)
         path = self.path_of(destination)
-        temporary = path + _CLONE_TEMPORARY
+        temporary = path + CLONE_TEMPORARY
         target = self._disk.open(temporary, create=True)
         try:
             target.truncate(0)
@@ -121,8 +122,8 @@ class FileStore:
     def handles(self) -> Iterator[ChunkHandle]:
         for directory in sorted(self._known_directories):
             for name in self._disk.listdir(directory):
-                if name.endswith(_SUFFIX):
-                    yield ChunkHandle(int(name.removesuffix(_SUFFIX), 16))
+                if name.endswith(CHUNK_SUFFIX):
+                    yield ChunkHandle(int(name.removesuffix(CHUNK_SUFFIX), 16))
 
     def sync(self, handle: ChunkHandle) -> None:
         with self._file(handle) as file:
@@ -146,18 +147,17 @@ class FileStore:
             cached.file.close()
 
     def path_of(self, handle: ChunkHandle) -> str:
-        return os.path.join(self._parent(handle), f"{handle:016x}{_SUFFIX}")
+        return chunk_file_path(self._directory, handle)
 
     def _drop_temporaries(self) -> None:
         """What clones that were cut short have left."""
         for directory in self._known_directories:
             for name in self._disk.listdir(directory):
-                if name.endswith(_CLONE_TEMPORARY):
+                if name.endswith(CLONE_TEMPORARY):
                     self._disk.unlink(os.path.join(directory, name))
 
     def _parent(self, handle: ChunkHandle) -> str:
-        upper, lower = handle >> 2 * DIRECTORY_BITS, handle >> DIRECTORY_BITS & (1 << DIRECTORY_BITS) - 1
-        return os.path.join(self._directory, f"{upper:010x}", f"{lower:03x}")
+        return os.path.dirname(self.path_of(handle))
 
     def _make_parent(self, handle: ChunkHandle) -> None:
         parent = self._parent(handle)
@@ -216,6 +216,12 @@ class FileStore:
     def _system_usage(self) -> StoreUsage:
         found = os.statvfs(self._directory)
         return StoreUsage(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def chunk_file_path(directory: str, handle: ChunkHandle) -> str:
+    """Where the bytes of a chunk are in a store over `directory`."""
+    upper, lower = handle >> 2 * DIRECTORY_BITS, handle >> DIRECTORY_BITS & (1 << DIRECTORY_BITS) - 1
+    return os.path.join(directory, f"{upper:010x}", f"{lower:03x}", f"{handle:016x}{CHUNK_SUFFIX}")
 
 
 def _copy(source: OpenFile, target: OpenFile) -> None:
