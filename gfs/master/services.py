@@ -1,0 +1,313 @@
+"""The services and duties of one master, made and made known to each other. When they run, process says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+from gfs.clock import Clock
+from gfs.identity import system_identity
+from gfs.master.callers import Callers
+from gfs.master.check_service import CheckService
+from gfs.master.chunk_service import ChunkService
+from gfs.master.cluster_service import ClusterService
+from gfs.master.commit import Commits
+from gfs.master.copy_on_write import CopyOnWrite
+from gfs.master.core.chunk_homes import ChunkHomes
+from gfs.master.core.garbage import Garbage
+from gfs.master.core.leases import LeaseTable
+from gfs.master.core.locations import Locations
+from gfs.master.core.recent_grants import RecentGrants
+from gfs.master.core.records import PolicyRecord
+from gfs.master.core.repair_queue import Limits
+from gfs.master.core.replica_survey import RACKS_WANTED
+from gfs.master.core.replication_scan import ReplicationScan
+from gfs.master.core.server_pool import ServerPool
+from gfs.master.damage_duty import DamageDuty
+from gfs.master.duties import Duties
+from gfs.master.garbage_collection import GarbageCollection
+from gfs.master.granting import Granting
+from gfs.master.lease_revocation import LeaseRevocation
+from gfs.master.lease_service import LeaseService
+from gfs.master.namespace_service import NamespaceService
+from gfs.master.placement_service import PlacementService
+from gfs.master.policy_service import PolicyService
+from gfs.master.quiet_grants import QuietGrants
+from gfs.master.reads import Reads
+from gfs.master.repair_duty import RepairDuty
+from gfs.master.replica_calls import ReplicaCalls
+from gfs.master.replica_moves import ReplicaMoves
+from gfs.master.replication.raft_node import RaftNode
+from gfs.master.service import MasterService
+from gfs.master.snapshot_service import SnapshotService
+from gfs.master.standing import Standing
+from gfs.master.state_machine import ReplicatedState
+from gfs.master.trash_service import TrashService
+from gfs.messages.operations import AnyOutcome, ChunkGranted, LogRecord
+from gfs.settings import CHUNK_HOMES_KEPT, Settings
+from gfs.telemetry import Metrics
+from gfs.transport.interface import Handlers, RpcCaller
+from gfs.vocabulary import ChunkIndex, ClusterId, InodeId, LogIndex, MasterId
+
+SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
+
+
+class MasterServices:
+    """All of a master above its replicated state. Made before the node starts, so that nothing is missed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        cluster: ClusterId,
+        node: RaftNode,
+        state: ReplicatedState,
+        rpc: RpcCaller,
+        locations: Locations,
+        standing: Standing,
+        metrics: Metrics,
+        clock: Clock,
+        chance: random.Random,
+    ) -> None:
+        self._settings, self._cluster, self._node, self._state = settings, cluster, node, state
+        self._rpc, self._standing = rpc, standing
+        self._clock, self._chance = clock, chance
+        self._masters = {MasterId(name): master.control for name, master in settings.masters.items()}
+        self._callers = Callers(
+            superuser=settings.access.superuser or system_identity().user, check=settings.access.check
+        )
+        self.locations = locations
+        self.leases = LeaseTable()
+        self.scan = ReplicationScan()
+        self._pool = ServerPool(locations)
+        self._homes = ChunkHomes(kept_max=CHUNK_HOMES_KEPT)
+        self._recent = RecentGrants(now=clock.monotonic(), lease_seconds=settings.master.lease_seconds)
+        state.on_applied(self._note_grants)
+        state.on_replaced(lambda: self._recent.forget_all(now=clock.monotonic()))
+        self.commits = Commits(node, clock, control_addresses=self._masters, metrics=metrics)
+        self._reads = Reads(
+            node,
+            self.commits,
+            clock,
+            committed=state.committed,
+            applied_index=state.committed_index,
+            standing=standing,
+        )
+        self._make_grants()
+        self._collection = GarbageCollection(
+            commits=self.commits,
+            reads=self._reads,
+            clock=clock,
+            garbage=Garbage(locations, is_moving=self._moves.is_moving),
+            metrics=metrics,
+        )
+        self.repair = self._make_repair()
+        self._snapshots = self._make_snapshots()
+        node.on_leadership(self._snapshots.lead)
+
+    async def stop(self) -> None:
+        await self._snapshots.stop()
+
+    def handlers(self) -> Handlers:
+        """Those of MASTER_REQUESTS, before they are guarded."""
+        checks = CheckService(
+            commits=self.commits,
+            reads=self._reads,
+            locations=self.locations,
+            clock=self._clock,
+            urge=self.repair.note_shortage,
+        )
+        placing = PlacementService(
+            commits=self.commits,
+            reads=self._reads,
+            locations=self.locations,
+            pool=self._pool,
+            repair=self.repair,
+            clock=self._clock,
+        )
+        return {**self._make_service().handlers(), **checks.handlers(), **placing.handlers()}
+
+    def guarded(self, handlers: Handlers) -> Handlers:
+        """As Callers.guarded."""
+        return self._callers.guarded(handlers)
+
+    def works(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What this master does by itself, by name: each goes on until it is cancelled."""
+        # Any: what a coroutine passes to the loop is its own
+        duties = Duties(
+            clock=self._clock,
+            commits=self.commits,
+            reads=self._reads,
+            locations=self.locations,
+            leases=self.leases,
+            scan=self.scan,
+            garbage=self._collection,
+            digest_mark=lambda: self._state.state.digest_mark(),
+            settle_seconds=SETTLE_HEARTBEATS * self._settings.chunkserver.heartbeat_seconds,
+        )
+        damage = DamageDuty(
+            cluster=self._cluster,
+            commits=self.commits,
+            reads=self._reads,
+            locations=self.locations,
+            homes=self._homes,
+            rpc=self._rpc,
+            clock=self._clock,
+            remove=self._moves.remove_replica,
+            urge=self.repair.note_shortage,
+        )
+        return {"duties": duties.run(), "damage": damage.run(), "repair": self.repair.run()}
+
+    # --- wiring --------------------------------------------------------------------------------
+
+    def _make_grants(self) -> None:
+        tuning = self._settings.master
+        self._calls = calls = ReplicaCalls(
+            self._rpc,
+            self.locations,
+            cluster=self._cluster,
+            bump_seconds=tuning.bump_seconds,
+            lease_seconds=tuning.lease_seconds,
+        )
+        granting = Granting(
+            commits=self.commits,
+            reads=self._reads,
+            locations=self.locations,
+            pool=self._pool,
+            leases=self.leases,
+            calls=calls,
+            clock=self._clock,
+            chance=self._chance,
+            configured_servers=len(self._settings.chunkservers),
+        )
+        self._copies = copies = CopyOnWrite(
+            commits=self.commits,
+            reads=self._reads,
+            granting=granting,
+            calls=calls,
+            locations=self.locations,
+        )
+        self._leasing = leases = LeaseService(
+            commits=self.commits,
+            reads=self._reads,
+            leases=self.leases,
+            calls=calls,
+            granting=granting,
+            copies=copies,
+            clock=self._clock,
+            lease_seconds=tuning.lease_seconds,
+            callers=self._callers,
+            short=self._note_shortage,
+        )
+        self._grants = grants = QuietGrants(commits=self.commits, reads=self._reads, granting=granting)
+        self._moves = ReplicaMoves(
+            commits=self.commits,
+            locations=self.locations,
+            grants=grants,
+            leases=leases,
+            calls=calls,
+            clock=self._clock,
+            chance=self._chance,
+            bytes_per_second=tuning.clone_bytes_per_second,
+        )
+
+    def _make_repair(self) -> RepairDuty:
+        tuning = self._settings.master
+        return RepairDuty(
+            clock=self._clock,
+            chance=self._chance,
+            commits=self.commits,
+            reads=self._reads,
+            locations=self.locations,
+            pool=self._pool,
+            leases=self.leases,
+            moves=self._moves,
+            limits=Limits(
+                active_max=tuning.clones_max,
+                per_server_max=tuning.clones_per_server_max,
+                rebalancing_max=max(1, min(tuning.rebalancing_max, tuning.clones_max)),
+            ),
+            patience_seconds=tuning.repair_delay_seconds,
+            levels_by_itself=tuning.rebalancing_max > 0,
+        )
+
+    def _make_snapshots(self) -> SnapshotService:
+        return SnapshotService(
+            commits=self.commits,
+            reads=self._reads,
+            revocation=LeaseRevocation(
+                commits=self.commits,
+                reads=self._reads,
+                locations=self.locations,
+                leases=self.leases,
+                recent=self._recent,
+                service=self._leasing,
+                grants=self._grants,
+                calls=self._calls,
+                clock=self._clock,
+            ),
+            copies=self._copies,
+            clock=self._clock,
+            callers=self._callers,
+        )
+
+    def _make_service(self) -> MasterService:
+        tuning = self._settings.master
+        namespace = NamespaceService(
+            self.commits,
+            self._reads,
+            self._clock,
+            replication_goal=tuning.replication_goal,
+            trash_seconds=tuning.trash_seconds,
+            callers=self._callers,
+        )
+        return MasterService(
+            namespace=namespace,
+            trash=TrashService(self.commits, self._reads, namespace, callers=self._callers),
+            chunks=ChunkService(
+                self._reads,
+                self.locations,
+                self._clock,
+                homes=self._homes,
+                callers=self._callers,
+                short=self._note_shortage,
+            ),
+            policies=PolicyService(
+                self.commits,
+                self._reads,
+                callers=self._callers,
+                defaults=PolicyRecord(
+                    replicas=tuning.replication_goal,
+                    racks=RACKS_WANTED,
+                    trash_ms=round(tuning.trash_seconds * 1000),
+                    durability=self._settings.chunkserver.durability,
+                ),
+            ),
+            leases=self._leasing,
+            snapshots=self._snapshots,
+            cluster=ClusterService(
+                cluster=self._cluster,
+                replicator=self._node,
+                commits=self.commits,
+                reads=self._reads,
+                locations=self.locations,
+                leases=self.leases,
+                scan=self.scan,
+                garbage=self._collection,
+                rpc=self._rpc,
+                clock=self._clock,
+                masters=self._masters,
+                lease_seconds=tuning.lease_seconds,
+                replication_goal=tuning.replication_goal,
+                standing=self._standing,
+                outlook=self.repair.outlook,
+            ),
+        )
+
+    def _note_shortage(self, inode: InodeId, index: ChunkIndex) -> None:
+        self.repair.note_shortage(inode, index)
+
+    def _note_grants(self, _index: LogIndex, _record: LogRecord, outcome: AnyOutcome) -> None:
+        if isinstance(outcome, ChunkGranted):
+            self._recent.note(outcome.handle, now=self._clock.monotonic())
