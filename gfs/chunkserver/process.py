@@ -35,6 +35,7 @@ from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
 from gfs.settings import CHECKS_RUNNING_MAX, CLONES_RUNNING_MAX, STORE_THREADS, ChunkServerSettings, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
+from gfs.transport import event_loop
 from gfs.transport.data_client import DataClient
 from gfs.transport.data_server import DataServer
 from gfs.transport.interface import Handlers
@@ -409,8 +410,7 @@ def run_chunkserver(settings: Settings, node_id: str, directory: str) -> None:
     set_up_logging(
         role="chunkserver", node=node_id, level=settings.telemetry.level, style=settings.telemetry.format
     )
-    with asyncio.Runner(loop_factory=_loop_factory(settings.chunkserver.loop)) as runner:
-        runner.run(_serve(settings, node_id, directory))
+    event_loop.run(_serve(settings, node_id, directory), loop=settings.chunkserver.loop)
 
 
 async def _serve(settings: Settings, node_id: str, directory: str) -> None:
@@ -475,21 +475,6 @@ def _close(replicas: ReplicaStore) -> None:
         replicas.close()
     except GfsError as error:
         _log.error("the last flush failed", code=error.code, error=error.message)
-
-
-def _loop_factory(wanted: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if wanted == "asyncio":
-        return None
-    try:
-        import uvloop
-    except ImportError:
-        if wanted == "uvloop":
-            raise ConfigInvalid(
-                "chunkserver.loop is uvloop, which is not installed", hint="pip install 'pygfs[speed]'"
-            ) from None
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def _release() -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
+import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -39,6 +41,7 @@ from gfs.messages.replicas import BumpReply, BumpVersion, WriteChunk, WriteReply
 from gfs.settings import ChunkServerNode, ChunkServerSettings, ClusterSettings, MasterNode, Settings
 from gfs.telemetry import Metrics
 from gfs.transport.data_client import DataClient
+from gfs.transport.event_loop import ENVIRONMENT_KEY
 from gfs.transport.interface import CallContext
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
@@ -382,6 +385,28 @@ async def test_a_failed_sync_takes_the_server_out_of_service_for_good(cluster: C
     assert not a.readiness()[0]
 
 
+PROGRAM = (
+    "import sys; from gfs import settings; from gfs.chunkserver.process import run_chunkserver; "
+    "run_chunkserver(settings.load(sys.argv[1]), 'a', sys.argv[2])"
+)
+
+
+def test_the_environment_chooses_the_event_loop_as_for_every_other_program(tmp_path: Path) -> None:
+    config = tmp_path / "gfs.toml"
+    config.write_text(
+        '[masters.m1]\ncontrol = "127.0.0.1:1"\nraft = "127.0.0.1:2"\n'
+        '[chunkservers.a]\ncontrol = "127.0.0.1:3"\ndata = "127.0.0.1:4"\n'
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(config), str(tmp_path / "disk")],
+        env={**os.environ, ENVIRONMENT_KEY: "trio"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert ran.returncode != 0 and "there is no event loop 'trio'" in ran.stderr
+
+
 async def test_sigterm_is_an_ordinary_stop(cluster: Cluster, tmp_path: Path) -> None:
     config = tmp_path / "gfs.toml"
     with socket.socket() as control, socket.socket() as data:
@@ -392,14 +417,10 @@ async def test_sigterm_is_an_ordinary_stop(cluster: Cluster, tmp_path: Path) -> 
         f'[masters.m1]\ncontrol = "{cluster.master.address}"\nraft = "127.0.0.1:1"\n'
         f'[chunkservers.a]\ncontrol = "127.0.0.1:{ports[0]}"\ndata = "127.0.0.1:{ports[1]}"\n'
     )
-    program = (
-        "import sys; from gfs import settings; from gfs.chunkserver.process import run_chunkserver; "
-        "run_chunkserver(settings.load(sys.argv[1]), 'a', sys.argv[2])"
-    )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        program,
+        PROGRAM,
         str(config),
         str(tmp_path / "disk"),
         stdout=asyncio.subprocess.PIPE,
