@@ -13,10 +13,12 @@ from gfs.inspect.oplog_lines import Tail, select_lines
 from gfs.inspect.oplog_segments import LogWalk
 from gfs.inspect.oplog_stats import count_log, segment_rows
 from gfs.inspect.oplog_verify import LogFinding, LogVerifier
+from gfs.inspect.oplog_words import operation_in_words, paths_of
 from gfs.master.replication.group_commit import encode_entry
 from gfs.master.replication.log_format import HEADER, LOG_FORMAT, MAGIC, Kind, Record
 from gfs.vocabulary import LogIndex, Term
 from tests.core.master_records import create, record, rename
+from tests.core.test_master_golden import OPERATIONS
 from tests.inspect.logs import entry, flip, payload, segments, some_log, start, vote, write_log, write_segment
 
 
@@ -279,6 +281,13 @@ def test_lines_are_chosen_by_index_and_by_path(tmp_path: Path) -> None:
     assert words(path="/a/one") == ["create /a/one with 3 replicas", "rename /a to /c"]
     assert words(path="/a") == words(path="/a/one")
     assert any("stopped in order" in line for line in words())
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_is_told_in_words(name: str) -> None:
+    words = operation_in_words(OPERATIONS[name])
+    assert words and "\n" not in words and "Struct" not in words
+    assert all(path in words for path in paths_of(OPERATIONS[name]))
 
 
 def test_a_tail_shows_the_last_records_and_then_what_is_added(tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""The bytes of our files on disk do not change: what an older gfs has written stays readable.
+
+The golden file holds a line for each: name, bytes in hexadecimal. A format that grows adds lines; a line that
+would have to change means a new format version, and a migration. Log records have a golden file of their own
+(tests/core/test_master_golden.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gfs.chunkserver import index_journal
+from gfs.chunkserver.core import append_window, chunk_record
+from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated, Redo, RedoDropped
+from gfs.chunkserver.index_journal import JournalSegment, read_segment, segment_path
+from gfs.chunkserver.index_tables import seal_header, seal_window
+from gfs.disk import read_whole_file
+from gfs.master.checkpoint_directory import decode_manifest, encode_manifest
+from gfs.master.core import records as rows
+from gfs.master.replication import group_commit
+from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
+from gfs.master.replication.log_format import Kind, Record, encode_header, encode_records, scan_segment
+from gfs.messages.replicas import AppendedRecord
+from gfs.vocabulary import ChunkHandle, ChunkVersion, ClientId, ClusterId, LogIndex, MasterId, Term
+from tests.fakes.disk import ForgetfulDisk
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "disk_formats_v1.txt"
+HANDLE = ChunkHandle(0x1A5)
+
+LOG_RECORDS = [
+    Record(Kind.START, LogIndex(41), Term(3), b""),
+    Record(Kind.VOTE, LogIndex(0), Term(3), b"m1"),
+    Record(Kind.ENTRY, LogIndex(42), Term(3), b"payload"),
+    Record(Kind.TRUNCATE, LogIndex(41), Term(3), b""),
+    Record(Kind.RESET, LogIndex(2**40), Term(4), b""),
+    Record(Kind.CLOSED, LogIndex(0), Term(0), b""),
+]
+MANIFEST = CheckpointManifest(
+    format=CHECKPOINT_FORMAT,
+    cluster=ClusterId("c"),
+    index=LogIndex(42),
+    term=Term(3),
+    length_bytes=40960,
+    crc32c=0xDEADBEEF,
+    members={MasterId("m1"): "disk-1", MasterId("m2"): "disk-2"},
+    made_at_ms=1_700_000_000_000,
+)
+INODE = rows.InodeRecord(
+    is_directory=False,
+    parent=7,
+    created_ms=1_700_000_000_000,
+    modified_ms=1_700_000_000_001,
+    length_bytes=2**33,
+    length_exact=True,
+    chunk_count=129,
+    replication_goal=3,
+    first_chunk=99,
+    mode=0o640,
+    ownership=5,
+    goal_inherited=True,
+    appended=True,
+)
+CHUNK = rows.StoredChunk(
+    version=4, references=2, held_version=3, primary=1, servers=(1, 2, 3), sealed=1, length_bytes=77, quiet=1
+)
+HEADER = ChunkHeader(
+    version=ChunkVersion(4),
+    length_bytes=65546,
+    tail_sum=0x1234,
+    revision=9,
+    master_term=Term(3),
+    replaced_version=ChunkVersion(3),
+    sealed=True,
+    short_version=ChunkVersion(2),
+    durable=True,
+)
+MUTATED = Mutated(
+    HANDLE,
+    HEADER,
+    first_block=0,
+    sums=b"\1\2\3\4",
+    data_synced=True,
+    appended=(AppendedRecord(ClientId(7), 1, 1, 10),),
+)
+JOURNALLED: list[chunk_record.Record] = [
+    MUTATED,
+    Redo(MUTATED, 5, b"new bytes"),
+    RedoDropped(HANDLE),
+    Deleted(HANDLE),
+]
+
+
+def window() -> append_window.AppendWindow:
+    found = append_window.AppendWindow()
+    found.note([AppendedRecord(ClientId(7), 1, 1, 10)], end_bytes=65546)
+    return found
+
+
+def journal_segment(disk: ForgetfulDisk) -> bytes:
+    disk.make_directory("/d")
+    segment = JournalSegment.create(disk, "/d", 2, durable=True)
+    segment.append(b"first")
+    segment.sync()
+    segment.append(b"second")
+    return read_whole_file(disk, segment_path("/d", 2))
+
+
+def formats(disk: ForgetfulDisk) -> dict[str, bytes]:
+    return {
+        "operation log segment": encode_header(3)
+        + encode_records(LOG_RECORDS, segment_number=3, synced_bytes=16),
+        "operation log entry": group_commit.encode_entry([b"one", b"two"]),
+        "operation log readmission": group_commit.encode_readmission(MasterId("m2"), "disk-9"),
+        "checkpoint manifest": encode_manifest(MANIFEST),
+        "inode row": rows.encode_inode(INODE),
+        "chunk row": rows.encode_chunk(CHUNK),
+        "policy row": rows.encode_policy(rows.PolicyRecord(replicas=2, racks=2, durability="sync")),
+        "counters row": rows.encode_counters(rows.Counters(next_inode=9, files=3)),
+        "dentry": rows.dentry_key(7, b"name") + rows.dentry_value(9, is_directory=True),
+        "trash": rows.trash_key(2**41, 9) + rows.trash_value(b"/d/f", deleted_at_ms=2**40),
+        "file chunk": rows.file_chunk_key(9, 1) + rows.handle_value(HANDLE),
+        "chunk index header": seal_header(HANDLE, HEADER),
+        "chunk index window": seal_window(HANDLE, window()),
+        "chunk journal records": chunk_record.encode_records(JOURNALLED),
+        "chunk journal segment": journal_segment(disk),
+    }
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> ForgetfulDisk:
+    monkeypatch.setattr(index_journal.secrets, "randbits", lambda bits: 0xABCD)
+    return ForgetfulDisk()
+
+
+def golden() -> dict[str, bytes]:
+    lines = (line.split("\t") for line in GOLDEN.read_text().splitlines())
+    return {name: bytes.fromhex(content) for name, content in lines}
+
+
+def test_every_format_writes_the_bytes_it_always_wrote(disk: ForgetfulDisk) -> None:
+    assert {name: content.hex() for name, content in formats(disk).items()} == {
+        name: content.hex() for name, content in golden().items()
+    }
+
+
+def test_the_bytes_of_old_files_are_read_as_what_they_meant(disk: ForgetfulDisk) -> None:
+    old = golden()
+    scan = scan_segment(old["operation log segment"], segment_number=3)
+    assert scan.records == LOG_RECORDS and scan.fault is None
+    assert group_commit.decode_entry(old["operation log entry"]) == [b"one", b"two"]
+    readmission = group_commit.decode_readmission(old["operation log readmission"])
+    assert readmission is not None and (readmission.member, readmission.disk) == ("m2", "disk-9")
+    assert decode_manifest(old["checkpoint manifest"]) == MANIFEST
+    assert rows.decode_inode(old["inode row"]) == INODE
+    assert rows.decode_chunk(old["chunk row"]) == CHUNK
+    assert rows.decode_policy(old["policy row"]).racks == 2
+    assert rows.decode_counters(old["counters row"]) == rows.Counters(next_inode=9, files=3)
+    assert chunk_record.decode_header(old["chunk index header"][4:]) == HEADER
+    found = append_window.decode_window(old["chunk index window"][4:])
+    assert append_window.encode_window(found) == append_window.encode_window(window())
+    assert chunk_record.decode_records(old["chunk journal records"]) == JOURNALLED
+    disk.make_directory("/d")
+    disk.open(segment_path("/d", 2), create=True).pwrite(old["chunk journal segment"], 0)
+    assert [payload for _, payload in read_segment(disk, "/d", 2).payloads] == [b"first", b"second"]
