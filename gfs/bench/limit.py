@@ -1,6 +1,6 @@
 """What this machine could do at most: the raw-socket chain and the unverified read our figures stand beside.
 
-The same work as a chunk server's (data-plane.md §0), by plain programs without protocol, errors or
+The same work as a chunk server's, by plain programs without protocol, errors or
 state: in C when there is a compiler, in Python always. Every socket uses the same congestion control as ours.
 """
 

@@ -1,8 +1,8 @@
 """Which replicas of this server are damaged: the one place where that is said (GFS §5.2). Finds none itself.
 
 Whoever finds some (a read, a clone, an overwrite's first or last block, the scrubber, a start) marks the
-replica here. A mark is kept over restarts, reported to the masters at once, and ends only when the replica is
-deleted: good bytes come from another server, never from repairing in place.
+replica here. A mark is kept over restarts, reported to the masters at once, and ends when the replica is
+deleted: good bytes come from another server. Only when no replica is whole is one mended where it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes over committed bytes so that no crash leaves a block half-new. Appends are replica_store's.
+"""Writes over committed bytes so that no crash leaves a block half-new. Appends are appender's.
 
 Order: earlier bytes synced → redo record synced → bytes in place → bytes synced → record with the new sums.
 Until the redo is on the disk not a byte changes; from then on the overwrite can be finished from it. A

@@ -180,7 +180,6 @@ class ReplicaVersions:
             check_cut(header, handle, length, master_term)
             following = header_after_cut(
                 header,
-                handle,
                 length,
                 tail_sum=self._tail_sum(state, header, length),
                 master_term=master_term,

@@ -1,4 +1,4 @@
-"""Namespace commands: ls, stat, mkdir, rm, mv, glob. No file bytes pass here (see transfer)."""
+"""Namespace commands: ls, stat, mkdir, rm, mv, snapshot, glob. No file bytes pass here (see transfer)."""
 
 from __future__ import annotations
 

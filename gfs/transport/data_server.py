@@ -1,7 +1,7 @@
 """The bulk port of a chunk server: listening, threads and limits. What is said on it is data_conversation's.
 
 One blocking thread for each live connection, kept and reused: measured at the speed of C for bulk
-bytes, where an event loop costs two to three times as much (data-plane.md §1).
+bytes, where an event loop costs two to three times as much.
 """
 
 from __future__ import annotations

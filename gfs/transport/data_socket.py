@@ -17,7 +17,7 @@ from gfs.settings import HTTP_HEAD_BYTES_MAX
 from gfs.transport.data_head import HEAD_END
 from gfs.vocabulary import KIB
 
-DATA_WINDOW_BYTES = 256 * KIB  # fits L2 beside its checksum work; measured best (data-plane.md §4)
+DATA_WINDOW_BYTES = 256 * KIB  # fits L2 beside its checksum work; measured best
 BYTES_PER_SECOND_MIN = 256 * KIB  # a peer that moves less than this on the whole is cut off
 _HEAD_READ_BYTES = 4 * KIB
 _TIMEVAL = struct.Struct("@ll")

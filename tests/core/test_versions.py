@@ -101,9 +101,9 @@ def test_a_cut_never_lengthens_nor_obeys_an_old_master_nor_breaks_a_seal() -> No
 
 
 def test_sealing_again_at_the_same_length_changes_nothing() -> None:
-    sealed = header_after_cut(held_at(3), CHUNK, 100, tail_sum=7, master_term=Term(5), seal=True)
+    sealed = header_after_cut(held_at(3), 100, tail_sum=7, master_term=Term(5), seal=True)
     assert sealed.sealed
-    again = header_after_cut(sealed, CHUNK, 100, tail_sum=7, master_term=Term(5), seal=True)
+    again = header_after_cut(sealed, 100, tail_sum=7, master_term=Term(5), seal=True)
     assert again is sealed
 
 

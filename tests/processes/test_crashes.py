@@ -1,7 +1,7 @@
 """kill -9 of each program at each named point around fsync, rename, acknowledgement, grant and bump.
 
 One cluster for the file: a program is restarted with one failpoint armed, the workload runs until it
-has died there, it comes back unarmed, and everything acknowledged must still be there (DESIGN §0.1, §0.6).
+has died there, it comes back unarmed, and everything acknowledged must still be there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One Raft member alone with a recording wire: plain pysyncobj, or ours, fed message by message.
 
-Most holes of raft.md show in how one member answers one message, so both kinds get the same messages here, in
-pysyncobj's own format. Time stands still unless a test moves it.
+Most holes (told in replication/engine) show in how one member answers one message, so both kinds get the same
+messages here, in pysyncobj's own format. Time stands still unless a test moves it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every hole of raft.md that shows in one member: plain pysyncobj has it, ours has not.
+"""Every hole told in replication/engine that shows in one member: plain pysyncobj has it, ours has not.
 
 F3, F5 and the cluster's side of F1, F2 and P5 are in test_cluster and test_real_loop.
 """

@@ -63,7 +63,6 @@ def header_after_bump(
 
 def header_after_cut(
     header: ChunkHeader,
-    handle: ChunkHandle,
     length: int,
     *,
     tail_sum: int,

@@ -3,6 +3,14 @@
 pysyncobj decides: elections, log matching, commit index, stepping down. Everything that costs it time or
 safety (sockets, threads, files, pickles, dumps, its command queue) is replaced. The names below are those of
 0.3.17; pyproject.toml pins the minor version, and test_engine fails when one of them goes away.
+
+What pysyncobj lacks or does wrong for a file system, as the comments of this room and tests/raft number it:
+F1 nothing is synced. F2 a leader without followers goes on for 30 s. F3 an exception while applying is
+repeated for ever, everywhere. F4 peers exchange pickles. F5 its dumps are slow, in the way, and unequal.
+F6 proposals wait for a tick. F7 its journal is made in the constructor. F8 it iterates sets of nodes by hash.
+P1 a follower commits what a dump covers. P2 dump and journal change in two steps. P3 trimming empties the
+journal first. P4 late answers can keep a follower from catching up. P5 commands near the batch size jam it.
+P6 a leader spins while a dump is made. P7 a follower deletes applied entries, and adds them again.
 """
 
 from __future__ import annotations

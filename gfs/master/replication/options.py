@@ -17,7 +17,7 @@ APPLY_BYTES_PER_TURN = 512 * KIB  # so that a long replay never keeps the loop f
 CHECKPOINT_PIECE_BYTES = MIB
 UNAUTHENTICATED_CONNECTIONS_MAX = 32
 
-# pysyncobj cuts an entry of APPEND_BYTES_MAX or more into pickled pieces, and miscounts them (raft.md, P5).
+# pysyncobj cuts an entry of APPEND_BYTES_MAX or more into pickled pieces, and miscounts them (P5).
 assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 assert APPEND_BYTES_MAX + ENTRY_BYTES_MAX < RAFT_FRAME_BYTES_MAX
 assert CHECKPOINT_PIECE_BYTES < RAFT_FRAME_BYTES_MAX

@@ -81,7 +81,7 @@ class TimeoutNow(_Message, frozen=True):
 class CheckpointOffer(_Message, frozen=True):
     """The log no longer goes back to where this follower is: fetch a checkpoint.
 
-    No commit index: what a checkpoint covers says nothing of the follower's own entries (raft.md, P1).
+    No commit index: what a checkpoint covers says nothing of the follower's own entries (P1).
     """
 
     term: int

@@ -1,4 +1,4 @@
-"""Between pysyncobj and the wire: every message passes here, and here the holes of raft.md are closed.
+"""Between pysyncobj and the wire: every message passes here, and most holes are closed here (see engine).
 
 F1: promises (votes, success answers) are held until the log is durable, and a follower's answer never counts
 for more than our own disk holds. P1: checkpoints travel apart and carry no commit index. P4, P7: an answer
