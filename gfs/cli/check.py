@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from gfs.cli.cluster_address import remote_path, run_with_client
-from gfs.cli.render import emit_one, human_bytes, note, on_terminal, text_table
+from gfs.cli.render import counted, emit_one, human_bytes, note, on_terminal, text_table
 from gfs.client.client import AsyncClient
 from gfs.errors import NotFound
 from gfs.messages.check import RISKS, CheckedChunk, CheckedFile, CheckFilesReply, ChunkRisk
@@ -234,7 +234,7 @@ def _progress(*, quiet: bool) -> Iterator[Advance]:
 
 
 def _as_text(found: Findings, *, deep: bool) -> str:
-    lines = [f"{found.path}: {found.files} files, {found.chunks} chunks"]
+    lines = [f"{found.path}: {counted(found.files, 'file')}, {counted(found.chunks, 'chunk')}"]
     lines += [
         f"  {found.counts[risk]:>8}  {_NAMES[risk]}" for risk in RISKS if found.counts[risk] or risk == "ok"
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
-from gfs.cli.render import emit_many, emit_one, human_bytes, text_table
+from gfs.cli.render import counted, emit_many, emit_one, human_bytes, text_table
 from gfs.client.client import AsyncClient
 from gfs.messages.chunks import ChunkPlace
 from gfs.messages.cluster import ClusterStatusReply, MasterStatus
@@ -63,7 +63,9 @@ def _as_text(found: ClusterStatusReply) -> str:
     lines = [f"cluster {found.cluster or '(unnamed)'}: {found.health}"]
     lines += [f"  - {reason}" for reason in found.reasons]
     lines += [
-        f"{found.files} files, {found.directories} directories, {found.chunks} chunks"
+        f"{counted(found.files, 'file')}, "
+        + ("1 directory, " if found.directories == 1 else f"{found.directories} directories, ")
+        + counted(found.chunks, "chunk")
         + (f", with what {found.trash} deleted entries still hold{held}" if found.trash else ""),
         "",
         masters.rstrip("\n"),

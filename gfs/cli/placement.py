@@ -9,7 +9,7 @@ import click
 
 from gfs.cli.cluster_address import remote_path, run_with_client
 from gfs.cli.command_group import CommandGroup
-from gfs.cli.render import emit_many, emit_one, human_bytes, note
+from gfs.cli.render import counted, emit_many, emit_one, human_bytes, note
 from gfs.client.client import AsyncClient
 from gfs.errors import InvalidArgument, Superseded
 from gfs.messages.placement import (
@@ -97,11 +97,13 @@ async def _until_empty(client: AsyncClient, server: str) -> ChunkServerRow:
             raise Superseded(f"{server} is not draining any more", hint="Somebody has said undrain.")
         if row.chunks == 0:
             return row
-        text = "its replicas are being counted" if row.chunks < 0 else f"{row.chunks} replicas left"
+        text = f"{counted(row.chunks, 'replica')} left"
+        if row.chunks < 0:
+            text = "its replicas are being counted"
         queue = await client.operator.replication_queue(limit=DRAIN_ROWS)
         if queue.failed:
             why = next((f": {one.failure}" for one in queue.rows if one.failure), "")
-            text += f"; {queue.failed} chunks cannot be moved for now{why}"
+            text += f"; {counted(queue.failed, 'chunk')} cannot be moved for now{why}"
         if text != told:
             note(f"{server}: {text}")
             told = text
@@ -153,8 +155,9 @@ def rebalance(ctx: click.Context, *, dry_run: bool) -> None:
         text = "all chunk servers are level: nothing would move"
     else:
         total = sum(move.replicas for move in found.moves)
-        head = f"about {total} replicas {'move now' if found.begun else 'would move'}, a few at a time:"
-        text = "\n".join([head, *(f"  {_move(move)}" for move in found.moves)])
+        move = "to move now" if found.begun else "would move"
+        head = f"about {counted(total, 'replica')} {move}, a few at a time:"
+        text = "\n".join([head, *(f"  {_move(one)}" for one in found.moves)])
         if found.begun:
             text += "\nsee 'gfs admin replication queue' for how it goes"
     emit_one(found, ctx.obj.output, text)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import click
 
 from gfs.cli.cluster_address import data_directory, load_settings, master_addresses
-from gfs.cli.render import note
+from gfs.cli.render import counted, note
 from gfs.errors import InvalidArgument, Unavailable, WrongCluster
 from gfs.local import layout as local_layout
 from gfs.local.layout import CONTROL_PORT_FIRST, Layout, SupervisorLock
@@ -101,8 +101,8 @@ async def _supervise(layout: Layout) -> None:
         finally:
             await client.close()
         note(
-            f"cluster ready in {time.monotonic() - began:.1f} s: {len(found.masters)} masters, "
-            f"{len(found.chunkservers)} chunk servers, leader {found.leader}"
+            f"cluster ready in {time.monotonic() - began:.1f} s: {counted(len(found.masters), 'master')}, "
+            f"{counted(len(found.chunkservers), 'chunk server')}, leader {found.leader}"
         )
         note(f"  data     {layout.directory}")
         note(f"  connect  gfs://{','.join(masters)}")
@@ -152,8 +152,9 @@ def _wait_until_said(process: subprocess.Popen[bytes], log_path: str, log_start:
             note(said.rstrip())
             return
         if process.poll() is not None:
+            error = said.rpartition("gfs: ")[2].strip()  # all it said, if it did not end with an error
             raise Unavailable(
-                f"the cluster did not start: {said.strip() or 'its supervisor died'}", hint=f"See {log_path}."
+                f"the cluster did not start: {error or 'its supervisor died'}", hint=f"See {log_path}."
             )
         time.sleep(0.05)
 

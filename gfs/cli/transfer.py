@@ -14,7 +14,7 @@ import click
 
 from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
 from gfs.cli.files import is_directory, walk
-from gfs.cli.render import emit_one, human_bytes, note, on_terminal
+from gfs.cli.render import counted, emit_one, human_bytes, note, on_terminal
 from gfs.client.client import AsyncClient
 from gfs.errors import (
     AlreadyExists,
@@ -171,7 +171,7 @@ async def put_tree(
         else:
             raise NotFound(f"there is no local file {source!r}")
     total = sum(job.length_bytes for job in jobs)
-    with progress(total, f"put {len(jobs)} files", quiet=ctx.obj.quiet) as advance:
+    with progress(total, f"put {counted(len(jobs), 'file')}", quiet=ctx.obj.quiet) as advance:
 
         async def store(job: Job) -> None:
             await client.put_file(job.source, job.destination, replace=replace, progress=advance)
@@ -261,7 +261,7 @@ async def _remote_tree(client: AsyncClient, top: str, final: str) -> AsyncIterat
 
 async def _fetch(client: AsyncClient, jobs: list[Job], force: bool, ctx: click.Context) -> None:
     total = sum(job.length_bytes for job in jobs)
-    with progress(total, f"get {len(jobs)} files", quiet=ctx.obj.quiet) as advance:
+    with progress(total, f"get {counted(len(jobs), 'file')}", quiet=ctx.obj.quiet) as advance:
 
         async def fetch(job: Job) -> None:
             if not force and os.path.lexists(job.destination):
@@ -287,7 +287,7 @@ def _conclude(failures: list[str], files: int, total: int, verb: str, ctx: click
         raise PartlyDone(f"{len(failures)} of {files} files failed, as said above")
     summary = {"files": files, "bytes": total}
     if not ctx.obj.quiet:
-        emit_one(summary, ctx.obj.output, f"{verb} {files} files, {human_bytes(total)}")
+        emit_one(summary, ctx.obj.output, f"{verb} {counted(files, 'file')}, {human_bytes(total)}")
 
 
 @click.command()

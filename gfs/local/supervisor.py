@@ -101,13 +101,16 @@ class Supervisor:
             await self.start_node(node)
 
     def last_words(self, node: str) -> str:
-        """The last line of a program's log."""
+        """The last line of a program's log; if it ended with an error, all of that."""
         try:
             with open(self.layout.log_path(node), "rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
                 lines = log.read().decode("utf-8", "replace").strip().splitlines()
         except OSError:
             return "it left no log"
+        errors = [number for number, line in enumerate(lines) if line.startswith("gfs: ")]
+        if errors and all(line.startswith("  ") for line in lines[errors[-1] + 1 :]):
+            lines = [" ".join(line.strip() for line in lines[errors[-1] :]).removeprefix("gfs: ")]
         return lines[-1] if lines else "it left no log"
 
     def dead(self) -> dict[str, int]:

@@ -135,6 +135,12 @@ def test_nearly_full_disk_is_named() -> None:
     assert health == "degraded" and "disk of chunk server s3 is nearly full: 2048 MiB free" in reasons
 
 
+def test_a_small_disk_that_takes_no_new_chunks_is_no_sound_one() -> None:
+    small = msgspec.structs.replace(server("s1"), disk_total_bytes=GIB, disk_free_bytes=100 * 2**20)
+    health, [reason] = words(chunkservers=(small,))
+    assert health == "degraded" and reason.endswith("nearly full: 100 MiB free; it gets no new chunks")
+
+
 def words(**facts: Any) -> tuple[str, list[str]]:  # Any: fields of ClusterView
     view = ClusterView((master("m1", "leader"),), MasterId("m1"), (server("s1"),), 1, None)
     return judge_health(replace(view, **facts))

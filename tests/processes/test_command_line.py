@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -384,3 +385,16 @@ def test_one_master_and_one_chunk_server_are_a_valid_cluster(tmp_path: Path) -> 
         assert shell.ok("cat", "/x") == b"one copy"
     finally:
         shell("down")
+
+
+def test_a_disk_of_another_cluster_is_refused_by_both_names(tmp_path: Path) -> None:
+    first, second = Shell(tmp_path / "first"), Shell(tmp_path / "second")
+    for shell in (first, second):
+        shell.ok("up", "--masters", "1", "--chunkservers", "1", "--port", "0", "--detach")
+        shell.ok("down")
+    ids = [layout.open_layout(str(shell.data)).settings.cluster.id for shell in (first, second)]
+    shutil.rmtree(second.data / "chunkservers" / "c1")
+    shutil.copytree(first.data / "chunkservers" / "c1", second.data / "chunkservers" / "c1")
+    ran = second("up", "--detach")
+    assert ran.returncode == 6 and f"belongs to cluster {ids[0]}, not to {ids[1]}" in ran.stderr.decode()
+    assert len(ran.stderr.splitlines()) == 2

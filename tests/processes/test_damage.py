@@ -153,7 +153,7 @@ async def test_a_deep_check_finds_damage_nobody_has_met_and_repairs_it_on_demand
     told = subprocess.run(
         [sys.executable, "-m", "gfs", *command], capture_output=True, timeout=90, check=True
     )
-    assert b"1 files, 1 chunks" in told.stdout and b"every chunk is ok" in told.stdout
+    assert b"1 file, 1 chunk\n" in told.stdout and b"every chunk is ok" in told.stdout
 
 
 async def test_a_rotten_index_entry_costs_one_replica_and_no_heartbeat(drill: Drill) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gfs.master.core.placement import PLACEMENT_FREE_BYTES_MIN
 from gfs.master.core.replication_scan import ReplicationCount
 from gfs.messages.cluster import ChunkServerStatus, MasterStatus
 from gfs.vocabulary import MasterId, ServerId
@@ -222,10 +223,12 @@ def _snapshots(view: ClusterView) -> list[str]:
 def _disks_full(view: ClusterView) -> list[str]:
     return [
         f"the disk of chunk server {server.id} is nearly full: {server.disk_free_bytes // 2**20} MiB free"
+        + ("; it gets no new chunks" if server.disk_free_bytes < PLACEMENT_FREE_BYTES_MIN else "")
         for server in view.chunkservers
         if server.alive
         and server.disk_total_bytes > 0
-        and server.disk_free_bytes < DISK_FREE_FRACTION_LOW * server.disk_total_bytes
+        and server.disk_free_bytes
+        < max(DISK_FREE_FRACTION_LOW * server.disk_total_bytes, PLACEMENT_FREE_BYTES_MIN)
     ]
 
 

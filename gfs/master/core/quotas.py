@@ -75,7 +75,7 @@ class Quotas:
             if bytes_max != UNSET.bytes_max:
                 used = self._tables.usage(directory).content_bytes
                 if used + more_bytes >= bytes_max:
-                    raise self._exceeded(directory, f"{bytes_max} bytes, and has {used + more_bytes}")
+                    raise self._exceeded(directory, f"{bytes_max} bytes, all in use while files are written")
 
     def above(self, directory: int) -> frozenset[int]:
         """`directory` and those above it; nothing as long as there are no quotas."""
