@@ -42,6 +42,7 @@ SNAPSHOTS_WAITING_MAX = 64  # taken or waiting for their locks
 STEPS_AT_ONCE = 2  # one is on its way through the log while the other is applied
 REVOKE_SECONDS_MAX = 10.0  # then a snapshot that finds no replica of a chunk is given up
 RETRY_SECONDS = 0.1
+WATCH_SECONDS = 1.0  # how soon a snapshot that nobody sees to its end is noticed
 
 _log = logger("master.snapshots")
 
@@ -68,6 +69,8 @@ class SnapshotService:
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: a request's answer, or nothing
         self._taking: dict[RequestId, asyncio.Task[MutationReply]] = {}  # a repeat waits with the first try
         self._driving: dict[InodeId, asyncio.Task[None]] = {}
+        self._resuming: set[InodeId] = set()
+        self._watching: asyncio.Task[None] | None = None
 
     async def take(self, request: Request, context: CallContext) -> Reply:
         """Answered when the copy is whole and in its place.
@@ -92,14 +95,15 @@ class SnapshotService:
 
     def lead(self, leads: bool, _term: Term) -> None:
         """Leadership has changed. As leader: go on with what an earlier one has begun."""
-        freezes = self._commits.freezes
-        freezes.thaw_all()
+        self._commits.freezes.thaw_all()
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
         if not leads:
             return
         for copy, job in jobs_under_way(self._reads.now()).items():
-            # Before any client is served: its leases may have been taken back already.
-            freezes.freeze(copy, InodeId(job.source))
-            self._start(self._resume(copy, job))
+            self._go_on(copy, job)  # before any client is served: its leases may have been taken back already
+        self._watching = self._start(self._watch())
         if left_over := reserved_copies(self._reads.now()):
             self._start(self._copies.forget(left_over))
 
@@ -128,6 +132,21 @@ class SnapshotService:
         self._require_whole(begun.inode, request)
         return MutationReply(inode=begun.inode, applied_index=self._reads.applied_index())
 
+    async def _watch(self) -> None:
+        """A begin whose outcome nobody could tell may be in the log after all, and its client gone: the
+        source would stay as it is, and refuse every change, for as long as this master leads."""
+        while True:
+            await self._clock.sleep(WATCH_SECONDS)
+            for copy, job in jobs_under_way(self._reads.now()).items():
+                if copy not in self._driving:
+                    self._go_on(copy, job)
+
+    def _go_on(self, copy: InodeId, job: SnapshotJob) -> None:
+        self._commits.freezes.freeze(copy, InodeId(job.source))
+        if copy not in self._resuming:
+            self._resuming.add(copy)
+            self._start(self._resume(copy, job)).add_done_callback(lambda _: self._resuming.discard(copy))
+
     async def _resume(self, copy: InodeId, job: SnapshotJob) -> None:
         _log.info("a snapshot goes on", source=job.source_path, target=job.target_path)
         paths = names_of(job.source_path), names_of(job.target_path)
@@ -145,6 +164,7 @@ class SnapshotService:
     async def _to_its_end(self, copy: InodeId) -> None:
         job = jobs_under_way(self._reads.now()).get(copy)
         if job is None:
+            self._commits.freezes.thaw(copy)
             return
         self._commits.freezes.freeze(copy, InodeId(job.source))
         began = self._clock.monotonic()

@@ -14,6 +14,7 @@ from gfs.errors import (
     LeaseExpired,
     NotFound,
     NotLeader,
+    OutcomeUnknown,
     Unavailable,
 )
 from gfs.master.core.chunk_copies import is_reserved, reserved_copies
@@ -334,6 +335,22 @@ async def test_the_next_leader_finishes_what_one_has_begun_and_the_clients_retry
     new = await world.write("/d/7", 2)
     assert new.handle != old.handle
     assert (world.read("/copy/7"), world.read("/d/7")) == ([1], [1, 2])
+    world.sound()
+
+
+async def test_a_snapshot_whose_begin_was_never_answered_does_not_keep_its_source_for_ever() -> None:
+    """As when the disks of a majority were full for a while: the leader leads on, and the client is gone."""
+    world = await made()
+    await world.write("/f", 1)
+    world.leader.replicator.answers_to_lose = 1
+    with pytest.raises(OutcomeUnknown):
+        await world.snapshot()
+    assert jobs_under_way(world.leader.replicator.tables)
+    # A change of the source waits until its copy is whole.
+    await world.call(SetLengthHint(inode=world.inode, length_bytes=1, closed=True), MutationReply)
+    assert not jobs_under_way(world.leader.replicator.tables)
+    await world.write("/f", 2)
+    assert (world.read("/copy"), world.read("/f")) == ([1], [1, 2])
     world.sound()
 
 

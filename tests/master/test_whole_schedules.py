@@ -1,8 +1,8 @@
 """I1, I2, I5, I6 and I10 under seeded schedules of everything a leader does to chunks, at once.
 
 Writers of several files, snapshots, copies on write, moves, removals, garbage collection with late words,
-deleted files had back and purged, deaths, exchanged disks, new leaders and old ones that do not know it, lost
-messages.
+deleted files had back and purged, deaths, exchanged disks, new leaders and old ones that do not know it and
+hear of nothing, lost messages and answers.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from tests.master.chunkservers import FakeChunkServer, write
 from tests.master.lease_world import FIRST, LeaseWorld
 
 STEPS = 160
+HEARS_NOTHING = 10**9  # entries of the log
 FILES_MAX = 5
 SEEDS = range(*(int(part) for part in os.environ.get("GFS_TEST_WHOLE_SEEDS", "0-12").split("-")))
 
@@ -85,6 +86,7 @@ class WholeSchedule:
             self.slow_down: 3,
             self.kill_or_restart: 3,
             self.change_leader: 3,
+            self.lose_an_answer: 2,
             self.heartbeats: 3,
             self.let_time_pass: 3,
             self.heal: 1,
@@ -244,7 +246,18 @@ class WholeSchedule:
         self.count("exchange")
 
     async def change_leader(self) -> None:
-        self.here.take_over(unnoticed=self.chance.random() < 0.5)
+        """The old one may not know it, and may hear of nothing that is committed from now on."""
+        unnoticed = self.chance.random() < 0.5
+        old = self.here.leader.replicator
+        for master in self.here.masters.values():
+            master.replicator.lag = 0
+        self.here.take_over(unnoticed=unnoticed)
+        if unnoticed and self.chance.random() < 0.7:
+            old.lag = HEARS_NOTHING
+
+    async def lose_an_answer(self) -> None:
+        """The operation is in the log, and who proposed it cannot know."""
+        self.here.leader.replicator.answers_to_lose = 1
 
     async def heartbeats(self) -> None:
         await self.here.heartbeats(report=self.chance.random() < 0.3)
@@ -351,6 +364,9 @@ class WholeSchedule:
 
     async def end(self) -> None:
         self.here.network.heal_all()
+        for master in self.here.masters.values():
+            master.replicator.lag = master.replicator.answers_to_lose = 0
+            master.replicator.catch_up()
         for server in self.here.servers.values():
             server.copy_seconds = 0.0
             if server.address not in self.here.network.servers:
@@ -369,6 +385,7 @@ class WholeSchedule:
                     await self.here.call(Undelete(path=file.path), Undelete.reply)
                 except GfsError:
                     continue  # purged
+            await self.here.heartbeats()
             first = await self.lease(file)
             lease = await self.lease(file, failed_version=first.version)
             self.here.check(lease, file.acknowledged)

@@ -34,11 +34,13 @@ SEEDS = [int(seed) for seed in os.environ.get("GFS_TEST_HARD_STORM_SEEDS", "0").
 LONG_SECONDS = 3.0  # twice what makes a chunk server count as dead here
 FAULTS = (
     "stop for long",
+    "stop masters",
     "kill chunk servers",
     "kill masters",
     "kill all",
     "empty a disk",
     "flip bits",
+    "lose files",
     "full disk",
 )
 
@@ -58,7 +60,7 @@ class HardFaults:
             order = order or self.chance.sample(FAULTS, len(FAULTS))
             fault = order.pop()
             server = self.chance.choice(self.cluster.chunkservers)
-            if fault in ("empty a disk", "flip bits"):
+            if fault in ("empty a disk", "flip bits", "lose files"):
                 await eventually(
                     lambda: all_is_well(self.client), f"all is well before: {fault}, {self.done}"
                 )
@@ -70,10 +72,13 @@ class HardFaults:
     async def do(self, fault: str, server: str) -> None:
         cluster = self.cluster
         match fault:
-            case "stop for long":
-                cluster.processes[server].send_signal(signal.SIGSTOP)
+            case "stop for long" | "stop masters":
+                names = [server] if fault == "stop for long" else self.chance.sample(cluster.masters, 2)
+                for name in names:
+                    cluster.processes[name].send_signal(signal.SIGSTOP)
                 await asyncio.sleep(LONG_SECONDS)
-                cluster.processes[server].send_signal(signal.SIGCONT)
+                for name in names:
+                    cluster.processes[name].send_signal(signal.SIGCONT)
             case "kill chunk servers" | "kill masters" | "kill all":
                 names = {
                     "kill chunk servers": cluster.chunkservers,
@@ -87,13 +92,16 @@ class HardFaults:
                 directory = Path(cluster.layout.settings.chunkservers[server].directory)
                 shutil.rmtree(directory)
                 cluster.start([server], **QUICK)
-            case "flip bits":
+            case "flip bits" | "lose files":
                 directory = Path(cluster.layout.settings.chunkservers[server].directory)
                 files = sorted(
                     path for path in directory.rglob("*") if path.is_file() and "chunks/" in str(path)
                 )
                 for path in self.chance.sample(files, min(5, len(files))):
-                    flip(path, self.chance)
+                    if fault == "flip bits":
+                        flip(path, self.chance)
+                    else:
+                        path.unlink(missing_ok=True)
             case "full disk":
                 cluster.kill([server])
                 cluster.start([server], failpoint="chunk.before_write=nospace@3", **QUICK)
