@@ -17,7 +17,7 @@ from gfs.inspect import diff as differences
 from gfs.inspect import export as exporting
 from gfs.inspect import query as querying
 from gfs.inspect import summary as summaries
-from gfs.inspect.checkpoint_files import CheckpointFile, find_checkpoint, list_checkpoints
+from gfs.inspect.checkpoint_files import CheckpointFile, CheckpointRow, find_checkpoint, list_checkpoints
 from gfs.inspect.relations import RELATIONS, documentation
 from gfs.inspect.verify import Verdict
 from gfs.inspect.verify import verify as verify_file
@@ -29,6 +29,16 @@ FINDINGS_SHOWN = 50
 ROWS_ALIGNED = 1000  # so many rows are gathered to align their columns; the next ones are aligned anew
 
 _HANDLE = re.compile(r"^(?:0x)?([0-9a-fA-F]{1,16})$")
+_DOCUMENTS: dict[str, type] = {
+    "ls": CheckpointRow,
+    "verify": Verdict,
+    "inspect": summaries.Summary,
+    "inspect --path": summaries.PathDetail,
+    "inspect --handle": summaries.HandleDetail,
+    "diff": differences.Difference,
+    "what-if, first": Outlook,
+    "what-if, then": AffectedFile,
+}
 _FATES = {
     "lost": "lost",
     "last_replica": "one failure from loss: a single replica left",
@@ -213,6 +223,15 @@ def what_if() -> None:
     Servers that were removed count as lost. The checkpoint does not know which disks are damaged, nor racks:
     --servers takes a FILE made by 'gfs -o json admin chunkservers ls'.
     """
+
+
+@checkpoint.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of what the other commands answer with '-o json' and '-o jsonl'."""
+    template = "#/$defs/{name}"
+    answers, parts = msgspec.json.schema_components(list(_DOCUMENTS.values()), ref_template=template)
+    told = {"commands": dict(zip(_DOCUMENTS, answers, strict=True)), "$defs": parts}
+    click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
 
 
 _servers_option = click.option("--servers", "report", metavar="FILE", help="In which rack each server is.")

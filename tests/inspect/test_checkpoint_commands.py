@@ -113,6 +113,13 @@ def test_what_if_tells_what_is_lost_and_exits_7_when_anything_is(master: Path, t
         raise_of("checkpoint", "what-if", "lose-rack", str(master), "r1")
 
 
+def test_the_schema_names_what_each_command_answers(master: Path) -> None:
+    told = json.loads(gfs("checkpoint", "schema").stdout)
+    assert told["commands"]["verify"] == {"$ref": "#/$defs/Verdict"}
+    (row, *_) = json.loads(gfs("-o", "json", "checkpoint", "ls", str(master)).stdout)
+    assert set(row) == set(told["$defs"]["CheckpointRow"]["properties"])
+
+
 def raise_of(*arguments: str) -> None:
     """Raise what the command has raised."""
     ran = gfs(*arguments)

@@ -7,12 +7,14 @@ import io
 import json
 import os
 import signal
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from gfs.errors import CorruptState, InvalidArgument, NotFound, UnsupportedVersion
 from gfs.inspect.checkpoint_files import CheckpointFile, find_checkpoint, list_checkpoints
+from gfs.inspect.checkpoint_tables import CheckpointTables
 from gfs.inspect.diff import Difference, diff_chunks, diff_paths
 from gfs.inspect.disk_sorter import DiskSorter
 from gfs.inspect.export import export
@@ -22,6 +24,8 @@ from gfs.inspect.relations import RELATIONS
 from gfs.inspect.summary import detail_of_handle, detail_of_path, summarize
 from gfs.inspect.what_if import read_racks, what_if
 from gfs.master.checkpoint_directory import encode_manifest
+from gfs.master.core.digest import digest_rows
+from gfs.master.core.invariants import find_faults
 from gfs.master.core.records import read_trash_key
 from gfs.master.core.tables import Table
 from gfs.messages import operations as op
@@ -346,6 +350,26 @@ def test_numbers_come_back_in_order_whether_or_not_they_fit() -> None:
         for start in range(0, len(numbers), 77):
             sorter.add(numbers[start : start + 77])
         assert list(sorter.in_order()) == sorted(numbers)
+
+
+def test_verifying_five_times_the_files_takes_no_more_memory(tmp_path: Path) -> None:
+    def peak_bytes(files: int) -> int:
+        world = World(tmp_path / f"world{files}")
+        world(mkdir("/d"))
+        for number in range(files):
+            world(add_chunk(world(create(f"/d/f{number}")), 0))
+        path = world.checkpoint(tmp_path / f"c{files}")
+        world.tables.close()
+        tables = CheckpointTables(str(path))
+        tracemalloc.start()
+        try:
+            find_faults(tables, lambda *fault: pytest.fail(str(fault)), sorter=DiskSorter)
+            digest_rows(tables)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak_bytes(20_000) < 1.2 * peak_bytes(4_000)
 
 
 class TestGuarded:
