@@ -57,8 +57,14 @@ class EntryReader:
             record = placed.record
             if record.kind is Kind.START and self.base[0] == 0:
                 self.base = record.index, record.term
-                self.last = self.last or record.index
+                self.last = record.index
             elif record.kind is Kind.ENTRY:
+                if record.index != self.last + 1:
+                    _require_sound(walk.faults)
+                    raise CorruptState(
+                        f"the log in {directory} goes on with entry {record.index} behind entry {self.last}",
+                        hint="'gfs oplog verify' tells what is missing. Take the log of another master.",
+                    )
                 self.last = record.index
             elif record.kind in (Kind.TRUNCATE, Kind.RESET):
                 if record.kind is Kind.RESET or record.index < self.base[0]:

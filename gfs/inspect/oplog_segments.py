@@ -209,15 +209,22 @@ class LogWalk:
     def __init__(self, directory: str) -> None:
         """Raises: NotFound, InvalidArgument."""
         self.files = list_segments(directory)
-        self.faults: list[Fault] = []
+        self._before: list[Fault] = []  # of segments read to their end
+        self._segment: Segment | None = None
 
     def records(self) -> Iterator[Placed]:
         for file in self.files:
-            segment = read_segment(file)
-            if segment is None:
+            self._segment = read_segment(file)
+            if self._segment is None:
                 continue
-            yield from segment.records()
-            self.faults.extend(segment.faults)
+            yield from self._segment.records()
+            self._before.extend(self._segment.faults)
+            self._segment = None
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What has been found so far."""
+        return self._before + (self._segment.faults if self._segment is not None else [])
 
     @property
     def is_damaged(self) -> bool:

@@ -130,6 +130,16 @@ def test_damage_of_the_log_or_the_checkpoint_is_named_and_nothing_is_written(tmp
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_missing_segment_is_damage_and_not_passed_over(tmp_path: Path) -> None:
+    master = LivedMaster(tmp_path / "m1")
+    live(master, 60, seed=9)
+    last = max(master.digests)
+    master.close()
+    segments(tmp_path / "m1/log")[1].unlink()
+    with pytest.raises(CorruptState, match="goes on with entry"):
+        replay_to(str(tmp_path / "m1"), index=last, out=str(tmp_path / "out.lmdb"))
+
+
 def test_nothing_that_exists_is_replaced(tmp_path: Path) -> None:
     master = LivedMaster(tmp_path / "m1")
     master.do(create("/a"))
