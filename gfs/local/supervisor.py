@@ -68,9 +68,6 @@ class Supervisor:
     def settings(self) -> Settings:
         return self.layout.settings
 
-    def process_id(self, node: str) -> int:
-        return self._processes[node].pid
-
     def kill(self, node: str) -> None:
         """kill -9, as a crash would."""
         self._processes[node].kill()

@@ -63,16 +63,11 @@ class MemberChoice:
 
     def is_sound(self, server: ServerId, chunk: ChunkRecord) -> bool:
         """Heard of, and known for no damage in this chunk."""
-        known = self._locations.get(server)
-        return (
-            known is not None
-            and self._locations.is_alive(server, now=self._clock.monotonic())
-            and chunk.handle not in known.corrupt
-        )
+        is_alive = self._locations.is_alive(server, now=self._clock.monotonic())
+        return is_alive and not self.is_damaged(server, chunk)
 
     def is_damaged(self, server: ServerId, chunk: ChunkRecord) -> bool:
-        known = self._locations.get(server)
-        return known is not None and chunk.handle in known.corrupt
+        return self._locations.is_corrupt(server, chunk.handle)
 
     async def await_heartbeats(self, members: Collection[ServerId]) -> None:
         """Just after a start silence says nothing: better wait a moment than leave a good replica out."""

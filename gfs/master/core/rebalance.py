@@ -96,10 +96,6 @@ class Levels:
             return surplus / (1.0 + surplus)
         return 0.0
 
-    def is_level(self) -> bool:
-        servers = list(self.servers.values())
-        return not any(self.gain(a, b) > 0 for a in servers for b in servers if a is not b)
-
     def choose_move(
         self, survey: Survey, *, holds: Callable[[ServerId], bool]
     ) -> tuple[ServerId, ServerId] | None:

@@ -2,7 +2,7 @@
 
 pysyncobj decides: elections, log matching, commit index, stepping down. Everything that costs it time or
 safety (sockets, threads, files, pickles, dumps, its command queue) is replaced. The names below are those of
-0.3.17; pyproject.toml pins the minor version, and test_engine fails when one of them goes away.
+0.3.17; pyproject.toml pins the minor version, and a test in tests/raft fails when one of them goes away.
 
 What pysyncobj lacks or does wrong for a file system, as the comments of this room and tests/raft number it:
 F1 nothing is synced. F2 a leader without followers goes on for 30 s. F3 an exception while applying is
