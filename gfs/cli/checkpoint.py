@@ -98,7 +98,7 @@ def verify(ctx: click.Context, files: Sequence[str]) -> None:
     """
     verdicts: list[Verdict] = []
     for file in files:
-        verdict = verify_file(find_checkpoint(file))
+        verdict = verify_file(_find(file))
         verdicts.append(verdict)
         if ctx.obj.output != "json":
             emit_one(verdict, ctx.obj.output, _verdict_text(verdict))
@@ -280,8 +280,15 @@ def _with_first(first: Outlook, others: Iterator[AffectedFile]) -> Iterator[Outl
     yield from others
 
 
-def _open(path: str) -> CheckpointFile:
+def _find(path: str) -> CheckpointFile:
     file = find_checkpoint(path)
+    for other in file.passed_over:
+        note(f"passed over as it is not whole: {other}")
+    return file
+
+
+def _open(path: str) -> CheckpointFile:
+    file = _find(path)
     if file.manifest is None and file.fault is not None:
         note(f"{file.path}: {file.fault.message}; its bytes cannot be checked")
     return file

@@ -28,11 +28,15 @@ _FILE = re.compile(r"^checkpoint-(\d{20})-(\d+)\.(lmdb|manifest)$")
 
 
 class CheckpointFile(NamedTuple):
-    """`manifest` is None where there is none to read; `fault` says why then."""
+    """`manifest` is None where there is none to read; `fault` says why then.
+
+    `passed_over`: newer ones in the same directory that are of no use.
+    """
 
     path: str
     manifest: CheckpointManifest | None
     fault: GfsError | None = None
+    passed_over: tuple[str, ...] = ()
 
 
 class CheckpointRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +84,9 @@ def find_checkpoint(path: str) -> CheckpointFile:
         if not names:
             raise NotFound(f"there is no checkpoint in {folder}")
         found = [_open(f"{folder}/{name}") for name in names]
-        return next((file for file in reversed(found) if _length_fault(file) is None), found[-1])
+        whole = [position for position, file in enumerate(found) if _length_fault(file) is None]
+        newest = whole[-1] if whole else len(found) - 1
+        return found[newest]._replace(passed_over=tuple(file.path for file in found[newest + 1 :]))
     if not os.path.exists(path):
         raise NotFound(f"{path} does not exist")
     if path.endswith(".manifest"):

@@ -62,7 +62,8 @@ class TestFinding:
             path = tmp_path / f"checkpoint-{index:020}-1.lmdb"
             path.write_bytes(content if index == 7 else content[:-1])
             path.with_suffix(".manifest").write_bytes(encode_manifest(manifest))
-        assert find_checkpoint(str(tmp_path)).path.endswith("7-1.lmdb")
+        found = find_checkpoint(str(tmp_path))
+        assert found.path.endswith("7-1.lmdb") and [path[-8:] for path in found.passed_over] == ["9-1.lmdb"]
         rows = {row.index: (row.wholeness, row.why) for row in list_checkpoints(str(tmp_path))}
         assert rows[7] == ("whole", "")
         assert rows[9][0] == "torn" and "bytes long" in rows[9][1]
