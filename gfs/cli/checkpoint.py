@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from gfs.cli.command_group import CommandGroup
-from gfs.cli.render import emit_many, emit_one, human_bytes, human_time, note, text_table
+from gfs.cli.render import emit_many, emit_one, emit_schema, human_bytes, human_time, note, text_table
 from gfs.errors import InvalidArgument
 from gfs.inspect import diff as differences
 from gfs.inspect import export as exporting
@@ -228,10 +228,7 @@ def what_if() -> None:
 @checkpoint.command("schema")
 def schema() -> None:
     """Print the JSON Schema of what the other commands answer with '-o json' and '-o jsonl'."""
-    template = "#/$defs/{name}"
-    answers, parts = msgspec.json.schema_components(list(_DOCUMENTS.values()), ref_template=template)
-    told = {"commands": dict(zip(_DOCUMENTS, answers, strict=True)), "$defs": parts}
-    click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
+    emit_schema(_DOCUMENTS)
 
 
 _servers_option = click.option("--servers", "report", metavar="FILE", help="In which rack each server is.")

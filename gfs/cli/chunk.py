@@ -7,10 +7,17 @@ from collections.abc import Iterator
 import click
 
 from gfs.cli.command_group import CommandGroup
-from gfs.cli.render import emit_one, emit_stream, human_bytes, note
+from gfs.cli.render import emit_one, emit_schema, emit_stream, human_bytes, note
 from gfs.errors import NotFound
 from gfs.inspect.chunk_rows import IndexFault, chunkserver_directory
-from gfs.inspect.chunk_verify import ChunkFinding, ChunkSummary, ChunkVerifier, ReplicaRow, replica_rows
+from gfs.inspect.chunk_verify import (
+    ChunkFinding,
+    ChunkSummary,
+    ChunkVerdict,
+    ChunkVerifier,
+    ReplicaRow,
+    replica_rows,
+)
 from gfs.vocabulary import ChunkHandle
 
 EXIT_DAMAGE = 7
@@ -28,6 +35,11 @@ def _parse_handle(_: click.Context, __: click.Parameter, value: str | None) -> C
     return ChunkHandle(found)
 
 
+_DOCUMENTS: dict[str, type] = {
+    "inspect": ReplicaRow,
+    "verify -o json": ChunkVerdict,
+    "verify -o jsonl": ChunkFinding,
+}
 _place_argument = click.argument("place", metavar="FILE|DIR")
 _handle_option = click.option("--handle", callback=_parse_handle, metavar="HEX", help="Only this replica.")
 
@@ -101,7 +113,7 @@ def verify(ctx: click.Context, place: str, handle: ChunkHandle | None) -> None:
     verifier = ChunkVerifier(directory, only)
     if ctx.obj.output == "json":
         findings = list(verifier.findings())
-        emit_one({"summary": verifier.summary, "findings": findings}, "json", "")
+        emit_one(ChunkVerdict(summary=verifier.summary, findings=findings), "json", "")
     else:
         emit_stream(verifier.findings(), ctx.obj.output, _finding_line)
         told = _summary_text(verifier.summary)
@@ -114,6 +126,12 @@ def verify(ctx: click.Context, place: str, handle: ChunkHandle | None) -> None:
             "fsck' tells whether any file is in danger."
         )
         ctx.exit(EXIT_DAMAGE)
+
+
+@chunk.command()
+def schema() -> None:
+    """Print the JSON Schema of what the other commands answer with '-o json' and '-o jsonl'."""
+    emit_schema(_DOCUMENTS)
 
 
 def _finding_line(finding: ChunkFinding) -> str:

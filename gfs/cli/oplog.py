@@ -8,19 +8,30 @@ from collections.abc import Iterable, Iterator
 import click
 
 from gfs.cli.command_group import CommandGroup
-from gfs.cli.render import emit_many, emit_one, emit_stream, human_bytes, note, text_table
+from gfs.cli.render import emit_many, emit_one, emit_schema, emit_stream, human_bytes, note, text_table
+from gfs.inspect.oplog_blame import Blame
 from gfs.inspect.oplog_blame import blame as blame_path
 from gfs.inspect.oplog_lines import LogLine, Tail, in_words, select_lines
 from gfs.inspect.oplog_replay import replay_to
 from gfs.inspect.oplog_segments import Fault, LogWalk
 from gfs.inspect.oplog_stats import LogStatistics, SegmentRow, count_log, segment_rows
-from gfs.inspect.oplog_verify import LogFinding, LogSummary, LogVerifier
+from gfs.inspect.oplog_verify import LogFinding, LogSummary, LogVerdict, LogVerifier
 from gfs.inspect.oplog_words import moment
+from gfs.master.replication.checkpoints import CheckpointManifest
 
 EXIT_DAMAGE = 7
 FOLLOW_SECONDS = 0.2
 TAIL_LINES_DEFAULT = 20
 
+_DOCUMENTS: dict[str, type] = {
+    "ls": SegmentRow,
+    "inspect, tail": LogLine,
+    "verify -o json": LogVerdict,
+    "verify -o jsonl": LogFinding,
+    "stats": LogStatistics,
+    "blame": Blame,
+    "replay": CheckpointManifest,
+}
 _directory_argument = click.argument("directory", metavar="DIR")
 _path_option = click.option(
     "--path", metavar="PATH", help="Only operations that name this path or what is below it."
@@ -87,7 +98,7 @@ def verify(ctx: click.Context, directory: str) -> None:
     verifier = LogVerifier(directory)
     if ctx.obj.output == "json":
         findings = list(verifier.findings())
-        emit_one({"summary": verifier.summary, "findings": findings}, "json", "")
+        emit_one(LogVerdict(summary=verifier.summary, findings=findings), "json", "")
     else:
         emit_stream(verifier.findings(), ctx.obj.output, _finding_line)
         _tell_summary(verifier.summary, to_terminal=ctx.obj.output == "table")
@@ -224,6 +235,12 @@ def replay(ctx: click.Context, directory: str, index: int, out: str) -> None:
         f"{human_bytes(manifest.length_bytes)}; from {began} on {done.records} operations, "
         f"{done.digests_compared} digests compared, all equal",
     )
+
+
+@oplog.command()
+def schema() -> None:
+    """Print the JSON Schema of what the other commands answer with '-o json' and '-o jsonl'."""
+    emit_schema(_DOCUMENTS)
 
 
 def _end_with_faults(ctx: click.Context, faults: Iterable[Fault]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -71,6 +71,14 @@ def emit_stream(documents: Iterable[Any], output: str, line: Callable[[Any], str
             click.echo(msgspec.json.encode(document).decode())
         else:
             click.echo(_visible(line(document)))
+
+
+def emit_schema(answers: Mapping[str, type]) -> None:
+    """Print the JSON Schema of what commands answer with '-o json' (a list of these, or one) and jsonl."""
+    template = "#/$defs/{name}"
+    told, parts = msgspec.json.schema_components(list(answers.values()), ref_template=template)
+    document = {"commands": dict(zip(answers, told, strict=True)), "$defs": parts}
+    click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
 
 
 def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -93,6 +93,11 @@ class ChunkSummary(msgspec.Struct, kw_only=True):
     damage: int = 0
 
 
+class ChunkVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    summary: ChunkSummary
+    findings: list[ChunkFinding]
+
+
 def replica_rows(directory: str, only: ChunkHandle | None = None) -> Iterator[ReplicaRow | IndexFault]:
     """Raises: those of index_rows()."""
     rows: Iterator[IndexRow | IndexFault] = (

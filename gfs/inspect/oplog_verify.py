@@ -71,6 +71,11 @@ class LogSummary(msgspec.Struct, kw_only=True):
     damage: int = 0
 
 
+class LogVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    summary: LogSummary
+    findings: list[LogFinding]
+
+
 class LogVerifier:
     """Goes through a log once. `summary` is complete when findings() has come to its end."""
 

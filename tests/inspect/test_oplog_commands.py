@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from gfs.errors import NotFound
 from tests.core.master_records import create, rename
 from tests.inspect.lived_master import LivedMaster
@@ -77,6 +79,14 @@ def test_blame_and_replay_work_on_a_masters_directory(tmp_path: Path) -> None:
     ran = gfs("oplog", "replay", str(tmp_path / "m1"), "--to", "2", "--out", str(out))
     assert ran.exit_code == 0 and "the state at entry 2 of term 1" in ran.stdout
     assert out.exists() and (tmp_path / "at2.manifest").exists()
+
+
+@pytest.mark.parametrize("group", ["oplog", "chunk"])
+def test_the_schema_names_what_each_command_answers(group: str) -> None:
+    told = json.loads(gfs(group, "schema").stdout)
+    assert {"verify -o json", "verify -o jsonl"} < set(told["commands"])
+    for reference in told["commands"].values():
+        assert reference["$ref"].removeprefix("#/$defs/") in told["$defs"]
 
 
 def test_a_directory_without_a_log_is_not_found(tmp_path: Path) -> None:
