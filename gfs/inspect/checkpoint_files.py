@@ -84,7 +84,8 @@ def find_checkpoint(path: str) -> CheckpointFile:
         if not names:
             raise NotFound(f"there is no checkpoint in {folder}")
         found = [_open(f"{folder}/{name}") for name in names]
-        whole = [position for position, file in enumerate(found) if _length_fault(file) is None]
+        # Without a manifest it does not exist for a master either: a crash came before it.
+        whole = [at for at, file in enumerate(found) if file.manifest is not None and not _length_fault(file)]
         newest = whole[-1] if whole else len(found) - 1
         return found[newest]._replace(passed_over=tuple(file.path for file in found[newest + 1 :]))
     if not os.path.exists(path):

@@ -62,8 +62,10 @@ class TestFinding:
             path = tmp_path / f"checkpoint-{index:020}-1.lmdb"
             path.write_bytes(content if index == 7 else content[:-1])
             path.with_suffix(".manifest").write_bytes(encode_manifest(manifest))
+        (tmp_path / f"checkpoint-{10:020}-1.lmdb").write_bytes(content)  # its manifest was never written
         found = find_checkpoint(str(tmp_path))
-        assert found.path.endswith("7-1.lmdb") and [path[-8:] for path in found.passed_over] == ["9-1.lmdb"]
+        assert found.path.endswith("7-1.lmdb")
+        assert [path[-8:] for path in found.passed_over] == ["9-1.lmdb", "0-1.lmdb"]
         rows = {row.index: (row.wholeness, row.why) for row in list_checkpoints(str(tmp_path))}
         assert rows[7] == ("whole", "")
         assert rows[9][0] == "torn" and "bytes long" in rows[9][1]
