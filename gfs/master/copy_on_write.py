@@ -42,6 +42,7 @@ class CopyOnWrite:
         self._granting = granting
         self._calls = calls
         self._locations = locations
+        self.under_way: set[ChunkHandle] = set()  # reserved here, and neither adopted nor forgotten yet
 
     async def part(self, key: ChunkKey, shared: ChunkRecord, blamed: Collection[ServerId]) -> None:
         """Give the file a copy of its own of a chunk it shares.
@@ -71,6 +72,7 @@ class CopyOnWrite:
             version=reserved.version,
             copy=reserved.handle,
         )
+        self.under_way.add(reserved.handle)
         try:
             made = await self._make(key, shared, members, request)
             failpoints.hit("copy.made")
@@ -79,6 +81,8 @@ class CopyOnWrite:
             if error.definite:
                 await self._forget(reserved.handle)
             raise
+        finally:
+            self.under_way.discard(reserved.handle)
         for server in made:
             self._locations.note_bump(server, reserved.handle, reserved.version)
         failpoints.hit("copy.adopted")
@@ -87,7 +91,7 @@ class CopyOnWrite:
         )
 
     async def forget(self, copies: Sequence[ChunkHandle]) -> None:
-        """Give up copies that a leader before this one had begun: nobody will adopt them.
+        """Give up copies that a leader before this one had begun, or that nobody goes on with.
 
         Raises: NotLeader, OutcomeUnknown …
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from gfs import failpoints
@@ -36,7 +37,7 @@ from gfs.messages.operations import RequestId
 from gfs.messages.snapshots import TakeSnapshot
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext
-from gfs.vocabulary import InodeId, Term
+from gfs.vocabulary import ChunkHandle, InodeId, Term
 
 SNAPSHOTS_WAITING_MAX = 64  # taken or waiting for their locks
 STEPS_AT_ONCE = 2  # one is on its way through the log while the other is applied
@@ -133,13 +134,24 @@ class SnapshotService:
         return MutationReply(inode=begun.inode, applied_index=self._reads.applied_index())
 
     async def _watch(self) -> None:
-        """A begin whose outcome nobody could tell may be in the log after all, and its client gone: the
-        source would stay as it is, and refuse every change, for as long as this master leads."""
+        """See to what nobody sees to.
+
+        A begin whose outcome nobody could tell may be in the log after all, and its client gone: the source
+        would refuse every change for as long as this master leads. So with the reservation of a copy: it
+        would hold replicas that are nobody's.
+        """
+        idle_before: set[ChunkHandle] = set()
         while True:
             await self._clock.sleep(WATCH_SECONDS)
-            for copy, job in jobs_under_way(self._reads.now()).items():
+            tables = self._reads.now()
+            for copy, job in jobs_under_way(tables).items():
                 if copy not in self._driving:
                     self._go_on(copy, job)
+            idle = set(reserved_copies(tables)) - self._copies.under_way
+            if left_over := sorted(idle & idle_before):
+                with suppress(GfsError):  # next time
+                    await self._copies.forget(left_over)
+            idle_before = idle
 
     def _go_on(self, copy: InodeId, job: SnapshotJob) -> None:
         self._commits.freezes.freeze(copy, InodeId(job.source))

@@ -354,6 +354,21 @@ async def test_a_snapshot_whose_begin_was_never_answered_does_not_keep_its_sourc
     world.sound()
 
 
+async def test_a_copy_whose_reservation_was_never_answered_is_forgotten() -> None:
+    world = await made()
+    await world.write("/f", 1)
+    await world.snapshot()
+    world.leader.replicator.answers_to_lose = 1
+    with pytest.raises(OutcomeUnknown):
+        await world.lease("/f")
+    assert reserved_copies(world.leader.replicator.tables)
+    await world.clock.advance(3.0)
+    assert reserved_copies(world.leader.replicator.tables) == []
+    await world.write("/f", 2)
+    assert (world.read("/copy"), world.read("/f")) == ([1], [1, 2])
+    world.sound()
+
+
 async def test_a_leader_that_does_not_know_it_was_replaced_hands_out_no_lease_that_works() -> None:
     world = await made()
     await world.write("/f", 1)
