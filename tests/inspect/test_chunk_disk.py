@@ -236,6 +236,23 @@ def test_a_damaged_journal_is_named_and_a_torn_one_is_none(killed: Path) -> None
     assert ("damaged_index", 0) in kinds(killed)
 
 
+def test_what_a_power_cut_took_of_unsynced_bytes_is_no_damage(
+    killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.truncate(file_of(killed, 4), BLOCK)
+    flip(file_of(killed, 5), 3 * BLOCK)
+    assert dict(kinds(killed)) == {"truncated_file": 4, "bad_blocks": 5}  # the page cache had everything
+    monkeypatch.setattr(SystemDisk, "boot_id", lambda self: "after the cut")
+    found = verify(killed)
+    assert {(finding.kind, finding.handle, finding.is_damage) for finding in found} == {
+        ("unsynced_tail", 4, False),
+        ("unsynced_tail", 5, False),
+    }
+    store = open_store(killed)  # a start gives up what was never promised
+    store.close()
+    assert verify(killed) == []
+
+
 def test_a_directory_or_a_file_in_it_may_be_named(closed: Path, tmp_path: Path) -> None:
     assert chunkserver_directory(str(closed)) == (str(closed), None)
     assert chunkserver_directory(str(closed / "chunks.lmdb")) == (str(closed), None)
