@@ -12,7 +12,7 @@ import msgspec
 
 from gfs import settings as settings_module
 from gfs.cli.render import note
-from gfs.errors import DeadlineExceeded, GfsError, InvalidArgument, NotFound
+from gfs.errors import DeadlineExceeded, GfsError, InvalidArgument, NoQuorum, NotFound
 from gfs.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,7 +96,10 @@ def _tell_freshness(client: AsyncClient, options: GlobalOptions) -> None:
         return
     behind = f"{age.lag_entries} log entries and " if age.lag_entries else ""
     if age.lag_seconds < 0:
-        note(f"gfs: answered by {age.answered_by}, which has heard no leader since it started")
+        # It has heard no other leader since it started; it may have led itself until it lost the others.
+        note(
+            f"gfs: answered by {age.answered_by}, which knows no leader and cannot tell how old its state is"
+        )
     else:
         note(f"gfs: answered by {age.answered_by}, at most {behind}{age.lag_seconds:.2f} s behind")
 
@@ -147,7 +150,8 @@ def run_with_client(ctx: click.Context, work: Callable[[AsyncClient], Awaitable[
         return run(bounded(), loop="auto")
     except GfsError as error:
         if error.details.get("tries") == "0":
-            error.hint = _why_nobody_answers(options) or error.hint
+            if not isinstance(error, NoQuorum):  # whose own hint knows more
+                error.hint = _why_nobody_answers(options) or error.hint
         else:
             error.details.setdefault("request_id", request_id)
         raise
