@@ -66,6 +66,7 @@ from gfs.vocabulary import (
 )
 from tests.fakes.clock import settle
 from tests.fakes.network import FakeNetwork
+from tests.waiting import until
 
 PIECE_BYTES = 256 * KIB
 LIST_PAGE = 3
@@ -495,6 +496,11 @@ def lost() -> ConnectionLost:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Let the loop and the worker threads run until `condition` holds; the test's time limit ends it."""
-    while not condition():
+    """Let the loop and the worker threads run until `condition` holds."""
+
+    async def holds() -> bool:
         await settle()
+        return condition()
+
+    # Asleep in between: a busy loop would keep the threads from working.
+    await until(holds, "what the test waits for")
