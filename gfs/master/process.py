@@ -101,7 +101,7 @@ class Master:
 
     @property
     def is_leading(self) -> bool:
-        return self._services.commits.is_leading
+        return self.services.commits.is_leading
 
     def readiness(self) -> tuple[bool, str]:
         """Ready: knows a leader, has applied what it knows to be committed, and may be used."""
@@ -109,7 +109,7 @@ class Master:
             return False, f"out of service: {self.standing.reason}"
         status = self._node.status()
         if not status.ready:
-            return False, self._services.commits.not_leader().message
+            return False, self.services.commits.not_leader().message
         return True, ""
 
     # --- wiring --------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Master:
         self._node = self._make_node()
         caller = WebSocketCaller("master", self._id, self._cluster)
         self._to_stop.push_async_callback(caller.close)
-        self._services = services = MasterServices(
+        self.services = services = MasterServices(
             self._settings,
             cluster=self._cluster,
             node=self._node,
@@ -222,7 +222,7 @@ class Master:
         )
 
     def _start_works(self) -> None:
-        for name, work in self._services.works().items():
+        for name, work in self.services.works().items():
             task = asyncio.get_running_loop().create_task(work, name=name)
             task.add_done_callback(self._work_ended)
             self._to_stop.callback(task.cancel)

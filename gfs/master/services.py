@@ -99,7 +99,7 @@ class MasterServices:
             commits=self.commits,
             reads=self._reads,
             clock=clock,
-            garbage=Garbage(locations, is_moving=self._moves.is_moving),
+            garbage=Garbage(locations, is_moving=self.moves.is_moving),
             metrics=metrics,
         )
         self.repair = self._make_repair()
@@ -154,7 +154,7 @@ class MasterServices:
             homes=self._homes,
             rpc=self._rpc,
             clock=self._clock,
-            remove=self._moves.remove_replica,
+            remove=self.moves.remove_replica,
             urge=self.repair.note_shortage,
         )
         return {"duties": duties.run(), "damage": damage.run(), "repair": self.repair.run()}
@@ -201,7 +201,7 @@ class MasterServices:
             short=self._note_shortage,
         )
         self._grants = grants = QuietGrants(commits=self.commits, reads=self._reads, granting=granting)
-        self._moves = ReplicaMoves(
+        self.moves = ReplicaMoves(
             commits=self.commits,
             locations=self.locations,
             grants=grants,
@@ -222,7 +222,7 @@ class MasterServices:
             locations=self.locations,
             pool=self._pool,
             leases=self.leases,
-            moves=self._moves,
+            moves=self.moves,
             limits=Limits(
                 active_max=tuning.clones_max,
                 per_server_max=tuning.clones_per_server_max,

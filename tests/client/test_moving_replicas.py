@@ -31,7 +31,7 @@ async def move(
         reason="rebalance",
         priority=0,
     )
-    await cluster.masters[await cluster.leader()].moves.carry_out(task)
+    await cluster.masters[await cluster.leader()].services.moves.carry_out(task)
 
 
 def equal_replicas(cluster: RealCluster, place: ChunkPlace, data: bytes) -> int:
