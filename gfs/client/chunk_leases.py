@@ -59,6 +59,8 @@ class ChunkLeases:
                 await asyncio.shield(asking)
             except GfsError:
                 pass  # whoever asked hears of it
+            # One that has just ended is taken out in the next turn of the loop; to await it gives it none.
+            await asyncio.sleep(0)
         if self.version(index) > old.version:
             return
         failed_version = old.version if failed else ChunkVersion(0)
