@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from typing import NamedTuple
 
 from gfs import settings as settings_module
@@ -21,6 +22,7 @@ from gfs.settings import Settings
 CONTROL_PORT_FIRST = 9500
 MASTERS_ALLOWED = (1, 3, 5)
 CHUNKSERVERS_MAX = 32
+PROBE_SECONDS_MAX = 0.5  # how long somebody who only asks for a lock's holder may keep it from being taken
 
 
 class Layout(NamedTuple):
@@ -145,9 +147,10 @@ class SupervisorLock:
     def acquire(self) -> None:
         """Raises: Unavailable when a supervisor is running."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        deadline = time.monotonic() + PROBE_SECONDS_MAX
+        while not (is_ours := _lock(descriptor, fcntl.LOCK_EX)) and time.monotonic() < deadline:
+            time.sleep(0.01)  # somebody may only be asking who holds it
+        if not is_ours:
             os.close(descriptor)
             holder = self.holder()
             raise Unavailable(
@@ -155,7 +158,7 @@ class SupervisorLock:
                 if holder
                 else "another 'gfs up' has just begun to start this cluster",
                 hint="See 'gfs status', or stop it with 'gfs down'.",
-            ) from error
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
@@ -170,10 +173,18 @@ class SupervisorLock:
         except FileNotFoundError:
             return 0
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Shared, so that of two who ask at once neither takes the other for a supervisor.
+            if _lock(descriptor, fcntl.LOCK_SH):
+                return 0
             text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             return int(text) if text.isdigit() else 0
         finally:
             os.close(descriptor)
-        return 0
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
