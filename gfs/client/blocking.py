@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import io
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 from gfs import aio
+from gfs.client.blocking_files import BlockingReader, BlockingWriter
 from gfs.client.checking import VerifiedChunk
 from gfs.client.client import AsyncClient, Names, Places, WriteMode
-from gfs.client.file import AsyncReader, AsyncWriter
+from gfs.client.file import AsyncWriter
+from gfs.client.loop_thread import LoopThread
 from gfs.client.master_session import Freshness
 from gfs.client.operating import Operator
 from gfs.client.records import Record
 from gfs.client.transfer import Progress
-from gfs.errors import Unavailable
 from gfs.messages.base import Consistency
 from gfs.messages.check import CheckFilesReply
 from gfs.messages.chunks import ChunkPlace
@@ -34,13 +33,9 @@ from gfs.messages.placement import (
 from gfs.messages.policies import PolicyFields, PolicyReply
 from gfs.messages.trash import TrashEntry
 from gfs.settings import ClientSettings
-from gfs.vocabulary import KIB, MIB
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
+from gfs.vocabulary import MIB
 
 READ_BUFFER_BYTES = 1 * MIB  # of the buffered reader that open() gives
-WRITE_GATHER_BYTES = 256 * KIB  # small writes are gathered before they cross to the loop's thread
 
 T = TypeVar("T")
 
@@ -75,62 +70,6 @@ def connect(
     return Client(lambda: aio.connect(masters, settings=settings, consistency=consistency))
 
 
-class _LoopThread:
-    """An event loop in a daemon thread, and the way into it from any other thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="gfs-client", daemon=True)
-        self._thread.start()
-        self._stopped = False
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:  # Any: what asyncio sends into a coroutine
-        """Run `work` in the loop and wait for it; an interrupt of the waiting thread cancels it."""
-        assert threading.current_thread() is not self._thread, "the sync client was called from its own loop"
-        if self._stopped:
-            work.close()
-            raise Unavailable("this client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError as error:
-            raise Unavailable("this client was closed") from error
-        except BaseException:
-            future.cancel()
-            raise
-
-    def each(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """The items as they come."""
-
-        async def following() -> T | None:
-            return await anext(items, None)
-
-        while (item := self.run(following())) is not None:
-            yield item
-
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` without waiting for it, from any thread; once the loop has stopped, not at all."""
-        if self._stopped:
-            work.close()
-        else:
-            asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def stop(self) -> None:
-        """End what other threads still wait for, and the loop."""
-        self._stopped = True
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
 class Client:
     """A connection to a cluster, for code without an event loop. Any number of threads may use it.
 
@@ -138,7 +77,7 @@ class Client:
     """
 
     def __init__(self, connecting: Callable[[], Coroutine[Any, Any, AsyncClient]]) -> None:
-        self._thread = _LoopThread()
+        self._thread = LoopThread()
         self._closing = threading.Lock()
         self._closed = False
         try:
@@ -336,7 +275,7 @@ class Client:
 class BlockingOperator:
     """Operator's verbs, for code without an event loop."""
 
-    def __init__(self, operator: Operator, thread: _LoopThread) -> None:
+    def __init__(self, operator: Operator, thread: LoopThread) -> None:
         self._operator = operator
         self._thread = thread
 
@@ -357,129 +296,3 @@ class BlockingOperator:
 
     def explain(self, path: str, *, index: int | None = None) -> Iterator[ExplainedChunk]:
         return self._thread.each(self._operator.explain(path, index=index))
-
-
-class BlockingReader(io.RawIOBase):
-    """A file open for reading; what io.BufferedReader and shutil.copyfileobj need of a raw file."""
-
-    def __init__(self, file: AsyncReader, thread: _LoopThread) -> None:
-        self._file = file
-        self._thread = thread
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer)
-        return self._thread.run(self._file.readinto(view))
-
-    def readall(self) -> bytes:
-        return self._thread.run(self._file.read())
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_CUR:
-            offset += self._file.tell()
-        elif whence == io.SEEK_END:
-            offset += self._thread.run(self._file.length())
-        return self._file.seek(offset)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        if not self.closed:
-            try:
-                self._thread.run(self._file.close())
-            finally:
-                super().close()
-
-
-class BlockingWriter(io.RawIOBase):
-    """A file open for writing; every write() takes all it is given. Small writes are gathered.
-
-    Leaving `with` by an exception discards: an atomic file then never appears.
-    """
-
-    def __init__(self, file: AsyncWriter, thread: _LoopThread) -> None:
-        self._file = file
-        self._thread = thread
-        self._gathered = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: ReadableBuffer) -> int:
-        """Accept all of `data`. Raises: what made an earlier write fail."""
-        self._check_open()
-        view = memoryview(data).cast("B")
-        if len(self._gathered) + len(view) < WRITE_GATHER_BYTES:
-            self._gathered += view
-        else:
-            self._hand_over()
-            self._thread.run(self._file.write(data if isinstance(data, bytes) else view))
-        return len(view)
-
-    def tell(self) -> int:
-        return self._file.tell() + len(self._gathered)
-
-    def flush(self) -> None:
-        """Return when every byte written so far is on every replica."""
-        if not self.closed:
-            self._hand_over()
-            self._thread.run(self._file.flush())
-
-    def close(self) -> None:
-        """Flush and publish. Raises: when any byte is not acknowledged."""
-        if self.closed:
-            return
-        try:
-            self._hand_over()
-            self._thread.run(self._file.close())
-        except BaseException:
-            self._end_by_discarding()
-            raise
-        self._end()
-
-    def discard(self) -> None:
-        """Stop. An atomic file never appears; another keeps what has been written of it."""
-        if not self.closed:
-            self._end_by_discarding()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
-
-    def __del__(self) -> None:
-        # io's finalizer would close, and so publish, what its owner has dropped in the middle.
-        pass
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("I/O operation on closed file")  # what the io module promises
-
-    def _hand_over(self) -> None:
-        if self._gathered:
-            gathered, self._gathered = self._gathered, bytearray()
-            self._thread.run(self._file.write(gathered))
-
-    def _end_by_discarding(self) -> None:
-        try:
-            self._thread.run(self._file.discard())
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        self._gathered = bytearray()
-        # RawIOBase.close() would flush first; there is nothing left to flush.
-        self._is_closed = True
-
-    _is_closed = False
-
-    @property
-    def closed(self) -> bool:
-        return self._is_closed
