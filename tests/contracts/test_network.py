@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol, TypeVar
 
@@ -39,14 +40,14 @@ class _Server(Protocol):
     async def stop(self) -> None: ...
 
 
-class _Wire:
+class _Wire(ABC):
     """One way to connect programs, and to let time pass on it."""
 
-    async def serve(self, handlers: Handlers) -> _Server:
-        raise NotImplementedError
+    @abstractmethod
+    async def serve(self, handlers: Handlers) -> _Server: ...
 
-    def caller(self) -> RpcCaller:
-        raise NotImplementedError
+    @abstractmethod
+    def caller(self) -> RpcCaller: ...
 
     async def while_seconds_pass(self, seconds: float, work: Awaitable[T]) -> T:
         """The outcome of `work`, which needs that many seconds of the wire's time."""
