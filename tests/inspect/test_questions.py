@@ -10,6 +10,7 @@ import signal
 import tracemalloc
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
 
 from gfs.errors import CorruptState, InvalidArgument, NotFound, UnsupportedVersion
@@ -215,7 +216,6 @@ class TestExport:
             list(export(file, "files", "parquet"))
 
     def test_parquet_holds_the_same(self, file: CheckpointFile, tmp_path: Path) -> None:
-        parquet = pytest.importorskip("pyarrow.parquet")
         (tmp_path / "files.parquet").write_bytes(b"".join(export(file, "files", "parquet")))
         lines = [json.loads(line) for line in b"".join(export(file, "files", "jsonl")).splitlines()]
         assert parquet.read_table(tmp_path / "files.parquet").to_pylist() == lines
