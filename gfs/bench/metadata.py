@@ -1,60 +1,232 @@
-"""Namespace operations a second at 64 in flight, each as a share of the echo rate of the same run."""
+"""Creates and linearizable stats a second, each as a share of the echo rate of the same round; and one create
+at a time beside what it is made of at least, one sync of the disk and one round trip.
+
+Every round measures all of them one after the other, so that a machine that is busy, or slow, for a while
+slows both sides of each ratio.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
 
 from gfs.bench.fixture import local_cluster
+from gfs.bench.machine import Machine, cpu_seconds, describe
+from gfs.client.client import AsyncClient
+from gfs.local.supervisor import Supervisor
 from gfs.messages.base import Ack, Ping
 from gfs.transport.websocket_client import WebSocketCaller
-from gfs.vocabulary import Address
+from gfs.vocabulary import Address, MasterId
 
-IN_FLIGHT = 64
+IN_FLIGHT = 256
 ROUNDS = 5
 SECONDS = 2.0
+SINGLES = 200  # of each kind, in every round
+SYNCED_BYTES = 256  # what the log writes for one create, about
+
+Work = Callable[[int], Awaitable[object]]
 
 
-async def rate(do: Callable[[int], Awaitable[object]], in_flight: int = IN_FLIGHT) -> float:
-    """Completed calls a second of `do(number)`, `in_flight` at a time, for SECONDS."""
-    numbers = iter(range(1 << 60))
-    began = time.monotonic()
-    done = 0
+class Load(msgspec.Struct, frozen=True):
+    """One kind of call with many in flight. `cpu_us`: CPU time of each program, in microseconds a call."""
 
-    async def loop() -> None:
-        nonlocal done
-        while time.monotonic() - began < SECONDS:
-            await do(next(numbers))
-            done += 1
-
-    await asyncio.gather(*(loop() for _ in range(in_flight)))
-    return done / (time.monotonic() - began)
+    per_second: float
+    cpu_us: dict[str, float]
 
 
-async def report() -> None:
+class Round(msgspec.Struct, frozen=True):
+    """Single operations are medians, in microseconds."""
+
+    echo: Load
+    create: Load
+    stat: Load
+    round_trip_us: float
+    fdatasync_us: float
+    create_us: float
+
+    @property
+    def single_ratio(self) -> float:
+        return self.create_us / (self.fdatasync_us + self.round_trip_us)
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Of one figure over all rounds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Shares are per cent of the echo rate of the same round; `single_create` is a multiple of one bare
+    fdatasync and one bare round trip of the same round."""
+
+    in_flight: int
+    seconds: float
+    machine: Machine
+    create_share: Summary
+    stat_share: Summary
+    single_create: Summary
+    rounds: list[Round]
+
+
+class _Bench:
+    """A cluster under measurement, and what its programs have used."""
+
+    def __init__(
+        self, supervisor: Supervisor, client: AsyncClient, leader: MasterId, *, in_flight: int, seconds: float
+    ) -> None:
+        self._client, self._in_flight, self._seconds = client, in_flight, seconds
+        self._leader = Address(supervisor.settings.masters[leader].control)
+        self._caller = WebSocketCaller(role="bench", node="bench")
+        self._sync_file = os.path.join(supervisor.layout.directory, "bare-sync")
+        self._programs = {"client": os.getpid(), "leader": supervisor.process_id(leader)}
+        followers = sorted(set(supervisor.settings.masters) - {leader})
+        for number, follower in enumerate(followers, start=1):
+            self._programs[f"follower {number}"] = supervisor.process_id(follower)
+
+    async def round(self, number: int) -> Round:
+        client, folder = self._client, f"/m/{number}"
+        await client.mkdir(folder, parents=True)
+        await client.create(f"{folder}/one")
+        echo = await self._load(lambda _: self._echo())
+        create = await self._load(lambda i: client.create(f"{folder}/{i}"))
+        stat = await self._load(lambda _: client.stat(f"{folder}/one"))
+        trips, syncs, creates = await self._singles(folder)
+        return Round(echo, create, stat, trips, syncs, creates)
+
+    async def close(self) -> None:
+        await self._caller.close()
+
+    async def _echo(self) -> None:
+        await self._caller.call(self._leader, Ping(), Ack, deadline_seconds=10.0)
+
+    async def _load(self, do: Work) -> Load:
+        """Completed calls a second of `do(number)`, as many at a time as are to be in flight."""
+        numbers = iter(range(1 << 60))
+        used = self._used()
+        began = time.monotonic()
+        ends = began + self._seconds
+        done = 0
+
+        async def loop() -> None:
+            nonlocal done
+            while time.monotonic() < ends:
+                await do(next(numbers))
+                done += 1
+
+        await asyncio.gather(*(loop() for _ in range(self._in_flight)))
+        seconds = time.monotonic() - began
+        cpu_us = {name: round(1e6 * (after - used[name]) / done, 1) for name, after in self._used().items()}
+        return Load(round(done / seconds, 1), cpu_us)
+
+    async def _singles(self, folder: str) -> tuple[float, float, float]:
+        """Medians in microseconds of a round trip, a bare sync and a create, each alone and in turns."""
+        trips: list[float] = []
+        syncs: list[float] = []
+        creates: list[float] = []
+        descriptor = os.open(self._sync_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            for number in range(SINGLES):
+                trips.append(await _seconds(self._echo()))
+                began = time.perf_counter()
+                os.write(descriptor, bytes(SYNCED_BYTES))
+                os.fdatasync(descriptor)
+                syncs.append(time.perf_counter() - began)
+                creates.append(await _seconds(self._client.create(f"{folder}/single-{number}")))
+        finally:
+            os.close(descriptor)
+        return _median_us(trips), _median_us(syncs), _median_us(creates)
+
+    def _used(self) -> dict[str, float]:
+        return {name: cpu_seconds(process) for name, process in self._programs.items()}
+
+
+async def measure(
+    *,
+    in_flight: int = IN_FLIGHT,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Measure a fresh cluster of three masters on this machine; `say` is told of each round."""
+    machine = describe()
+    measured: list[Round] = []
     async with local_cluster(chunkservers=1) as (supervisor, client):
-        status = await client.cluster_status()
-        leader = Address(supervisor.settings.masters[status.leader].control)
-        caller = WebSocketCaller(role="bench", node="bench")
+        leader = (await client.cluster_status()).leader
+        bench = _Bench(supervisor, client, leader, in_flight=in_flight, seconds=seconds)
+        for number in range(rounds):
+            measured.append(await bench.round(number))
+            say(f"  round {number + 1} of {rounds}: {_in_words(measured[-1])}")
+        await bench.close()
+    return Report(
+        in_flight=in_flight,
+        seconds=seconds,
+        machine=machine,
+        create_share=_summary([100 * r.create.per_second / r.echo.per_second for r in measured]),
+        stat_share=_summary([100 * r.stat.per_second / r.echo.per_second for r in measured]),
+        single_create=_summary([r.single_ratio for r in measured]),
+        rounds=measured,
+    )
 
-        async def echo(_: int) -> None:
-            await caller.call(leader, Ping(), Ack, deadline_seconds=10.0)
 
-        await client.mkdir("/m")
-        await client.create("/m/one")
-        shares: dict[str, list[float]] = {"create": [], "stat": []}
-        for number in range(ROUNDS):
-            await client.mkdir(f"/m/{number}")
-            echoes = await rate(echo)
-            creates = await rate(lambda i, n=number: client.create(f"/m/{n}/{i}"))  # type: ignore[misc]
-            stats = await rate(lambda _: client.stat("/m/one"))
-            shares["create"].append(creates / echoes)
-            shares["stat"].append(stats / echoes)
-            print(f"  round {number + 1}: echo {echoes:.0f}/s, create {creates:.0f}/s, stat {stats:.0f}/s")
-        await caller.close()
-    for name, values in shares.items():
-        print(
-            f"{name}: median {100 * statistics.median(values):.1f} % of the echo rate, {IN_FLIGHT} in flight"
-        )
+async def report(
+    *, in_flight: int = IN_FLIGHT, rounds: int = ROUNDS, seconds: float = SECONDS, as_json: bool
+) -> None:
+    """Measure and print: lines for people, or one JSON document."""
+    if as_json:
+        found = await measure(in_flight=in_flight, rounds=rounds, seconds=seconds, say=lambda _: None)
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    found = await measure(in_flight=in_flight, rounds=rounds, seconds=seconds)
+    machine = found.machine
+    print(
+        f"{machine.cores} cores of {machine.processor}, Linux {machine.kernel}, Python {machine.python}, "
+        f"{machine.event_loop}; load average {machine.load} before"
+    )
+    print(f"{in_flight} in flight, medians of {rounds} rounds (lowest … highest):")
+    print(f"  create: {_spread(found.create_share)} % of the echo rate")
+    print(f"  linearizable stat: {_spread(found.stat_share)} % of the echo rate")
+    print(f"one create alone: {_spread(found.single_create)} × (bare fdatasync + round trip)")
+    print("CPU time a call, µs: " + "; ".join(_cpu_in_words(found.rounds, kind) for kind in KINDS))
+
+
+KINDS = ("echo", "create", "stat")
+
+
+def _in_words(one: Round) -> str:
+    return (
+        f"echo {one.echo.per_second:.0f}/s, create {one.create.per_second:.0f}/s, "
+        f"stat {one.stat.per_second:.0f}/s; alone: round trip {one.round_trip_us:.0f} µs, "
+        f"fdatasync {one.fdatasync_us:.0f} µs, create {one.create_us:.0f} µs"
+    )
+
+
+def _cpu_in_words(rounds: Sequence[Round], kind: str) -> str:
+    loads: list[Load] = [getattr(one, kind) for one in rounds]
+    medians = {name: statistics.median(load.cpu_us[name] for load in loads) for name in loads[0].cpu_us}
+    parts = ", ".join(f"{name} {used:.0f}" for name, used in medians.items())
+    return f"{kind} {sum(medians.values()):.0f} ({parts})"
+
+
+def _summary(values: Sequence[float]) -> Summary:
+    return Summary(round(statistics.median(values), 2), round(min(values), 2), round(max(values), 2))
+
+
+def _spread(summary: Summary) -> str:
+    return f"{summary.median:.1f} ({summary.lowest:.1f} … {summary.highest:.1f})"
+
+
+def _median_us(seconds: Sequence[float]) -> float:
+    return round(1e6 * statistics.median(seconds), 1)
+
+
+async def _seconds(call: Awaitable[object]) -> float:
+    began = time.perf_counter()
+    await call
+    return time.perf_counter() - began

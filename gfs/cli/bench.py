@@ -31,11 +31,26 @@ def failover(runs: int) -> None:
 
 
 @bench.command()
-def metadata() -> None:
-    """Namespace operations a second, beside the echo rate of the same run."""
+@click.option(
+    "--in-flight", type=click.IntRange(1, 1024), default=256, show_default=True, help="Calls at a time."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Each measures everything."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="For each kind of call."
+)
+@click.pass_context
+def metadata(ctx: click.Context, in_flight: int, rounds: int, seconds: float) -> None:
+    """Creates and linearizable stats a second, beside the echo rate of the same round.
+
+    One create alone is told beside one bare fdatasync and one bare round trip. With -o json one document says
+    all of it, CPU time by program and the machine included: gfs -o json bench metadata --rounds 9
+    """
     from gfs.bench import metadata as program
 
-    _run(program.report())
+    as_json = ctx.obj.output != "table"
+    _run(program.report(in_flight=in_flight, rounds=rounds, seconds=seconds, as_json=as_json))
 
 
 @bench.command()

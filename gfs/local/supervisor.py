@@ -75,6 +75,9 @@ class Supervisor:
     def signal(self, node: str, number: int) -> None:
         self._processes[node].send_signal(number)
 
+    def process_id(self, node: str) -> int:
+        return self._processes[node].pid
+
     async def ended(self, node: str) -> int:
         """Wait for a program to end; its exit status."""
         return await self._processes[node].wait()
