@@ -25,6 +25,7 @@ from gfs.master.directory import MasterDirectory
 from gfs.master.gauges import MasterGauges
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode, end_process
+from gfs.master.replication.replicator import Member
 from gfs.master.services import MasterServices
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
@@ -196,11 +197,10 @@ class Master:
         mine = masters[self._id]
         return RaftNode(
             me=self._id,
-            peers={
-                MasterId(name): split_address(mine.dial.get(name, node.raft))
-                for name, node in masters.items()
-                if name != self._id
-            },
+            founders=[
+                Member(MasterId(name), node.raft, node.control, voter=True) for name, node in masters.items()
+            ],
+            dial=lambda member: split_address(mine.dial.get(member.id, member.raft)),
             listen=split_address(mine.raft),
             directory=self._directory,
             cluster=self._cluster,

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from gfs.errors import NotLeader, OutcomeUnknown
+from gfs.errors import AlreadyExists, NotFound, NotLeader, OutcomeUnknown
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables, ReadTables
-from gfs.master.replication.replicator import ReplicatorStatus
+from gfs.master.replication.replicator import Member, MembersListener, ReplicatorStatus
 from gfs.messages.operations import LogRecord, Outcome
 from gfs.vocabulary import LogIndex, MasterId, Term
 
@@ -30,6 +30,7 @@ class FakeLog:
         self.term = Term(0)
         self.leader: FakeReplicator | None = None
         self.members: list[FakeReplicator] = []
+        self.configuration: tuple[Member, ...] = ()
 
     def member(self, name: str) -> FakeReplicator:
         member = FakeReplicator(self, MasterId(name))
@@ -46,6 +47,11 @@ class FakeLog:
         member.catch_up()
         member.believes_term = self.term
         member.tell(True)
+
+    def configure(self, members: Sequence[Member]) -> None:
+        self.configuration = tuple(sorted(members))
+        for member in self.members:
+            member.tell_members()
 
     def records(self) -> list[LogRecord]:
         return [_decode(proposal) for proposal in self.proposals]
@@ -68,6 +74,7 @@ class FakeReplicator:
         self._log = log
         self._applied = 0
         self._listeners: list[Callable[[bool, Term], None]] = []
+        self._members_listeners: list[MembersListener] = []
 
     async def start(self) -> None: ...
 
@@ -123,6 +130,46 @@ class FakeReplicator:
     async def checkpoint(self) -> LogIndex:
         self.checkpoints.append(self.applied_index())
         return self.applied_index()
+
+    def members(self) -> tuple[Member, ...]:
+        return self._log.configuration
+
+    def on_members(self, listener: MembersListener) -> None:
+        self._members_listeners.append(listener)
+
+    async def add_member(self, member: Member) -> None:
+        """The learner has caught up already."""
+        self._demand_leadership()
+        if any(known.id == member.id and known.voter for known in self.members()):
+            raise AlreadyExists(f"{member.id} is a master already")
+        others = [known for known in self.members() if known.id != member.id]
+        self._log.configure([*others, member._replace(voter=True)])
+
+    async def remove_member(self, member: MasterId) -> None:
+        self._demand_leadership()
+        others = [known for known in self.members() if known.id != member]
+        if len(others) == len(self.members()):
+            raise NotFound(f"there is no master {member}")
+        if member == self.me:
+            successor = await self.transfer_leadership(None)
+            raise NotLeader(f"master {successor} leads", details={"leader": successor})
+        self._log.configure(others)
+
+    async def transfer_leadership(self, to: MasterId | None) -> MasterId:
+        self._demand_leadership()
+        found = [m for m in self._log.members if m is not self and to in (None, m.me)]
+        if to == self.me or not found:
+            raise NotFound(f"there is no other master {to}")
+        self._log.elect(found[0])
+        return found[0].me
+
+    def _demand_leadership(self) -> None:
+        if self._log.leader is not self:
+            raise NotLeader(f"{self.me} does not lead")
+
+    def tell_members(self) -> None:
+        for listener in self._members_listeners:
+            listener(self.members())
 
     def applied_index(self) -> LogIndex:
         return LogIndex(self._applied)

@@ -9,13 +9,18 @@ from collections.abc import Callable
 from gfs.errors import GfsError
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode
-from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
+from gfs.master.replication.replicator import Member
+from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId, Term
 from tests.fakes.disk import ForgetfulDisk
 from tests.fakes.replicated_state import FileCheckpoints, RecordedState
 from tests.raft.virtual_loop import VirtualClock, VirtualLoop
 
 SECRET = b"one secret"
 CLUSTER = ClusterId("test-cluster")
+
+
+def member_at(name: MasterId) -> Member:
+    return Member(name, Address(f"{name}:1"), Address(f"{name}:2"), voter=True)
 
 
 class Killed(Exception):
@@ -42,7 +47,8 @@ class Machine:
         self.failure = None
         node = RaftNode(
             me=self.name,
-            peers={peer: (f"{self.name}>{peer}", 1) for peer in names if peer != self.name},
+            founders=[member_at(name) for name in names],
+            dial=lambda member: (f"{self.name}>{member.id}", 1),
             listen=(self.name, 1),
             directory=f"/{self.name}",
             cluster=cluster,

@@ -19,7 +19,8 @@ from gfs.master.replication import engine
 from gfs.master.replication.checkpoints import CheckpointManifest
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode
-from gfs.vocabulary import ClusterId, MasterId
+from gfs.master.replication.replicator import Member
+from gfs.vocabulary import Address, ClusterId, MasterId
 from tests.fakes.replicated_state import FileCheckpoints, RecordedState
 from tests.paper.boxes import keeps
 from tests.raft.single import PlainMember, StoppedClock, stopped_clock
@@ -54,7 +55,8 @@ class Members:
         directory = str(self.root / name)
         node = RaftNode(
             me=name,
-            peers={peer: address for peer, address in self.addresses.items() if peer != name},
+            founders=[Member(peer, Address("-"), Address("-"), voter=True) for peer in self.addresses],
+            dial=lambda member: self.addresses[member.id],
             listen=self.addresses[name],
             directory=directory,
             cluster=ClusterId("real"),

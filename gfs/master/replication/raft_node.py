@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -25,6 +25,7 @@ from gfs.errors import (
     NotLeader,
     OutcomeUnknown,
     ProtocolFault,
+    Unavailable,
 )
 from gfs.master.replication.admission import Admission
 from gfs.master.replication.checkpoint_duty import CheckpointDuty
@@ -58,7 +59,12 @@ from gfs.master.replication.raft_messages import (
 from gfs.master.replication.raft_transport import RaftTransport
 from gfs.master.replication.read_index import ReadIndex
 from gfs.master.replication.recovery import recover
-from gfs.master.replication.replicator import ReplicatorStatus, StateMachine
+from gfs.master.replication.replicator import (
+    Member,
+    MembersListener,
+    ReplicatorStatus,
+    StateMachine,
+)
 from gfs.master.replication.worker_thread import WorkerThread
 from gfs.telemetry import logger
 from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
@@ -79,7 +85,8 @@ class RaftNode:
         self,
         *,
         me: MasterId,
-        peers: dict[MasterId, tuple[str, int]],
+        founders: Sequence[Member],
+        dial: Callable[[Member], tuple[str, int]],
         listen: tuple[str, int],
         directory: str,
         cluster: ClusterId,
@@ -95,13 +102,17 @@ class RaftNode:
     ) -> None:
         """
         Args:
-            peers: every other master and where to dial it; none for a cluster of one.
+            founders: the masters of a cluster whose membership has never changed, this one among them; for
+                one that is yet to be added, those that it is to learn from. Later the log tells.
+            dial: where to reach a member, if not at its own address.
             directory: of this master; the operation log goes into its "log".
             state: restored from the newest checkpoint, or further on its own; never behind it.
             fatal: called once when this master must not go on; the default ends the process.
             in_worker: does the log's blocking work beside the loop; the default is a thread of its own.
         """
-        self._me, self._peers, self._listen, self._directory = me, peers, listen, directory
+        self._me, self._listen, self._directory = me, listen, directory
+        self._founders = tuple(sorted(founders))
+        self._peers = {member.id: dial(member) for member in self._founders if member.id != me}
         self._cluster, self._secret, self._state, self._checkpoints = cluster, secret, state, checkpoints
         self._options = options or RaftOptions()
         self._disk, self._clock = disk or SystemDisk(), clock or SystemClock()
@@ -109,6 +120,7 @@ class RaftNode:
         self._in_worker = in_worker
         self._log_thread: WorkerThread | None = None
         self._listeners: list[Listener] = []
+        self._members_listeners: list[MembersListener] = []
         self._group, self._reads = GroupCommit(self._options), ReadIndex(me)
         self._freshness = Freshness()
         self._turn_asked = False
@@ -208,6 +220,24 @@ class RaftNode:
 
     def on_leadership(self, listener: Listener) -> None:
         self._listeners.append(listener)
+
+    def members(self) -> tuple[Member, ...]:
+        return self._founders
+
+    def on_members(self, listener: MembersListener) -> None:
+        self._members_listeners.append(listener)
+
+    async def add_member(self, member: Member) -> None:
+        self._demand_leadership()
+        raise Unavailable(f"this version cannot add master {member.id} to a cluster that is in use")
+
+    async def remove_member(self, member: MasterId) -> None:
+        self._demand_leadership()
+        raise Unavailable(f"this version cannot remove master {member} from a cluster that is in use")
+
+    async def transfer_leadership(self, to: MasterId | None) -> MasterId:
+        self._demand_leadership()
+        raise Unavailable("this version cannot hand leadership over on demand")
 
     async def checkpoint(self) -> LogIndex:
         return await asyncio.shield(self._checkpointing.make())

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from gfs.vocabulary import LogIndex, MasterId, Term
+from gfs.vocabulary import Address, LogIndex, MasterId, Term
+
+
+class Member(NamedTuple):
+    """One master as the log knows it."""
+
+    id: MasterId
+    raft: Address  # "host:port", where other masters dial it
+    control: Address  # "host:port", where clients and chunk servers dial it
+    voter: bool  # False: a learner, gets the log, counts in no quorum
+
+
+MembersListener = Callable[[tuple[Member, ...]], None]
 
 
 class ReplicatorStatus(NamedTuple):
@@ -22,6 +34,7 @@ class ReplicatorStatus(NamedTuple):
     kept_out: tuple[tuple[MasterId, str], ...] = ()  # masters, maybe this one, that may not take part; why
     lag_entries: int = 0  # behind what the leader last called committed
     lag_seconds: float = 0.0  # since this state was surely the newest; below zero: no leader was heard yet
+    part: str = "voter"  # or "learner", "stranger" (not added yet) or "removed"
 
 
 class StateMachine(Protocol):
@@ -75,6 +88,39 @@ class Replicator(Protocol):
         """Let a member that was refused for its new disk vote again, by an entry in the log.
 
         Raises: NotLeader, InvalidArgument when no such member was refused here, OutcomeUnknown.
+        """
+        ...
+
+    def members(self) -> tuple[Member, ...]:
+        """The latest configuration in this master's log, committed or not, sorted by id."""
+        ...
+
+    def on_members(self, listener: MembersListener) -> None:
+        """Call `listener(members())` at each change, on the loop's thread."""
+        ...
+
+    async def add_member(self, member: Member) -> None:
+        """Make `member` a voter: a learner first, and a voter as soon as it has caught up.
+
+        Whatever ends this half way leaves it a learner; calling again goes on from there.
+        Raises: NotLeader, NoQuorum; AlreadyExists when it is a voter; Unavailable while another change is
+        under way; DeadlineExceeded when it makes no progress; OutcomeUnknown.
+        Source: Raft dissertation §4.2.1.
+        """
+        ...
+
+    async def remove_member(self, member: MasterId) -> None:
+        """Take a voter or learner out. The leader first hands over, and raises NotLeader: ask the new one.
+
+        Raises: NotLeader, NotFound; InvalidArgument for the last voter; NoQuorum when too few of those who
+        stay can be reached; Unavailable while another change is under way; OutcomeUnknown.
+        """
+        ...
+
+    async def transfer_leadership(self, to: MasterId | None) -> MasterId:
+        """Hand over to a voter, or to the most advanced one; returns who leads then.
+
+        Raises: NotLeader, NotFound; Unavailable when it did not take over in time: this master leads on.
         """
         ...
 
