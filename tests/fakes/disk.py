@@ -2,7 +2,8 @@
 
 What survives a cut: the bytes each file held at its last sync, under the names each directory held at its
 last sync. With `torn` sectors, chance decides for each unsynced sector and for a prefix of the unsynced
-directory changes, as on a journalling file system. Directories themselves are durable when made.
+directory changes, as on a journalling file system; with `reorders_names` for each directory change by itself,
+which POSIX allows. Directories themselves are durable when made.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ class ForgetfulDisk:
         self.space_bytes_left: int | None = None
         self.operations_until_cut: int | None = None
         self.torn_when_cut = False
+        self.reorders_names = False
         self.operations = 0
         self.syncs = 0
         self.boots = 0
@@ -205,7 +207,11 @@ class ForgetfulDisk:
                         piece = data[position : position + length]
                         _write_into(inode.durable, piece, offset + position)
                     position += length
-        for step in self._unsynced_names[: self._chance.randint(0, len(self._unsynced_names))]:
+        if self.reorders_names:
+            survivors = [step for step in self._unsynced_names if self._chance.random() < 0.5]
+        else:
+            survivors = self._unsynced_names[: self._chance.randint(0, len(self._unsynced_names))]
+        for step in survivors:
             self._make_durable(step)
 
     # --- gfs.disk.Disk --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import asyncio
 import random
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from pysyncobj import syncobj
 
@@ -70,6 +70,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if done.done():
                 return  # cancelled: the process is gone
             result, error = early or work()
+            if done.done():
+                return  # the work was this process's last
             if error is not None:
                 done.set_exception(error)
             else:
@@ -267,9 +269,23 @@ class VirtualClock:
         await asyncio.sleep(seconds)
 
 
-def run_virtual(scenario: Callable[[VirtualLoop], Coroutine[Any, Any, Any]], *, seed: int = 1) -> Any:
+LoopT = TypeVar("LoopT", bound=VirtualLoop)
+
+
+@overload
+def run_virtual(scenario: Callable[[VirtualLoop], Coroutine[Any, Any, Any]], *, seed: int = 1) -> Any: ...
+@overload
+def run_virtual(
+    scenario: Callable[[LoopT], Coroutine[Any, Any, Any]], *, seed: int = 1, make_loop: Callable[[int], LoopT]
+) -> Any: ...
+def run_virtual(
+    scenario: Callable[[Any], Coroutine[Any, Any, Any]],
+    *,
+    seed: int = 1,
+    make_loop: Callable[[int], VirtualLoop] = VirtualLoop,
+) -> Any:
     """Run `scenario` to its end in virtual time. A failure names the seed."""
-    loop = VirtualLoop(seed)
+    loop = make_loop(seed)
     real_time, real_random = syncobj.monotonicTime, syncobj.random
     syncobj.monotonicTime = loop.time
     syncobj.random = random.Random(f"{seed}/raft")
