@@ -29,6 +29,7 @@ from gfs.messages import operations as op
 from gfs.vocabulary import ClientId, ClusterId, LogIndex, MasterId, Term
 from tests.core.master_records import NOW_MS
 from tests.fakes.disk import ForgetfulDisk
+from tests.raft.cluster import Killed, member_at
 from tests.raft.stepped_work import ProcessDisk, SteppedLoop
 from tests.raft.virtual_loop import VirtualClock
 
@@ -90,10 +91,6 @@ class _Watched:
         return outcomes
 
 
-class Killed(Exception):
-    pass
-
-
 class WholeMaster:
     """One master and its machine."""
 
@@ -137,10 +134,11 @@ class WholeMaster:
         node.on_leadership(self._note_leadership)
 
     def _make_node(self, process: ProcessDisk, state: ReplicatedState, store: LmdbCheckpoints) -> RaftNode:
-        loop, names = self._cluster.loop, self._cluster.names
+        loop = self._cluster.loop
         return RaftNode(
             me=self.name,
-            peers={peer: (f"{self.name}>{peer}", 1) for peer in names if peer != self.name},
+            founders=[member_at(name) for name in self._cluster.names],
+            dial=lambda member: (f"{self.name}>{member.id}", 1),
             listen=(self.name, 1),
             directory=self.directory,
             cluster=CLUSTER,
