@@ -51,7 +51,19 @@ async def connect(
     chance = random.Random(client)
     identity = stated_identity(settings.user, settings.groups)
     caller = WebSocketCaller("client", f"{client:x}", cluster, identity=identity)
-    session = MasterSession(addresses, caller, client=client, clock=clock, chance=chance, settings=settings)
+
+    def note_cluster(found: str) -> None:
+        caller.cluster = caller.cluster or found  # from now on no other cluster's programs are used
+
+    session = MasterSession(
+        addresses,
+        caller,
+        client=client,
+        clock=clock,
+        chance=chance,
+        settings=settings,
+        on_cluster=note_cluster,
+    )
     connections = Connections(
         masters=session,
         caller=caller,

@@ -57,6 +57,7 @@ CHUNK_ORDERS_KEPT = 65_536  # chunks whose order of mutations is in memory; idle
 LEASES_NAMED_MAX = 20_000  # in one heartbeat
 CORRUPT_NAMED_MAX = 1000  # in one heartbeat
 GARBAGE_REPLICAS_PER_HEARTBEAT = 512  # of a server's replicas, looked at by the leader (GFS §4.4: a subset)
+MASTERS_NAMED_MAX = 16  # addresses of masters that a program takes from an answer and goes on to dial
 GARBAGE_NAMED_MAX = 1000  # for each reason, in the answer to one heartbeat
 GUESTS_NAMED_MAX = 1000  # in one heartbeat
 DELETIONS_WAITING_MAX = 10_000  # replicas a leader has named and that are not deleted yet
@@ -121,6 +122,7 @@ class MasterNode(_Section, frozen=True, kw_only=True):
     raft: Address
     directory: str = ""
     dial: dict[str, Address] = {}  # peer id -> address to reach its Raft port by (a proxy), default its own
+    joins: bool = False  # an existing cluster: with an empty directory it waits for 'gfs admin members add'
 
 
 class ChunkServerNode(_Section, frozen=True, kw_only=True):
@@ -338,6 +340,19 @@ def _check(settings: Settings, source: str) -> None:
             f"{source}: $.raft.heartbeat_seconds: three heartbeats must fit in election_seconds_min, "
             "or a busy leader is taken for a dead one"
         )
+
+
+def node_fault(node: str, *addresses: Address, allow_insecure_network: bool) -> str:
+    """What is wrong with a master's or chunk server's id or addresses; empty: nothing, as in a gfs.toml."""
+    if not _NODE_ID.match(node):
+        return f"{node!r} is no id: an id is 1-32 of a-z, 0-9 and '-'"
+    for address in addresses:
+        match = _ADDRESS.match(address)
+        if match is None or not 0 < int(match[2]) < 65536:
+            return f"{address!r} is not host:port"
+        if not allow_insecure_network and not address.startswith(_LOOPBACK):
+            return f"{address} is beyond loopback, and this cluster's masters do not allow_insecure_network"
+    return "" if len(set(addresses)) == len(addresses) else f"{addresses[0]} is given twice"
 
 
 def schema() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Heartbeats of one chunk server to all masters (GFS §2.3, §4.5): state up, instructions down.
 
-Each master is told by its own task, so that a slow or silent one delays no other. What is in force
+Each master is told by its own task, so that a slow or silent one delays no other. Who they are changes while
+the cluster runs: the leader says so in its replies (known_masters). What is in force
 (versions, leases, bytes) is decided elsewhere; here it is only told, and a leader's word passed on.
 """
 
@@ -15,6 +16,7 @@ import msgspec
 
 from gfs.chunkserver.chunk_orders import ChunkOrders
 from gfs.chunkserver.disk_identity import DiskIdentity
+from gfs.chunkserver.known_masters import KnownMasters
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.clock import Clock
 from gfs.errors import GfsError, WrongCluster
@@ -24,6 +26,7 @@ from gfs.settings import (
     DELETIONS_WAITING_MAX,
     GUESTS_NAMED_MAX,
     LEASES_NAMED_MAX,
+    MASTERS_NAMED_MAX,
     REPORT_PAGE_CHUNKS,
     STORE_THREADS,
 )
@@ -92,6 +95,7 @@ class _MasterLink:
     logged: str = ""
     logged_at: float = field(default=-LOG_AGAIN_SECONDS)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ class Heartbeats:
 
     def __init__(
         self,
-        masters: Sequence[Address],
+        masters: KnownMasters,
         announcement: Announcement,
         identity: DiskIdentity,
         replicas: ReplicaStore,
@@ -128,7 +132,7 @@ class Heartbeats:
         registered_seconds: float,
         join: Callable[[ClusterId], bool],
     ) -> None:
-        assert masters and heartbeat_seconds > 0
+        assert heartbeat_seconds > 0
         self._announcement = announcement
         self._identity = identity
         self._replicas = replicas
@@ -140,43 +144,89 @@ class Heartbeats:
         self._heartbeat_seconds = heartbeat_seconds
         self._registered_seconds = registered_seconds
         self._join = join
-        self._links = [_MasterLink(address) for address in masters]
+        self._masters = masters
+        self._links = {address: _MasterLink(address) for address in masters.at_start}
         self._leader_term = Term(0)  # highest a leader has spoken with; older ones are not obeyed (I3)
+        self._leader_heard_at = float("-inf")
         self._garbage: dict[ChunkHandle, _Named] = {}
         self._garbage_waits = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._collecting: asyncio.Task[None] | None = None
+
+    @property
+    def masters(self) -> list[Address]:
+        """Those that are told at present."""
+        return list(self._links)
 
     def start(self) -> None:
-        assert not self._tasks
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._tell_for_ever(link)) for link in self._links]
-        self._tasks.append(loop.create_task(self._collect_for_ever()))
+        assert self._collecting is None
+        self._collecting = asyncio.get_running_loop().create_task(self._collect_for_ever())
+        for link in self._links.values():
+            self._start_telling(link)
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks = [task for task in (self._collecting, *(link.task for link in self._links.values())) if task]
+        self._collecting = None
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def readiness(self) -> tuple[bool, str]:
         """Whether a master of this cluster has this server registered with all its chunks; if not, why."""
         now = self._clock.monotonic()
-        for link in self._links:
+        for link in self._links.values():
             is_heard = link.heard_at is not None and now - link.heard_at < self._registered_seconds
             if is_heard and link.cursor >= 0:
                 return True, ""
-        troubles = "; ".join(f"{link.address} {link.trouble or 'has no full report'}" for link in self._links)
+        troubles = "; ".join(
+            f"{link.address} {link.trouble or 'has no full report'}" for link in self._links.values()
+        )
         return False, f"not registered with any master: {troubles}"
 
     def hurry(self) -> None:
         """There is something that cannot wait for the next interval: tell every master now."""
-        for link in self._links:
+        for link in self._links.values():
             link.hurry.set()
+
+    # --- who the masters are --------------------------------------------------------------------
+
+    def _start_telling(self, link: _MasterLink) -> None:
+        link.task = asyncio.get_running_loop().create_task(self._tell_for_ever(link))
+
+    def _add(self, addresses: Sequence[Address]) -> None:
+        for address in addresses:
+            if address not in self._links and len(self._links) < 2 * MASTERS_NAMED_MAX:
+                self._links[address] = link = _MasterLink(address)
+                self._start_telling(link)
+                _log.info("a master is told from now on", master=address)
+
+    def _drop_all_but(self, addresses: Sequence[Address]) -> None:
+        for address in [address for address in self._links if address not in addresses]:
+            link = self._links.pop(address)
+            if link.task is not None and link.task is not asyncio.current_task():
+                link.task.cancel()  # the present one ends by itself, see _tell_for_ever
+            _log.info("a master is told no more: it is none of the cluster's any more", master=address)
+
+    async def _follow(self, reply: HeartbeatReply) -> None:
+        """Tell whom the leader names and nobody else; a follower's word only adds (see known_masters)."""
+        named = list(dict.fromkeys(reply.masters))[:MASTERS_NAMED_MAX]
+        if reply.is_leader and reply.term >= self._leader_term:
+            self._leader_heard_at = self._clock.monotonic()
+            if named:
+                self._add(named)
+                self._drop_all_but(named)
+                await self._in_worker(lambda: self._masters.remember(named, reply.cluster))
+        elif not self._hears_leader():
+            self._add(named)
+
+    def _hears_leader(self) -> bool:
+        return self._clock.monotonic() - self._leader_heard_at < self._registered_seconds
 
     # --- one master -----------------------------------------------------------------------------
 
     async def _tell_for_ever(self, link: _MasterLink) -> None:
-        while True:
+        while self._links.get(link.address) is link:
+            if not self._hears_leader():
+                self._add(self._masters.seeds)  # the cluster may have been restored where it began
             began = self._clock.monotonic()
             link.hurry.clear()  # what is found from now on may have missed this heartbeat
             try:
@@ -221,6 +271,7 @@ class Heartbeats:
             _log.info("registered with a master", master=link.address, leader=reply.is_leader)
         link.heard_at, link.told_at, link.trouble, link.logged = told_at, told_at, "", ""
         self._obey(reply, leases, told_at)
+        await self._follow(reply)
         if joined:
             # It answered a server without a cluster; what it keeps of that is its own affair.
             link.cursor, link.report = -1, None

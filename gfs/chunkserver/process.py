@@ -19,6 +19,7 @@ from typing import TypeVar
 from gfs.chunkserver.disk_health import FULL_DISK
 from gfs.chunkserver.disk_identity import DirectoryLock, DiskIdentity
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
+from gfs.chunkserver.known_masters import KnownMasters
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.chunkserver.push_chain import PushChain
 from gfs.chunkserver.replica_checks import ReplicaChecks
@@ -219,7 +220,12 @@ class ChunkServer:
             return await asyncio.get_running_loop().run_in_executor(reporting, work)
 
         return Heartbeats(
-            [master.control for master in self._settings.masters.values()],
+            KnownMasters(
+                self._disk,
+                self._directory,
+                seeds=[master.control for master in self._settings.masters.values()],
+                cluster=identity.cluster,
+            ),
             Announcement(
                 incarnation=secrets.token_hex(8),
                 control=self.control_address,

@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, overload
 
+from gfs.client.core.master_list import MasterList
 from gfs.client.core.request_window import RequestWindow
 from gfs.client.core.retry_plan import GiveUp, RetryPlan, may_pass, speaks_of_the_master, wait_seconds
 from gfs.clock import Clock
 from gfs.errors import ConnectionLost, GfsError, NoQuorum, NoSpace, NotLeader, Unavailable
 from gfs.messages.base import Reply, Request, ViewReply
+from gfs.messages.members import FindMasters, MastersReply
 from gfs.messages.namespace import EntryReply, MutationReply, Stat
 from gfs.messages.operations import RequestId
 from gfs.settings import CLIENT_CALLS_IN_FLIGHT_MAX, RETRY_SECONDS_MAX, SESSION_WINDOW, ClientSettings
@@ -27,6 +29,7 @@ PROBE_SECONDS = 0.25  # a master that does not answer "are you the leader" by th
 # word from it, the others are asked whether they have elected a new one.
 SILENCE_SECONDS = 0.25
 WATCH_SECONDS = 0.1
+LIST_SECONDS = 10.0  # a leader in use is asked so often which masters there are; a new one at once
 ANY_PATIENCE_SECONDS = 1.0  # for one master's answer to a read that another may answer as well
 
 R = TypeVar("R", bound=Reply)
@@ -65,9 +68,14 @@ class MasterSession:
         clock: Clock,
         chance: random.Random,
         settings: ClientSettings,
+        on_cluster: Callable[[str], None] = lambda cluster: None,
     ) -> None:
-        assert masters
-        self._known: list[Address] = list(dict.fromkeys(masters))
+        """`on_cluster` hears to which cluster the leader belongs, before masters that it names are asked."""
+        self._known = MasterList(masters)
+        self._on_cluster = on_cluster
+        self._listed_by: Address | None = None  # the leader that has named the masters last, and when
+        self._listed_at = 0.0
+        self._listing: asyncio.Task[None] | None = None
         self._caller = caller
         self._clock = clock
         self._chance = chance
@@ -90,7 +98,7 @@ class MasterSession:
 
     @property
     def known_masters(self) -> list[Address]:
-        return list(self._known)
+        return list(self._known.addresses)
 
     def start(self) -> None:
         """Begin to look for the leader, all masters at once, without waiting for it."""
@@ -99,7 +107,7 @@ class MasterSession:
 
     async def close(self) -> None:
         self._closed = True
-        running = [task for task in (self._search, self._watch) if task is not None]
+        running = [task for task in (self._search, self._watch, self._listing) if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -149,11 +157,12 @@ class MasterSession:
     async def ask_any(self, request: Request, expected: type[R], what: str) -> R:
         """Send a read that a follower may answer: each master in turn until one does."""
         plan = self._new_plan(what, effects=False)
-        first = self._chance.randrange(len(self._known))
+        first = self._chance.randrange(len(self._known.addresses))
         patience = min(ANY_PATIENCE_SECONDS, self._settings.call_seconds)
         while True:
             wait = 0.0
-            order = [*self._known[first:], *self._known[:first]]
+            known = self._known.addresses
+            order = [*known[first:], *known[:first]]
             order.sort(key=lambda address: address != self._reader)
             for address in order:
                 left = plan.seconds_left(self._clock.monotonic())
@@ -264,9 +273,8 @@ class MasterSession:
         """`leader` does not lead, or not any more. True when its hint whom to ask instead is followed."""
         if self._leader != leader:
             return False  # somebody else has found out already
-        hint = Address(error.details.get("leader", "")) if isinstance(error, NotLeader) else Address("")
+        hint = self._learn(error)
         if may_follow and hint and hint != leader:
-            self._remember(hint)
             self._leader = hint
             return True
         self._leader = None
@@ -275,9 +283,13 @@ class MasterSession:
 
     # --- looking for the leader -----------------------------------------------------------------
 
-    def _remember(self, address: Address) -> None:
-        if address not in self._known:
-            self._known.append(address)
+    def _learn(self, error: GfsError) -> Address:
+        """Take up which masters a refusal names; the leader's address if that is among them."""
+        if not isinstance(error, NotLeader):
+            return Address("")
+        leader = Address(error.details.get("leader", ""))
+        self._known.add([leader, *(Address(part) for part in error.details.get("masters", "").split(","))])
+        return leader
 
     async def _find_leader(self, plan: RetryPlan) -> Address:
         search = self._start_search()
@@ -295,7 +307,7 @@ class MasterSession:
         )
         if self._closed:
             raise Unavailable("this client was closed")
-        for address in self._known:
+        for address in self._known.addresses:
             plan.note(address, self._said.get(address, Unavailable("has not answered")))
         # One that can be reached and lacks the others knows better than silence what is wrong.
         telling = [said for said in self._said.values() if isinstance(said, NoQuorum | NoSpace)]
@@ -315,7 +327,7 @@ class MasterSession:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                for address in self._known:
+                for address in self._known.addresses:
                     if address not in asking:  # hints may have added masters
                         asking[address] = loop.create_task(self._ask_until_leader(address, asking))
                 done, _ = await asyncio.wait(asking.values(), return_when=asyncio.FIRST_COMPLETED)
@@ -337,7 +349,7 @@ class MasterSession:
         while True:
             if await self._leads(address):
                 return address
-            if any(known not in asking for known in self._known):
+            if any(known not in asking for known in self._known.addresses):
                 return Address("")
             failing_for = self._clock.monotonic() - started
             await self._clock.sleep(wait_seconds(failing_for, self._chance.random()))
@@ -348,12 +360,32 @@ class MasterSession:
             await self._caller.call(address, Stat(path="/"), EntryReply, deadline_seconds=PROBE_SECONDS)
         except GfsError as error:
             self._said[address] = error
-            hint = error.details.get("leader") if isinstance(error, NotLeader) else None
-            if hint:
-                self._remember(Address(hint))
+            self._learn(error)
             return False
         self._heard_at[address] = self._clock.monotonic()
         return True
+
+    # --- which masters there are ----------------------------------------------------------------
+
+    def _is_list_due(self, leader: Address) -> bool:
+        if self._listing is not None and not self._listing.done():
+            return False
+        if leader != self._listed_by:
+            return True
+        in_use = self._heard_at.get(leader, 0.0) > self._listed_at
+        return in_use and self._clock.monotonic() - self._listed_at >= LIST_SECONDS
+
+    async def _list_masters(self, leader: Address) -> None:
+        """Have the leader name all masters, so that any one of them leads back to the cluster."""
+        try:
+            reply = await self._caller.call(
+                leader, FindMasters(), MastersReply, deadline_seconds=self._settings.call_seconds
+            )
+        except GfsError:
+            return  # those known so far have to do until the next time
+        if reply.is_leader:
+            self._on_cluster(reply.cluster)
+            self._known.replace(reply.masters)
 
     # --- a leader that keeps silent -------------------------------------------------------------
 
@@ -363,6 +395,9 @@ class MasterSession:
             leader = self._leader
             if leader is not None and self._is_silent(leader):
                 await self._replace_silent(leader)
+            elif leader is not None and self._is_list_due(leader):
+                self._listed_by, self._listed_at = leader, self._clock.monotonic()
+                self._listing = asyncio.get_running_loop().create_task(self._list_masters(leader))
 
     def _is_silent(self, leader: Address) -> bool:
         waiting_since = min(
@@ -374,7 +409,7 @@ class MasterSession:
 
     async def _replace_silent(self, silent: Address) -> None:
         """If another master leads by now, go there with all that waits for the silent one."""
-        others = [address for address in self._known if address != silent]
+        others = [address for address in self._known.addresses if address != silent]
         found = await _first_true(others, self._leads)
         if found is None or self._leader != silent:
             return

@@ -1,10 +1,19 @@
-"""What operators ask of the leader about chunk servers and replicas (GFS §4.3), as calls of a client."""
+"""What operators ask about masters, chunk servers and replicas (GFS §4.3), as calls of a client."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from gfs.client.connections import Connections
+from gfs.errors import NotFound, Unavailable, WrongCluster
+from gfs.messages.members import (
+    AddMember,
+    ListMembers,
+    MemberChangeReply,
+    MembersReply,
+    RemoveMember,
+    TransferLeadership,
+)
 from gfs.messages.placement import (
     ChunkServersReply,
     Explain,
@@ -18,7 +27,14 @@ from gfs.messages.placement import (
     SetServerTenure,
     TenureReply,
 )
-from gfs.vocabulary import ChunkHandle, ChunkIndex, ServerId
+from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, MasterId, ServerId
+
+MEMBERS_SECONDS = 2.0  # for all masters' answers
+
+Progress = Callable[[str], None]
+
+
+def _unheard(_: str) -> None: ...
 
 
 class Operator:
@@ -26,6 +42,65 @@ class Operator:
 
     def __init__(self, connections: Connections) -> None:
         self._masters = connections.masters
+
+    async def members(self) -> MembersReply:
+        """The masters: the leader's word, or without a leader that of a master that can be reached.
+
+        Raises: WrongCluster; Unavailable naming every master when none answers.
+        """
+        answers = await self._masters.ask_everyone(ListMembers(), MembersReply, seconds=MEMBERS_SECONDS)
+        replies = [answer for answer in answers.values() if isinstance(answer, MembersReply)]
+        if not replies:
+            for answer in answers.values():
+                if isinstance(answer, WrongCluster):
+                    raise answer
+            told = "; ".join(f"{address} ({answer})" for address, answer in answers.items())
+            raise Unavailable(
+                f"no master can be reached: {told}",
+                hint="See that the masters run, and that these are their addresses.",
+                details={"tries": "0"},
+            )
+        return max(replies, key=lambda reply: (reply.answered_by == reply.leader, reply.term))
+
+    async def add_member(
+        self, member: str, *, control: str, raft: str, progress: Progress = _unheard
+    ) -> MemberChangeReply:
+        """Make a running master a voter; returns once it has caught up and is one. Asking twice is harmless.
+
+        `progress` is told, every few seconds, how far it is. When the caller gives up, the change goes on.
+        Raises: AlreadyExists, InvalidArgument; Unavailable when no such master answers at `control`.
+        """
+        request = AddMember(member=MasterId(member), control=Address(control), raft=Address(raft))
+        return await self._until_done(request, f"add {member}", progress)
+
+    async def remove_member(self, member: str, *, progress: Progress = _unheard) -> MemberChangeReply:
+        """Let a master go; the leader hands over first.
+
+        Raises: NotFound; InvalidArgument for the last voter, or when the rest could write nothing.
+        """
+        members = (await self.members()).members
+        if member not in (row.id for row in members):
+            known = ", ".join(row.id for row in members)
+            raise NotFound(f"no master {member!r} is a member; members are {known}")
+        return await self._until_done(RemoveMember(member=MasterId(member)), f"remove {member}", progress)
+
+    async def transfer_leadership(self, to: str = "", *, progress: Progress = _unheard) -> MemberChangeReply:
+        """Have `to` lead, or whoever is nearest to the present leader.
+
+        Raises: InvalidArgument when `to` is no voter.
+        """
+        found = await self.members()
+        request = TransferLeadership(source=found.leader, target=MasterId(to))
+        return await self._until_done(request, "hand leadership over", progress)
+
+    async def _until_done(
+        self, request: AddMember | RemoveMember | TransferLeadership, what: str, progress: Progress
+    ) -> MemberChangeReply:
+        while True:
+            reply = await self._masters.ask_leader(request, MemberChangeReply, what, effects=True)
+            if reply.done:
+                return reply
+            progress(reply.state)
 
     async def chunkservers(self) -> ChunkServersReply:
         """All chunk servers: whether they live and stay, and what depends on them."""

@@ -11,11 +11,23 @@ from gfs.master.core.tables import ReadTables
 from gfs.messages.base import Identity, Reply, Request, method_name
 from gfs.messages.check import RepairFiles
 from gfs.messages.cluster import ReadmitMaster, TakeCheckpoint
+from gfs.messages.members import AddMember, RemoveMember, TransferLeadership
 from gfs.messages.placement import Rebalance, SetServerTenure
 from gfs.transport.interface import CallContext, Handler, Handlers
 from gfs.vocabulary import InodeId
 
-SUPERUSER_REQUESTS = frozenset((ReadmitMaster, TakeCheckpoint, SetServerTenure, Rebalance, RepairFiles))
+SUPERUSER_REQUESTS = frozenset(
+    (
+        ReadmitMaster,
+        TakeCheckpoint,
+        SetServerTenure,
+        Rebalance,
+        RepairFiles,
+        AddMember,
+        RemoveMember,
+        TransferLeadership,
+    )
+)
 
 
 class Callers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -21,6 +21,7 @@ from gfs.master.core.trash import trash_bytes
 from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.reads import Reads
 from gfs.master.replication.replicator import Replicator
+from gfs.master.roster import Roster
 from gfs.master.standing import Standing
 from gfs.messages.base import Ack, Reply, Request
 from gfs.messages.cluster import (
@@ -56,7 +57,7 @@ class ClusterService:
         garbage: GarbageCollection,
         rpc: RpcCaller,
         clock: Clock,
-        masters: Mapping[MasterId, Address],
+        roster: Roster,
         lease_seconds: float,
         replication_goal: int,
         standing: Standing,
@@ -73,7 +74,7 @@ class ClusterService:
         self._garbage = garbage
         self._rpc = rpc
         self._clock = clock
-        self._masters = masters
+        self._roster = roster
         self._lease_seconds = lease_seconds
         self._replication_goal = replication_goal
         self._standing = standing
@@ -121,6 +122,7 @@ class ClusterService:
             extended=extended,
             lease_seconds=self._lease_seconds if extended else 0.0,
             garbage=garbage,
+            masters=sorted(self._roster.controls().values()),
         )
 
     def _is_current(self, beat: Heartbeat, lease: HeldLease) -> bool:
@@ -135,7 +137,7 @@ class ClusterService:
         """Who is there, what they hold, and what a person should know about it."""
         assert isinstance(request, ClusterStatus)
         mine = self._my_status()
-        masters = [mine] if request.alone else await self._all_masters(mine)
+        masters = [mine] if request.alone else await self.all_masters()
         now = self._clock.monotonic()
         servers = [self._server_status(server, now) for server in self._locations.servers()]
         known = self._replicator.status()
@@ -188,10 +190,10 @@ class ClusterService:
         """Raises: NotLeader, InvalidArgument (unknown, or not refused here), OutcomeUnknown."""
         assert isinstance(request, ReadmitMaster)
         self._commits.leading()
-        if request.member not in self._masters:
+        members = self._roster.controls()
+        if request.member not in members:
             raise InvalidArgument(
-                f"the configuration has no master {request.member!r}",
-                hint=f"It has: {', '.join(self._masters)}.",
+                f"the cluster has no master {request.member!r}", hint=f"It has: {', '.join(members)}."
             )
         await self._replicator.readmit(request.member)
         return Ack()
@@ -208,13 +210,20 @@ class ClusterService:
             role, reason = "out of service", f"{self._standing.reason}. {self._standing.next_step(known.me)}"
         elif known.role != "leader" and (why := dict(known.kept_out).get(known.me)):
             role, reason = "refused", why
+        elif outside := self._roster.outside():
+            role, reason = outside, self._roster.why_outside()
         elif known.role != "leader" and known.disk_full:
             role = "disk full"
+        member = self._roster.find(known.me)
+        is_voter = member is not None and member.voter
+        if member is not None and not is_voter and role in ("follower", "candidate"):
+            role = "learner"
         reason = reason or known.stalled
         return MasterStatus(
             id=known.me,
-            control=self._masters[known.me],
+            control=self._roster.control(known.me),
             role=role,
+            voter=is_voter,
             reason=reason,
             lag_seconds=round(known.lag_seconds, 3),
             term=known.term,
@@ -222,20 +231,21 @@ class ClusterService:
             commit_index=known.committed,
         )
 
-    async def _all_masters(self, mine: MasterStatus) -> list[MasterStatus]:
-        others = [master for master in self._masters if master != mine.id]
-        found = [mine, *await asyncio.gather(*(self._ask(master) for master in others))]
+    async def all_masters(self) -> list[MasterStatus]:
+        """Of every member, as it says itself, and of this master; sorted by id."""
+        addresses = self._roster.with_me()
+        mine = self._my_status()
+        others = [master for master in addresses if master != mine.id]
+        found = [mine, *await asyncio.gather(*(self._ask(master, addresses[master]) for master in others))]
         # Who is kept out may not know it yet; who keeps him out does.
         kept_out = dict(self._replicator.status().kept_out)
-        found = [_kept_out(master, kept_out) for master in found]
+        voters = self._roster.voters()
+        found = [_as_known_here(master, kept_out, voters) for master in found]
         newest = max(master.commit_index for master in found)
-        order = list(self._masters)
-        return sorted(
-            (_with_lag(master, newest) for master in found), key=lambda master: order.index(master.id)
-        )
+        return sorted((_with_lag(master, newest) for master in found), key=lambda master: master.id)
 
-    async def _ask(self, master: MasterId) -> MasterStatus:
-        address = self._masters[master]
+    async def _ask(self, master: MasterId, address: Address) -> MasterStatus:
+        away = MasterStatus(id=master, control=address, role="unreachable", term=Term(0))
         try:
             reply = await self._rpc.call(
                 address,
@@ -244,9 +254,8 @@ class ClusterService:
                 deadline_seconds=PEER_STATUS_SECONDS,
             )
         except GfsError:
-            return MasterStatus(id=master, control=address, role="unreachable", term=Term(0))
-        found = next((one for one in reply.masters if one.id == master), None)
-        return found or MasterStatus(id=master, control=address, role="unreachable", term=Term(0))
+            return away
+        return next((one for one in reply.masters if one.id == master), away)
 
     def _server_status(self, server: KnownServer, now: float) -> ChunkServerStatus:
         return ChunkServerStatus(
@@ -264,7 +273,11 @@ class ClusterService:
         )
 
 
-def _kept_out(master: MasterStatus, kept_out: Mapping[MasterId, str]) -> MasterStatus:
+def _as_known_here(
+    master: MasterStatus, kept_out: Mapping[MasterId, str], voters: Collection[MasterId]
+) -> MasterStatus:
+    if master.role != "removed":
+        master = msgspec.structs.replace(master, voter=master.id in voters)
     if master.id in kept_out and master.role in ("follower", "candidate"):
         return msgspec.structs.replace(master, role="refused", reason=kept_out[master.id])
     return master

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 
 import msgspec
 from prometheus_client import Counter, Histogram
@@ -17,6 +16,7 @@ from gfs.clock import Clock
 from gfs.errors import GfsError, NoQuorum, NotLeader, PathBusy, from_code
 from gfs.master.freezes import THAW_LOOK_SECONDS, Freezes, written_paths
 from gfs.master.replication.replicator import Replicator
+from gfs.master.roster import Roster
 from gfs.messages.base import Identity
 from gfs.messages.operations import (
     AnyOperation,
@@ -28,7 +28,7 @@ from gfs.messages.operations import (
     RequestId,
 )
 from gfs.telemetry import Metrics
-from gfs.vocabulary import Address, MasterId, Term
+from gfs.vocabulary import Term
 
 COMMIT_SECONDS_BOUNDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1.0, 5.0)
 
@@ -44,12 +44,12 @@ class Commits:
         replicator: Replicator,
         clock: Clock,
         *,
-        control_addresses: Mapping[MasterId, Address],
+        roster: Roster,
         metrics: Metrics,
     ) -> None:
         self._replicator = replicator
         self._clock = clock
-        self._control_addresses = control_addresses
+        self.roster = roster
         self.freezes = Freezes()
         self._leads_term: Term | None = None
         replicator.on_leadership(self._note_leadership)
@@ -139,29 +139,33 @@ class Commits:
     def named(self, error: NotLeader | NoQuorum) -> NotLeader | NoQuorum:
         """The replicator's refusal with addresses; its own words where it alone knows the reason."""
         known = self.not_leader()
-        if isinstance(error, NoQuorum) and isinstance(known, NotLeader):
+        if isinstance(error, NoQuorum) and isinstance(known, NotLeader) and not self.roster.outside():
             return error
         return known
 
     def not_leader(self) -> NotLeader | NoQuorum:
-        status = self._replicator.status()
-        leader = status.leader
-        here = 1 + len(status.reachable)
-        if leader is None and 2 * here <= len(self._control_addresses):
-            away = sorted(set(self._control_addresses) - status.reachable - {status.me})
+        if (refusal := self.roster.refusal()) is not None:
+            return refusal
+        status, roster = self._replicator.status(), self.roster
+        leader, voters = status.leader, roster.voters()
+        here = sum(voter in status.reachable or voter == status.me for voter in voters)
+        if leader is None and 2 * here <= len(voters):
+            away = sorted(set(voters) - status.reachable - {status.me})
             return NoQuorum(
-                f"no quorum: {here} of {len(self._control_addresses)} masters can reach each other, "
+                f"no quorum: {here} of {len(voters)} masters can reach each other, "
                 f"waiting for {', '.join(away)}"
             )
+        masters = ",".join(roster.controls().values())
         if leader is None or leader == status.me:
             return NotLeader(
                 f"master {status.me} does not lead, and no leader is known yet",
                 hint="An election takes well under a second; then the call will succeed.",
+                details={"masters": masters},
             )
-        address = self._control_addresses.get(leader, Address(""))
+        address = roster.control(leader)
         return NotLeader(
             f"master {status.me} does not lead; {leader} does, at {address}",
-            details={"leader": address, "leader_id": leader},
+            details={"leader": address, "leader_id": leader, "masters": masters},
         )
 
     def _note_leadership(self, leads: bool, term: Term) -> None:

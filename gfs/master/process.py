@@ -26,6 +26,7 @@ from gfs.master.gauges import MasterGauges
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode, end_process
 from gfs.master.replication.replicator import Member
+from gfs.master.roster import Roster
 from gfs.master.services import MasterServices
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
@@ -130,6 +131,7 @@ class Master:
             self._settings,
             cluster=self._cluster,
             node=self._node,
+            roster=self._make_roster(),
             state=self._state,
             rpc=caller,
             locations=self.locations,
@@ -192,13 +194,24 @@ class Master:
         )
         return state, LmdbCheckpoints(directory, state)
 
+    def _make_roster(self) -> Roster:
+        masters = self._settings.masters
+        mine = masters[self._id]
+        return Roster(
+            self._node,
+            me=Member(self._id, raft=mine.raft, control=mine.control, voter=True),
+            seeds={MasterId(name): node.control for name, node in masters.items()},
+        )
+
     def _make_node(self) -> RaftNode:
         masters, raft = self._settings.masters, self._settings.raft
         mine = masters[self._id]
         return RaftNode(
             me=self._id,
-            founders=[
-                Member(MasterId(name), node.raft, node.control, voter=True) for name, node in masters.items()
+            founders=[  # one that joins later is nobody's member until the log says so
+                Member(MasterId(name), node.raft, node.control, voter=True)
+                for name, node in masters.items()
+                if not node.joins
             ],
             dial=lambda member: split_address(mine.dial.get(member.id, member.raft)),
             listen=split_address(mine.raft),

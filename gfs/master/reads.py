@@ -54,13 +54,15 @@ class Reads:
         linearizable: this master leads, which a quorum has confirmed after the call came in.
         session: any master, not older than `min_applied_index`, waited for SESSION_WAIT_SECONDS at most.
         stale: whatever this master has.
-        Raises: NotLeader naming the leader, NoQuorum; Unavailable when this master is too far behind, or
-            its state is not to be trusted.
+        Raises: NotLeader naming the leader, or when this master is no member; NoQuorum; Unavailable when
+            this master is too far behind, or its state is not to be trusted.
         """
         if self._standing.untrusted:
             raise Unavailable(f"this master is out of service: {self._standing.reason}")
         if consistency == "linearizable":
             return await self.linearizable()
+        if (refusal := self._commits.roster.refusal()) is not None:
+            raise refusal  # what it has is nobody's state, or grows old without end
         if consistency == "session" and self.applied_index() < min_applied_index:
             await self._catch_up(min_applied_index)
         return self.now()

@@ -30,6 +30,7 @@ from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.granting import Granting
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
+from gfs.master.member_service import MemberService
 from gfs.master.namespace_service import NamespaceService
 from gfs.master.placement_service import PlacementService
 from gfs.master.policy_service import PolicyService
@@ -39,6 +40,7 @@ from gfs.master.repair_duty import RepairDuty
 from gfs.master.replica_calls import ReplicaCalls
 from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.replication.raft_node import RaftNode
+from gfs.master.roster import Roster
 from gfs.master.service import MasterService
 from gfs.master.snapshot_service import SnapshotService
 from gfs.master.standing import Standing
@@ -48,7 +50,7 @@ from gfs.messages.operations import AnyOutcome, ChunkGranted, LogRecord
 from gfs.settings import CHUNK_HOMES_KEPT, Settings
 from gfs.telemetry import Metrics
 from gfs.transport.interface import Handlers, RpcCaller
-from gfs.vocabulary import ChunkIndex, ClusterId, InodeId, LogIndex, MasterId
+from gfs.vocabulary import ChunkIndex, ClusterId, InodeId, LogIndex
 
 SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
 
@@ -62,6 +64,7 @@ class MasterServices:
         *,
         cluster: ClusterId,
         node: RaftNode,
+        roster: Roster,
         state: ReplicatedState,
         rpc: RpcCaller,
         locations: Locations,
@@ -71,9 +74,8 @@ class MasterServices:
         chance: random.Random,
     ) -> None:
         self._settings, self._cluster, self._node, self._state = settings, cluster, node, state
-        self._rpc, self._standing = rpc, standing
+        self._rpc, self._standing, self._roster = rpc, standing, roster
         self._clock, self._chance = clock, chance
-        self._masters = {MasterId(name): master.control for name, master in settings.masters.items()}
         self._callers = Callers(
             superuser=settings.access.superuser or system_identity().user, check=settings.access.check
         )
@@ -85,7 +87,7 @@ class MasterServices:
         self._recent = RecentGrants(now=clock.monotonic(), lease_seconds=settings.master.lease_seconds)
         state.on_applied(self._note_grants)
         state.on_replaced(lambda: self._recent.forget_all(now=clock.monotonic()))
-        self.commits = Commits(node, clock, control_addresses=self._masters, metrics=metrics)
+        self.commits = Commits(node, clock, roster=roster, metrics=metrics)
         self._reads = Reads(
             node,
             self.commits,
@@ -104,9 +106,12 @@ class MasterServices:
         )
         self.repair = self._make_repair()
         self._snapshots = self._make_snapshots()
+        self._members: MemberService | None = None
         node.on_leadership(self._snapshots.lead)
 
     async def stop(self) -> None:
+        if self._members is not None:
+            await self._members.stop()
         await self._snapshots.stop()
 
     def handlers(self) -> Handlers:
@@ -126,7 +131,14 @@ class MasterServices:
             repair=self.repair,
             clock=self._clock,
         )
-        return {**self._make_service().handlers(), **checks.handlers(), **placing.handlers()}
+        service = self._make_service()
+        self._members = self._make_members(service.cluster)
+        return {
+            **service.handlers(),
+            **checks.handlers(),
+            **placing.handlers(),
+            **self._members.handlers(),
+        }
 
     def guarded(self, handlers: Handlers) -> Handlers:
         """As Callers.guarded."""
@@ -297,12 +309,25 @@ class MasterServices:
                 garbage=self._collection,
                 rpc=self._rpc,
                 clock=self._clock,
-                masters=self._masters,
+                roster=self._roster,
                 lease_seconds=tuning.lease_seconds,
                 replication_goal=tuning.replication_goal,
                 standing=self._standing,
                 outlook=self.repair.outlook,
             ),
+        )
+
+    def _make_members(self, cluster: ClusterService) -> MemberService:
+        settings = self._settings.cluster
+        return MemberService(
+            cluster=self._cluster,
+            replicator=self._node,
+            commits=self.commits,
+            rpc=self._rpc,
+            clock=self._clock,
+            masters=cluster.all_masters,
+            has_secret=bool(settings.secret_file),
+            allow_insecure_network=settings.allow_insecure_network,
         )
 
     def _note_shortage(self, inode: InodeId, index: ChunkIndex) -> None:

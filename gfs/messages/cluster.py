@@ -13,13 +13,15 @@ from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId, Master
 class MasterStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: MasterId
     control: Address
-    role: str  # leader, follower, candidate, unreachable, refused, disk full, out of service
+    # leader, follower, learner, candidate, unreachable, refused, waiting, removed, disk full, out of service
+    role: str
     term: Term = Term(0)
     applied_index: int = 0
     commit_index: int = 0
     lag_entries: int = 0
     lag_seconds: float = 0.0  # of a follower; below zero: it has heard no leader since it started
     reason: str = ""  # why it is refused, full or out of service, and what to do
+    voter: bool = True  # false: a learner, or no member at all
 
 
 class ChunkServerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -37,6 +37,7 @@ class HeartbeatReply(Reply, tag="heartbeat_reply", frozen=True, kw_only=True):
 
     `report_wanted`: this master lacks the server's full chunk list; send it from the start.
     `garbage`: replicas the server must delete (I6: only what is named here).
+    `masters`: control addresses of all masters to be told, as this master's log has them; see MastersReply.
     """
 
     cluster: ClusterId
@@ -46,6 +47,7 @@ class HeartbeatReply(Reply, tag="heartbeat_reply", frozen=True, kw_only=True):
     extended: list[ChunkHandle] = []
     lease_seconds: float = 0.0
     garbage: list[GarbageReplica] = []
+    masters: list[Address] = []
 
 
 class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):

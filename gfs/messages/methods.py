@@ -8,6 +8,7 @@ from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
 from gfs.messages.cluster import ClusterStatus, DiskStatus, ReadmitMaster, StateDigest, TakeCheckpoint
 from gfs.messages.diagnosis import ReadEvents, ReadRpcLog
 from gfs.messages.heartbeat import Heartbeat
+from gfs.messages.members import AddMember, FindMasters, ListMembers, RemoveMember, TransferLeadership
 from gfs.messages.namespace import (
     CreateFile,
     DeletePath,
@@ -50,6 +51,14 @@ PLACEMENT_REQUESTS: tuple[type[Request], ...] = (  # by masters
     ReplicationQueue,
     Rebalance,
     Explain,
+)
+
+MEMBER_REQUESTS: tuple[type[Request], ...] = (  # by masters
+    FindMasters,
+    ListMembers,
+    AddMember,
+    RemoveMember,
+    TransferLeadership,
 )
 
 REPLICA_CHECK_REQUESTS: tuple[type[Request], ...] = (VerifyReplica, MendReplica)  # by chunk servers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gfs.master.core.placement import PLACEMENT_FREE_BYTES_MIN
 from gfs.master.core.replication_scan import ReplicationCount
@@ -54,9 +54,10 @@ def judge_health(view: ClusterView) -> tuple[str, list[str]]:
 
     down: nothing can be committed, or no chunk server lives. degraded: it serves, with less to spare.
     """
-    down = [*_no_quorum(view), *_no_chunkservers(view)]
-    weak = [*_masters_away(view), *_servers_away(view), *_replicas_short(view), *_disks_full(view)]
-    notes = [*_fewer_servers_than_goal(view), *_work_under_way(view)]
+    voting = replace(view, masters=tuple(master for master in view.masters if master.voter))
+    down = [*_no_quorum(voting), *_no_chunkservers(view)]
+    weak = [*_masters_away(voting), *_servers_away(view), *_replicas_short(view), *_disks_full(view)]
+    notes = [*_learners(view), *_fewer_servers_than_goal(view), *_work_under_way(view)]
     if down:
         return "down", [*down, *weak, *notes]
     return ("degraded" if weak else "ok"), [*weak, *notes]
@@ -109,6 +110,15 @@ def _masters_away(view: ClusterView) -> list[str]:
     behind = [m for m in view.masters if m.lag_entries > LAG_ENTRIES_HIGH and m.role != "unreachable"]
     reasons += [f"master {m.id} is {m.lag_entries} log entries behind" for m in behind]
     return reasons
+
+
+def _learners(view: ClusterView) -> list[str]:
+    return [
+        f"master {master.id} is a learner, {_count(master.lag_entries, 'log record')} behind: "
+        "it counts in no quorum yet"
+        for master in view.masters
+        if master.role == "learner"
+    ]
 
 
 def _full_masters(view: ClusterView) -> list[MasterId]:
