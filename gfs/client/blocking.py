@@ -21,6 +21,7 @@ from gfs.messages.base import Consistency
 from gfs.messages.check import CheckFilesReply
 from gfs.messages.chunks import ChunkPlace
 from gfs.messages.cluster import ClusterStatusReply
+from gfs.messages.members import MemberChangeReply, MembersReply
 from gfs.messages.namespace import Entry
 from gfs.messages.placement import (
     ChunkServersReply,
@@ -278,6 +279,18 @@ class BlockingOperator:
     def __init__(self, operator: Operator, thread: LoopThread) -> None:
         self._operator = operator
         self._thread = thread
+
+    def members(self) -> MembersReply:
+        return self._thread.run(self._operator.members())
+
+    def add_member(self, member: str, *, control: str, raft: str) -> MemberChangeReply:
+        return self._thread.run(self._operator.add_member(member, control=control, raft=raft))
+
+    def remove_member(self, member: str) -> MemberChangeReply:
+        return self._thread.run(self._operator.remove_member(member))
+
+    def transfer_leadership(self, to: str = "") -> MemberChangeReply:
+        return self._thread.run(self._operator.transfer_leadership(to))
 
     def chunkservers(self) -> ChunkServersReply:
         return self._thread.run(self._operator.chunkservers())

@@ -106,6 +106,11 @@ class AsyncClient:
         """How old the state was that the last session or stale read was answered from, and by whom."""
         return self._masters.freshness
 
+    @property
+    def masters(self) -> list[str]:
+        """Control addresses this client asks: those it was given, and those the cluster has named since."""
+        return list(self._masters.known_masters)
+
     # --- looking --------------------------------------------------------------------------------
 
     async def stat(self, path: str, *, consistency: Consistency | None = None) -> Entry:

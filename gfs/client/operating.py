@@ -78,10 +78,9 @@ class Operator:
 
         Raises: NotFound; InvalidArgument for the last voter, or when the rest could write nothing.
         """
-        members = (await self.members()).members
-        if member not in (row.id for row in members):
-            known = ", ".join(row.id for row in members)
-            raise NotFound(f"no master {member!r} is a member; members are {known}")
+        known = [str(row.id) for row in (await self.members()).members]
+        if member not in known:
+            raise NotFound(f"no master {member!r} is a member; members are {', '.join(known)}")
         return await self._until_done(RemoveMember(member=MasterId(member)), f"remove {member}", progress)
 
     async def transfer_leadership(self, to: str = "", *, progress: Progress = _unheard) -> MemberChangeReply:

@@ -42,7 +42,7 @@ from gfs.messages.members import (
 from gfs.settings import MASTERS_NAMED_MAX, node_fault
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
-from gfs.vocabulary import Address, ClusterId, MasterId
+from gfs.vocabulary import ClusterId, MasterId
 
 ANSWER_SECONDS = 2.0  # a change that takes longer is answered with how far it is
 LOOK_SECONDS = 1.0  # for the word of a master that is to be added
@@ -288,10 +288,8 @@ class MemberService:
 
     async def _look_at(self, wanted: Member) -> None:
         """A learner that does not run would only be one more master away."""
-        address, hint = (
-            Address(wanted.control),
-            "Start it with 'gfs master' first; it says what it waits for.",
-        )
+        address = wanted.control
+        hint = "Start it with 'gfs master' first; it says what it waits for."
         try:
             found = await self._rpc.call(
                 address, ClusterStatus(alone=True), ClusterStatusReply, deadline_seconds=LOOK_SECONDS
@@ -305,8 +303,18 @@ class MemberService:
         if found.cluster != self._cluster:
             raise WrongCluster(f"the master at {address} belongs to cluster {found.cluster}")
         if found.answered_by != wanted.id:
+            raise InvalidArgument(f"the master at {address} is {found.answered_by}, not {wanted.id}")
+        role = next((one.role for one in found.masters if one.id == wanted.id), "")
+        if role == "removed":
             raise InvalidArgument(
-                f"the master at {address} is {found.answered_by}, not {wanted.id}", hint=hint
+                f"{wanted.id} was removed from the cluster and still has its old log",
+                hint="Stop it, empty its directory, start it, and add it then; or take a new id.",
+            )
+        if role not in ("waiting", "learner"):
+            raise InvalidArgument(
+                f"{wanted.id} does not wait to be added: it is a {role} of a cluster of its own",
+                hint=f"Stop it, empty its directory, set 'joins = true' in [masters.{wanted.id}] of its "
+                "gfs.toml, and start it.",
             )
 
 

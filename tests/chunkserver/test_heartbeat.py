@@ -10,6 +10,8 @@ import pytest
 import gfs.chunkserver.heartbeat as heartbeat_room
 from gfs.checksums import piece_checksums
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
+from gfs.chunkserver.known_masters import KnownMasters
+from gfs.disk import SystemDisk
 from gfs.errors import ChecksumMismatch, GfsError, WrongCluster
 from gfs.master.core.locations import Locations
 from gfs.messages.base import Reply, Request
@@ -35,6 +37,7 @@ class Master:
         self.term = Term(1)
         self.is_leader = False
         self.garbage: list[GarbageReplica] = []
+        self.names: list[str] = []  # the masters, as it has them
         self.extends = True
         self.refusal: GfsError | None = None
         self.beats: list[Heartbeat] = []
@@ -67,6 +70,7 @@ class Master:
             extended=[lease.handle for lease in request.leases if lease.active] if self.extends else [],
             lease_seconds=LEASE_SECONDS,
             garbage=self.garbage,
+            masters=[Address(name) for name in self.names],
         )
 
 
@@ -77,13 +81,19 @@ async def at_once(work: Callable[[], T]) -> T:
 class Beating:
     """Heartbeats of node a to masters m1, m2, m3."""
 
-    def __init__(self, rig: Rig, node: Node) -> None:
-        self.masters = [Master(rig, name) for name in ("m1", "m2", "m3")]
+    def __init__(self, rig: Rig, node: Node, *masters: str) -> None:
+        """`masters` of those that answer; m1, m2, m3 are the seeds."""
+        self.masters = [Master(rig, name) for name in masters]
         self.heartbeats = self._make(rig, node)
 
     def _make(self, rig: Rig, node: Node) -> Heartbeats:
         return Heartbeats(
-            [Address(master.name) for master in self.masters],
+            KnownMasters(
+                SystemDisk(),
+                str(rig.directory / node.name),
+                seeds=[Address(name) for name in ("m1", "m2", "m3")],
+                cluster=node.identity.cluster,
+            ),
             Announcement(
                 incarnation="first", control=node.control, data=Address("d:1"), rack="r", version="0"
             ),
@@ -103,7 +113,7 @@ class Beating:
 @pytest.fixture
 def begin(rig: Rig) -> Callable[..., Beating]:
     def make(node: Node) -> Beating:
-        beating = Beating(rig, node)
+        beating = Beating(rig, node, "m1", "m2", "m3")
         beating.heartbeats.start()
         return beating
 

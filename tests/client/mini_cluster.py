@@ -33,6 +33,7 @@ from gfs.errors import (
 from gfs.messages.base import Ack, Ping, Reply, Request
 from gfs.messages.chunks import AcquireLease, ChunkLease, ChunkPlace, FileChunks, FindChunks, Replica
 from gfs.messages.data import PushAnswer
+from gfs.messages.members import FindMasters, MastersReply
 from gfs.messages.namespace import (
     CreateFile,
     DeletePath,
@@ -58,10 +59,12 @@ from gfs.vocabulary import (
     ChunkIndex,
     ChunkVersion,
     ClientId,
+    ClusterId,
     InodeId,
     PushId,
     SerialNumber,
     ServerId,
+    Term,
     split_path,
 )
 from tests.fakes.clock import settle
@@ -135,6 +138,12 @@ class MiniCluster:
 
     # --- for tests ------------------------------------------------------------------------------
 
+    def add_master(self, name: str) -> Address:
+        address = Address(f"{name}:9500")
+        self.masters.append(address)
+        self.network.server(address, self._master_handlers(address))
+        return address
+
     def client(self, settings: ClientSettings | None = None, *, masters: Sequence[str] = ()) -> AsyncClient:
         """A client on this cluster, looking for the leader already."""
         settings = settings or ClientSettings(piece_bytes=PIECE_BYTES, retry_seconds=5.0, call_seconds=1.0)
@@ -196,13 +205,24 @@ class MiniCluster:
                     await self.before_answer(address, request)
                 if self.leader != address:
                     details = {"leader": self.leader} if self.leader else {}
+                    details["masters"] = ",".join(self.masters)
                     raise NotLeader(f"{address} does not lead", details=details)
                 return answer(request)
 
             return handle
 
+        async def find_masters(request: Request, _: CallContext) -> Reply:
+            assert isinstance(request, FindMasters)
+            return MastersReply(
+                cluster=ClusterId("mini"),
+                term=Term(1),
+                is_leader=self.leader == address,
+                masters=self.masters,
+            )
+
         return {
             Ping: _ping,
+            FindMasters: find_masters,
             Stat: led(self._stat),
             ListDirectory: led(self._list),
             FindChunks: led(self._find_chunks),

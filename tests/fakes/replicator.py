@@ -15,8 +15,9 @@ from gfs.errors import AlreadyExists, NotFound, NotLeader, OutcomeUnknown
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables, ReadTables
 from gfs.master.replication.replicator import Member, MembersListener, ReplicatorStatus
+from gfs.master.roster import Roster
 from gfs.messages.operations import LogRecord, Outcome
-from gfs.vocabulary import LogIndex, MasterId, Term
+from gfs.vocabulary import Address, LogIndex, MasterId, Term
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(LogRecord).decode
@@ -57,6 +58,20 @@ class FakeLog:
         return [_decode(proposal) for proposal in self.proposals]
 
 
+def member_at(name: str) -> Member:
+    """As services of tests answer: control at `<name>:1`."""
+    return Member(MasterId(name), Address(f"{name}:2"), Address(f"{name}:1"), voter=True)
+
+
+def roster_of(replicator: FakeReplicator, names: Sequence[str]) -> Roster:
+    """Of a cluster whose masters are `names`, unless the log knows better already."""
+    log = replicator.log
+    if not log.configuration:
+        log.configure([member_at(name) for name in names])
+    seeds = {MasterId(name): member_at(name).control for name in names}
+    return Roster(replicator, me=member_at(replicator.me), seeds=seeds)
+
+
 class FakeReplicator:
     """A `gfs.master.replication.replicator.Replicator` on its own copy of the state."""
 
@@ -70,8 +85,9 @@ class FakeReplicator:
         self.checkpoints: list[LogIndex] = []
         self.readmitted: list[MasterId] = []
         self.applied_listeners: list[Callable[[Outcome], None]] = []
+        self.part = ""  # stranger or removed, when it is told so
         self.lag = 0  # entries this master has not applied yet
-        self._log = log
+        self.log = log
         self._applied = 0
         self._listeners: list[Callable[[bool, Term], None]] = []
         self._members_listeners: list[MembersListener] = []
@@ -85,12 +101,12 @@ class FakeReplicator:
             raise NotLeader(f"{self.me} does not lead")
         if self.hold is not None:
             await self.hold.wait()
-        if self._log.leader is not self:
+        if self.log.leader is not self:
             self.notice()
             raise NotLeader(f"{self.me} leads no more")
-        self._log.proposals.append(proposal)
+        self.log.proposals.append(proposal)
         outcome = self.catch_up()
-        for member in self._log.members:
+        for member in self.log.members:
             member.catch_up()
         assert outcome is not None
         if self.answers_to_lose > 0:
@@ -101,24 +117,26 @@ class FakeReplicator:
     async def read_barrier(self) -> LogIndex:
         if self.hold is not None:
             await self.hold.wait()
-        if self._log.leader is not self:
+        if self.log.leader is not self:
             self.notice()
             raise NotLeader(f"{self.me} does not lead")
         return self.applied_index()
 
     def status(self) -> ReplicatorStatus:
         leads = self.believes_term is not None
-        others = frozenset(member.me for member in self._log.members if member is not self)
-        leader = self.me if leads else self._log.leader.me if self._log.leader else None
+        others = frozenset(member.me for member in self.log.members if member is not self)
+        mine = next((member for member in self.members() if member.id == self.me), None)
+        leader = self.me if leads else self.log.leader.me if self.log.leader else None
         return ReplicatorStatus(
             me=self.me,
             role="leader" if leads else "follower",
             leader=leader,
-            term=self.believes_term or self._log.term,
+            term=self.believes_term or self.log.term,
             applied=self.applied_index(),
-            committed=LogIndex(len(self._log.proposals)),
+            committed=LogIndex(len(self.log.proposals)),
             reachable=others,
             ready=leader is not None,
+            part=self.part or ("voter" if mine is None or mine.voter else "learner"),
         )
 
     def on_leadership(self, listener: Callable[[bool, Term], None]) -> None:
@@ -132,7 +150,7 @@ class FakeReplicator:
         return self.applied_index()
 
     def members(self) -> tuple[Member, ...]:
-        return self._log.configuration
+        return self.log.configuration
 
     def on_members(self, listener: MembersListener) -> None:
         self._members_listeners.append(listener)
@@ -143,7 +161,7 @@ class FakeReplicator:
         if any(known.id == member.id and known.voter for known in self.members()):
             raise AlreadyExists(f"{member.id} is a master already")
         others = [known for known in self.members() if known.id != member.id]
-        self._log.configure([*others, member._replace(voter=True)])
+        self.log.configure([*others, member._replace(voter=True)])
 
     async def remove_member(self, member: MasterId) -> None:
         self._demand_leadership()
@@ -153,18 +171,18 @@ class FakeReplicator:
         if member == self.me:
             successor = await self.transfer_leadership(None)
             raise NotLeader(f"master {successor} leads", details={"leader": successor})
-        self._log.configure(others)
+        self.log.configure(others)
 
     async def transfer_leadership(self, to: MasterId | None) -> MasterId:
         self._demand_leadership()
-        found = [m for m in self._log.members if m is not self and to in (None, m.me)]
+        found = [m for m in self.log.members if m is not self and to in (None, m.me)]
         if to == self.me or not found:
             raise NotFound(f"there is no other master {to}")
-        self._log.elect(found[0])
+        self.log.elect(found[0])
         return found[0].me
 
     def _demand_leadership(self) -> None:
-        if self._log.leader is not self:
+        if self.log.leader is not self:
             raise NotLeader(f"{self.me} does not lead")
 
     def tell_members(self) -> None:
@@ -180,8 +198,8 @@ class FakeReplicator:
     def catch_up(self) -> Outcome | None:
         """Apply what is committed, but for the last `lag` entries; returns the outcome of the last."""
         outcome: Outcome | None = None
-        end = max(self._applied, len(self._log.proposals) - self.lag)
-        todo: Sequence[bytes] = self._log.proposals[self._applied : end]
+        end = max(self._applied, len(self.log.proposals) - self.lag)
+        todo: Sequence[bytes] = self.log.proposals[self._applied : end]
         for proposal in todo:
             self._applied += 1
             outcome = self.state.apply(_decode(proposal), index=self.applied_index())
@@ -198,4 +216,4 @@ class FakeReplicator:
 
     def tell(self, leads: bool) -> None:
         for listener in self._listeners:
-            listener(leads, self._log.term)
+            listener(leads, self.log.term)

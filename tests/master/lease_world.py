@@ -26,6 +26,7 @@ from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.granting import Granting
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
+from gfs.master.member_service import MemberService
 from gfs.master.namespace_service import NamespaceService
 from gfs.master.policy_service import PolicyService
 from gfs.master.quiet_grants import QuietGrants
@@ -54,7 +55,7 @@ from gfs.vocabulary import (
 )
 from tests.fakes.clock import VirtualClock, settle
 from tests.fakes.network import FakeNetwork
-from tests.fakes.replicator import FakeLog, FakeReplicator
+from tests.fakes.replicator import FakeLog, FakeReplicator, roster_of
 from tests.master.chunkservers import CLUSTER, FakeChunkServer
 
 LEASE_SECONDS = 60.0
@@ -75,8 +76,8 @@ class FakeMaster:
         self.standing = Standing()
         self.replicator: FakeReplicator = world.log.member(name)
         clock, rpc = world.clock, world.network.caller(name)
-        masters = {MasterId(one): Address(f"{one}:1") for one in names}
-        self.commits = Commits(self.replicator, clock, control_addresses=masters, metrics=Metrics())
+        roster = roster_of(self.replicator, names)
+        self.commits = Commits(self.replicator, clock, roster=roster, metrics=Metrics())
         self.reads = Reads(
             self.replicator,
             self.commits,
@@ -192,13 +193,24 @@ class FakeMaster:
                 garbage=self.garbage,
                 rpc=rpc,
                 clock=clock,
-                masters=masters,
+                roster=roster,
                 lease_seconds=LEASE_SECONDS,
                 replication_goal=goal,
                 standing=self.standing,
             ),
         )
-        world.network.server(self.address, self.service.handlers(), name=name, role="master")
+        self.members = MemberService(
+            cluster=CLUSTER,
+            replicator=self.replicator,
+            commits=self.commits,
+            rpc=rpc,
+            clock=clock,
+            masters=self.service.cluster.all_masters,
+            has_secret=world.has_secret,
+            allow_insecure_network=True,
+        )
+        handlers = {**self.service.handlers(), **self.members.handlers()}
+        world.network.server(self.address, handlers, name=name, role="master")
 
 
 class LeaseWorld:
@@ -212,8 +224,10 @@ class LeaseWorld:
         goal: int = 3,
         seed: int = 7,
         trash_seconds: float = 60.0,
+        has_secret: bool = True,
     ) -> None:
         self.seed = seed
+        self.has_secret = has_secret
         self.trash_seconds = trash_seconds
         self.clock = VirtualClock()
         self.network = FakeNetwork(self.clock)

@@ -34,11 +34,10 @@ from gfs.vocabulary import (
     ChunkVersion,
     ClusterId,
     InodeId,
-    MasterId,
     ServerId,
 )
 from tests.fakes.clock import VirtualClock
-from tests.fakes.replicator import FakeLog
+from tests.fakes.replicator import FakeLog, roster_of
 
 DEAD_SECONDS = 5.0
 HEARTBEAT_SECONDS = 0.5
@@ -189,7 +188,7 @@ class RepairWorld:
         commits = Commits(
             self.replicator,
             self.clock,
-            control_addresses={MasterId("m1"): Address("m1:1")},
+            roster=roster_of(self.replicator, ["m1"]),
             metrics=Metrics(),
         )
         self.reads = Reads(

@@ -67,8 +67,8 @@ def removal_hindrance(rows: Sequence[MemberRow], member: MasterId) -> str:
     missing = [row.id for row in voters if row.role not in TAKES_PART]
     if spare_voters(rest) < 0:
         return (
-            f"without {member} only {len(voters) - len(missing)} of {_count(len(voters), 'voter')} would take "
-            f"part, too few to write anything: {', '.join(missing)} must be back, or be removed, first"
+            f"without {member} only {len(voters) - len(missing)} of {_count(len(voters), 'voter')} would "
+            f"take part, too few to write anything: {', '.join(missing)} must be back, or be removed, first"
         )
     return ""
 
