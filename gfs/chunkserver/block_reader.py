@@ -1,4 +1,7 @@
-"""Reads a chunk's committed bytes and verifies every block they lie in. Knows nothing of versions."""
+"""Reads a chunk's committed bytes and verifies every block they lie in. Knows nothing of versions.
+
+Or tells the sums by which the reader verifies at its own end what the kernel sends as it is.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,28 @@ class BlockReader:
         ):
             return position // _BLOCK
         return -1
+
+    def sums(
+        self, handle: ChunkHandle, header: ChunkHeader, full: array[int], offset: int, length: int
+    ) -> array[int] | None:
+        """The sum of each block that the bytes from `offset` on touch, over these bytes alone.
+
+        Blocks covered whole, up to the committed length, are not looked at. One covered in part, at either
+        end, is verified, and the part summed. None: a bad block, or a cut has taken some away.
+        Raises: KeyError, OSError.
+        """
+        stop = offset + length
+        assert 0 <= offset < stop <= header.length_bytes, (offset, length, header)
+        first, last = offset // _BLOCK, (stop - 1) // _BLOCK
+        sums = _sums(header, full, first, last + 1)
+        for block in {first, last}:
+            start, end = block * _BLOCK, min(block * _BLOCK + _BLOCK, header.length_bytes)
+            if sums and (offset > start or stop < end):
+                found = self.block(handle, header, full, block)
+                if found is None:
+                    return None
+                sums[block - first] = crc32c(found[max(0, offset - start) : min(stop, end) - start])
+        return sums or None
 
     def block(
         self, handle: ChunkHandle, header: ChunkHeader, full: array[int], block: int

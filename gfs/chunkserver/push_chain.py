@@ -1,7 +1,8 @@
 """The bulk side of a chunk server: pushes received, checked and forwarded along the chain; verified reads.
 
 Knows no versions, leases or orders of mutations: pushed bytes wait in the push buffer until the control
-side asks for them (GFS §3.2), and reads are the replica store's, window by window.
+side asks for them (GFS §3.2), and reads are the replica store's, verified there window by window, or by who
+asks for them.
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ class ReplicaReader(Protocol):
         """
         ...
 
+    def checksums(
+        self, handle: ChunkHandle, version: ChunkVersion, offset: int, length: int
+    ) -> Sequence[int] | None:
+        """For a reader that verifies what send() sends; see ChunkReader."""
+        ...
+
+    def send(self, handle: ChunkHandle, out: int, offset: int, length: int) -> int: ...
+
 
 class PushChain:
     """The DataHandler of a chunk server. `client` dials the next hops; each has `hop_seconds` to answer."""
@@ -71,7 +80,7 @@ class PushChain:
         wanted_bytes = CHUNK_BYTES if last is None else last + 1
         committed = self._replicas.committed_length(handle, version, wanted_bytes=wanted_bytes)
         end = committed if last is None else min(committed, last + 1)
-        return _ReplicaChunkReader(self._replicas, handle, version, max(0, end - first), committed)
+        return _ReplicaChunkReader(self._replicas, handle, version, first, max(0, end - first), committed)
 
 
 class _ChainedPush:
@@ -207,8 +216,15 @@ class _ReplicaChunkReader:
     replicas: ReplicaReader
     handle: ChunkHandle
     version: ChunkVersion
+    first: int
     length: int
     committed_length: int
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         return self.replicas.read_into(self.handle, self.version, offset, buffer)
+
+    def checksums(self) -> Sequence[int] | None:
+        return self.replicas.checksums(self.handle, self.version, self.first, self.length)
+
+    def send_to(self, out: int, offset: int, length: int) -> int:
+        return self.replicas.send(self.handle, out, offset, length)

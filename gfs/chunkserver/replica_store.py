@@ -277,6 +277,37 @@ class ReplicaStore:
             details={"handle": str(handle), "block": str(bad)},
         )
 
+    def checksums(
+        self, handle: ChunkHandle, version: ChunkVersion, offset: int, length: int
+    ) -> Sequence[int] | None:
+        """Sums for a reader that verifies what send() sends: of each block touched, over these bytes alone.
+
+        They are those of one moment, under `version`. Bytes that are overwritten or cut off in the next one
+        do not fit them: then the reader asks for verified ones, and only read_into() says what is damage.
+        None: not all these bytes are here, or not good.
+        Raises: NotFound, StaleVersion.
+        """
+        state = self._access.load(handle)
+        header = held(state.header, handle, version)
+        if offset < 0 or length <= 0 or offset + length > header.length_bytes:
+            return None
+        try:
+            return self._access.reader.sums(handle, header, state.full, offset, length)
+        except (KeyError, OSError):
+            return None
+
+    def send(self, handle: ChunkHandle, out: int, offset: int, length: int) -> int:
+        """Send bytes as they are on the disk to the socket `out`: see checksums().
+
+        Returns: bytes sent; 0 when the disk does not give them. Raises: OSError, of the socket.
+        """
+        try:
+            return self._access.store.send(handle, out, offset, length)
+        except (ConnectionError, BlockingIOError, TimeoutError):
+            raise
+        except (KeyError, OSError):
+            return 0  # of the disk, most likely; a verified read finds out
+
     def status(
         self,
         handle: ChunkHandle,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -53,7 +53,7 @@ class Tallies(Collector):
             ("mutations", "Mutations applied to replicas here", self.mutations),
             ("writes_acknowledged", "Writes acknowledged as primary", self.acknowledged),
             ("mutation_bytes", "Bytes applied to replicas here", self.bytes_in),
-            ("read_bytes", "Verified bytes read for clients and servers", self.bytes_out),
+            ("read_bytes", "Bytes read for clients and servers, verified here or there", self.bytes_out),
             (
                 "checksum_errors",
                 "Reads refused because a block did not match its checksum",
@@ -68,7 +68,7 @@ class Tallies(Collector):
 
 
 class CountedReads:
-    """The verified reads of a replica store, counted. Called from many threads."""
+    """The reads of a replica store, counted. Called from many threads."""
 
     def __init__(self, replicas: ReplicaReader, tallies: Tallies) -> None:
         self._replicas = replicas
@@ -88,6 +88,21 @@ class CountedReads:
                 self._tallies.checksum_errors += 1
             _log.error("a block does not match its checksum", chunk=f"{handle:x}", error=error.message)
             raise
-        with self._lock:
-            self._tallies.bytes_out += got
+        self._count(got)
         return got
+
+    def checksums(
+        self, handle: ChunkHandle, version: ChunkVersion, offset: int, length: int
+    ) -> Sequence[int] | None:
+        """As ReplicaReader.checksums."""
+        return self._replicas.checksums(handle, version, offset, length)
+
+    def send(self, handle: ChunkHandle, out: int, offset: int, length: int) -> int:
+        """As ReplicaReader.send."""
+        sent = self._replicas.send(handle, out, offset, length)
+        self._count(sent)
+        return sent
+
+    def _count(self, length_bytes: int) -> None:
+        with self._lock:
+            self._tallies.bytes_out += length_bytes

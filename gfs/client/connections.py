@@ -54,8 +54,13 @@ class BulkClient(Protocol):
         buffer: memoryview,
         *,
         deadline_seconds: float,
+        verify_here: bool = False,
     ) -> tuple[int, int]:
-        """Fill `buffer` from `first` on: (bytes read, fewer only at the end; committed length)."""
+        """Fill `buffer` from `first` on: (bytes read, fewer only at the end; committed length).
+
+        `verify_here`: compare with the server's sums as the bytes arrive, instead of its doing so before it
+        sends them. Raises: then ChecksumMismatch also for bytes that changed on their way.
+        """
         ...
 
     def close(self) -> None: ...

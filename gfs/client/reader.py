@@ -1,12 +1,17 @@
 """Reads ranges of a file: finds replicas, splits, reads side by side, moves on at any error (GFS §2.3).
 
-Positions and read-ahead are file.py's. Every byte given out was verified by the replica it came from.
+Positions and read-ahead are file.py's. Every byte given out was verified against the checksums of its chunk:
+a short range by the replica it came from, a long one here, as it arrives. The paper (§5.2) has the chunk
+server verify; here it sends the file and the sums, a quarter of its work, and the way is covered too. What
+does not fit may have been overwritten in the same moment, so the server is asked to verify it, and its word
+counts: it answers with good bytes, or finds the damage, reports it and refuses.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from gfs.client.connections import Connections
 from gfs.client.core.retry_plan import GiveUp, RetryPlan, may_pass
@@ -25,11 +30,12 @@ from gfs.messages.chunks import ChunkPlace, FileChunks, FindChunks, Replica
 from gfs.messages.namespace import Entry
 from gfs.messages.replicas import ChunkStatus, ChunkStatusReply
 from gfs.settings import LOOKUP_CHUNKS, READ_LONG_RANGE_BYTES, READ_RANGE_BYTES, READ_RANGES_IN_FLIGHT
-from gfs.vocabulary import CHUNK_BYTES, ChunkIndex, ChunkVersion, ServerId
+from gfs.vocabulary import CHUNK_BYTES, KIB, ChunkIndex, ChunkVersion, ServerId
 
 # A replica that takes longer for one range is left for another; when all do, the last tries get the whole
 # `data_seconds`.
 PATIENCE_SECONDS = 1.0  # and as much again for a long range
+VERIFIED_HERE_BYTES_MIN = 256 * KIB  # sums cost an answer more than they spare it below that
 AVOID_SECONDS = 10.0  # how long a replica that failed is tried last
 AVOIDED_MAX = 256
 HOPELESS_ROUNDS = 2  # all replicas say, after a fresh lookup too, that their bytes are bad
@@ -285,12 +291,25 @@ class Reader:
     async def _read_replica(
         self, place: ChunkPlace, replica: Replica, span: Span, buffer: memoryview, seconds: float
     ) -> int:
-        # To its end, because the thread writes to memory that is our caller's.
-        length, committed = await self._connections.to_its_end(
-            lambda: self._connections.bulk.read_into(
-                replica.data, place.handle, place.version, span.first, buffer, deadline_seconds=seconds
+        def read() -> tuple[int, int]:
+            fetch = partial(
+                self._connections.bulk.read_into,
+                replica.data,
+                place.handle,
+                place.version,
+                span.first,
+                buffer,
+                deadline_seconds=seconds,
             )
-        )
+            if len(buffer) < VERIFIED_HERE_BYTES_MIN:
+                return fetch()
+            try:
+                return fetch(verify_here=True)
+            except ChecksumMismatch:
+                return fetch()
+
+        # To its end, because the thread writes to memory that is our caller's.
+        length, committed = await self._connections.to_its_end(read)
         expected = min(span.first + len(buffer), self._known_length(place))
         if span.first + length < expected:
             # The master knows of more acknowledged bytes than this replica has.

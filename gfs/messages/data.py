@@ -9,9 +9,11 @@ PUT /v1/data/<push-id>                 body = the pushed bytes, forwarded down t
   200, body = PushAnswer as JSON
 GET /v1/chunks/<handle>                body = verified bytes
     Gfs-Version: N                     the version the reader was given (I5)
+    Gfs-Verify: reader                 the reader checks the bytes itself, if it is given the sums (optional)
     Range: bytes=first-last            a last byte past the end is cut back to the end
     Gfs-Trace: id                      as above
   206; Gfs-Length: committed length of the chunk; Content-Range as in RFC 9110
+       Gfs-Checksums: as above         only to a reader that asked so: the body is NOT verified yet
   416 when first is at or past the committed length (Gfs-Length tells it)
 Any refusal: 4xx/5xx with a JSON body ErrorReply (gfs.messages.base) and the connection closed
 when the request's body was not read.

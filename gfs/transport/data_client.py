@@ -13,14 +13,23 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gfs.errors import ConnectionLost, DeadlineExceeded, GfsError, ProtocolFault, Unavailable, from_code
+from gfs.checksums import crc32c
+from gfs.errors import (
+    ChecksumMismatch,
+    ConnectionLost,
+    DeadlineExceeded,
+    GfsError,
+    ProtocolFault,
+    Unavailable,
+    from_code,
+)
 from gfs.messages.base import ErrorReply
 from gfs.messages.data import PushAnswer
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.telemetry import trace_id
 from gfs.transport.data_head import AnswerHead, PushHead, ReadHead, read_answer, write_push, write_read
-from gfs.transport.data_socket import DataSocket, set_congestion_control, shut
-from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, PushId, split_address
+from gfs.transport.data_socket import DATA_WINDOW_BYTES, DataSocket, set_congestion_control, shut
+from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, Address, ChunkHandle, ChunkVersion, PushId, split_address
 
 CONNECTIONS_PER_ADDRESS_MAX = 64  # a chunk server's own default limit; more calls wait for one
 ANSWER_BYTES_MAX = 64 * 2**10  # a PushAnswer or an ErrorReply
@@ -115,13 +124,19 @@ class DataClient:
         buffer: memoryview,
         *,
         deadline_seconds: float,
+        verify_here: bool = False,
     ) -> tuple[int, int]:
         """Read from offset `first` of a chunk straight into `buffer`.
 
+        Args:
+            verify_here: have the server send the sums of its blocks and the bytes as its disk has them, and
+                compare them as they arrive; it may still choose to verify them itself.
         Returns: bytes read (fewer than asked for only at the committed end, 0 at or past it) and the
         chunk's committed length. On an error the buffer's content is undefined.
         Raises: as push(); StaleVersion, NotFound, ChecksumMismatch … from the server; ConnectionLost
-        when the server cut the answer short because the bytes did not verify.
+        when the server cut the answer short because the bytes did not verify. ChecksumMismatch also when they
+        did not verify here: that is no proof of damage, for a writer may have changed them on their way.
+        Asked without `verify_here` the server gives good ones, or finds the damage.
         """
         assert len(buffer) > 0
         head = ReadHead(
@@ -129,6 +144,7 @@ class DataClient:
             version=version,
             first=first,
             last=first + len(buffer) - 1,
+            verify_here=verify_here,
             trace=trace_id.get(),
         )
         request = write_read(head, address)
@@ -147,8 +163,12 @@ class DataClient:
                 raise call.refusal(answer)
             if answer.content_length > len(buffer) or answer.first != first or answer.chunk_length < 0:
                 raise ProtocolFault(f"{address} answered another range than the one asked for")
+            body = buffer[: answer.content_length]
             try:
-                call.connection.receive_exactly(buffer[: answer.content_length])
+                if answer.checksums is None:
+                    call.connection.receive_exactly(body)
+                else:
+                    _receive_verifying(call.connection, first, body, answer.checksums)
             except OSError as error:
                 raise call.failure(error) from error
             call.keep(answer)
@@ -329,6 +349,32 @@ class _Call:
         left = self._deadline - time.monotonic()
         connection.allow(stall_seconds=max(left, 1e-3), total_seconds=left)
         self._open = connection
+
+
+def _receive_verifying(
+    connection: DataSocket, first: int, body: memoryview, checksums: Sequence[int]
+) -> None:
+    """Fill `body`, the bytes of a chunk from `first` on, comparing each block while it is hot.
+
+    Raises: ChecksumMismatch; OSError of the connection.
+    """
+    have = summed = 0
+    block_end = CHECKSUM_BLOCK_BYTES - first % CHECKSUM_BLOCK_BYTES
+    for expected in checksums:
+        block_end = min(block_end, len(body))
+        while have < block_end:
+            got = connection.receive_into(body[have : have + DATA_WINDOW_BYTES])
+            if got == 0:
+                raise ConnectionResetError(f"closed after {have} of {len(body)} bytes")
+            have += got
+        if crc32c(body[summed:block_end]) != expected:
+            block = (first + summed) // CHECKSUM_BLOCK_BYTES
+            raise ChecksumMismatch(
+                f"block {block} arrived with other bytes than its checksum is of",
+                details={"block": str(block)},
+            )
+        summed, block_end = block_end, block_end + CHECKSUM_BLOCK_BYTES
+    assert summed == have == len(body), (summed, have, len(body))
 
 
 class OutgoingPush:

@@ -18,7 +18,15 @@ from gfs.messages.base import ErrorReply
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.telemetry import logger, trace_id
 from gfs.transport.data_handler import ChunkReader, DataHandler, PushSink
-from gfs.transport.data_head import CONTINUE, PushHead, ReadHead, read_request, status_of, write_answer
+from gfs.transport.data_head import (
+    CONTINUE,
+    PushHead,
+    ReadHead,
+    checksums_text,
+    read_request,
+    status_of,
+    write_answer,
+)
 from gfs.transport.data_socket import DATA_WINDOW_BYTES, DataSocket
 from gfs.transport.interface import CallObserver
 
@@ -130,11 +138,14 @@ class Conversation:
 
     def _read(self, head: ReadHead) -> bool:
         connection = self._connection
+        wants_sums = head.verify_here and head.with_body and not head.whole
         try:
             reader = self._handler.open_read(head.handle, head.version, head.first, head.last)
             length, committed = reader.length, reader.committed_length
+            sums = reader.checksums() if wants_sums and length else None
             # Before the head: a first window that does not verify is still an honest error.
-            window = self._read_window(reader, head.first, head.first + length) if head.with_body else b""
+            is_verified_here = head.with_body and sums is None
+            window = self._read_window(reader, head.first, head.first + length) if is_verified_here else b""
         except Exception as error:
             return self._refuse(_as_ours(error, "read"), body_unread=False)
         fields = {"Content-Type": "application/octet-stream", "Gfs-Length": str(committed)}
@@ -145,13 +156,19 @@ class Conversation:
         if not head.whole:
             last = head.first + length - 1
             fields["Content-Range"] = f"bytes {head.first}-{last}/{committed}"
+        if sums is not None:
+            fields["Gfs-Checksums"] = checksums_text(sums)
         connection.allow_transfer(length, self._stall_seconds)
         status = 200 if head.whole else 206
         connection.send_all(write_answer(status, length, fields, keep_alive=head.keep_alive), window)
         if not head.with_body:
             self._code = "ok"
             return True
-        return self._send_rest(reader, head, at=head.first + len(window), end=head.first + length)
+        at = head.first + len(window)
+        if sums is not None:
+            at += connection.send_by(reader.send_to, at, length)
+        # What the disk did not give as it is: the verified read says why, and marks damage when that is it.
+        return self._send_rest(reader, head, at=at, end=head.first + length)
 
     def _send_rest(self, reader: ChunkReader, head: ReadHead, *, at: int, end: int) -> bool:
         while at < end:

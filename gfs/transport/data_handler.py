@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from gfs.messages.data import PushAnswer
@@ -46,6 +47,22 @@ class ChunkReader(Protocol):
 
         Raises: GfsError (ChecksumMismatch, StaleVersion …): no unverified byte is ever in the buffer's
         returned part.
+        """
+        ...
+
+    def checksums(self) -> Sequence[int] | None:
+        """CRC32C of each block the range touches, over the bytes in the range alone; None: not to be had.
+
+        Asked for a reader that verifies what send_to() sends. The bytes may change in the next moment, by an
+        overwrite or a cut: then they do not fit, and the reader asks for verified ones.
+        Raises: GfsError, as read_into().
+        """
+        ...
+
+    def send_to(self, out: int, offset: int, length: int) -> int:
+        """Send bytes from `offset` to the socket `out` as they are on the disk, unverified.
+
+        Returns: how many, 1 … `length`; 0 when the disk does not give them. Raises: OSError of the socket.
         """
         ...
 

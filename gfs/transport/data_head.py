@@ -7,7 +7,7 @@ repeated lengths, other HTTP versions) is refused, never guessed at.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gfs.errors import (
@@ -122,6 +122,7 @@ class ReadHead:
     first: int = 0
     last: int | None = None
     whole: bool = False  # no Range was given: answered with 200 instead of 206
+    verify_here: bool = False  # the reader compares the bytes with the sums it is given
     with_body: bool = True
     keep_alive: bool = True
     trace: str = ""
@@ -136,6 +137,7 @@ class AnswerHead:
     keep_alive: bool
     chunk_length: int = -1
     first: int = -1  # of Content-Range
+    checksums: tuple[int, ...] | None = None  # of each block the body touches; the body is unverified then
 
 
 def touched_blocks(offset: int, length: int) -> int:
@@ -181,7 +183,7 @@ def read_answer(head: bytes) -> AnswerHead:
     if "transfer-encoding" in fields:
         raise ProtocolFault("the answer has a Transfer-Encoding, which this wire does not")
     status = int(parts[1])
-    first = -1
+    first, checksums = -1, None
     if status == 206:
         match = _CONTENT_RANGE.fullmatch(fields.get("content-range", ""))
         if match is None:
@@ -191,12 +193,18 @@ def read_answer(head: bytes) -> AnswerHead:
     chunk_length = _number(fields, "gfs-length", default=-1)
     if content_length > CHUNK_BYTES or chunk_length > CHUNK_BYTES:
         raise ProtocolFault("the answer speaks of more bytes than a chunk has")
+    if status == 206 and content_length > 0:
+        try:
+            checksums = _checksums(fields.get("gfs-checksums"), touched_blocks(first, content_length))
+        except InvalidArgument as error:
+            raise ProtocolFault(f"not an answer: {error.message}") from error
     return AnswerHead(
         status=status,
         content_length=content_length,
         keep_alive=_keep_alive(fields),
         chunk_length=chunk_length,
         first=first,
+        checksums=checksums,
     )
 
 
@@ -211,7 +219,7 @@ def write_push(head: PushHead, host: Address) -> bytes:
     if head.chain:
         lines.append(f"Gfs-Chain: {','.join(head.chain)}")
     if head.checksums is not None:
-        lines.append("Gfs-Checksums: " + "".join(f"{checksum:08x}" for checksum in head.checksums))
+        lines.append(f"Gfs-Checksums: {checksums_text(head.checksums)}")
     if head.trace:
         lines.append(f"Gfs-Trace: {head.trace}")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
@@ -226,6 +234,8 @@ def write_read(head: ReadHead, host: Address) -> bytes:
         f"Gfs-Version: {head.version}",
         f"Range: bytes={head.first}-{head.last}",
     ]
+    if head.verify_here:
+        lines.append("Gfs-Verify: reader")
     if head.trace:
         lines.append(f"Gfs-Trace: {head.trace}")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
@@ -240,6 +250,11 @@ def write_answer(
     if not keep_alive:
         lines.append("Connection: close")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+def checksums_text(checksums: Sequence[int]) -> str:
+    """The value of a Gfs-Checksums field."""
+    return "".join(f"{checksum:08x}" for checksum in checksums)
 
 
 def status_of(error: GfsError) -> int:
@@ -324,6 +339,7 @@ def _read_head(method: str, name: str, fields: Mapping[str, str]) -> ReadHead:
         first=first,
         last=last,
         whole=wanted is None,
+        verify_here=fields.get("gfs-verify", "").lower() == "reader",
         with_body=method == "GET",
         keep_alive=_keep_alive(fields),
         trace=_trace(fields),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gfs.errors import FrameTooLarge
 from gfs.settings import HTTP_HEAD_BYTES_MAX
@@ -19,6 +19,7 @@ from gfs.vocabulary import KIB
 
 DATA_WINDOW_BYTES = 256 * KIB  # fits L2 beside its checksum work; measured best
 BYTES_PER_SECOND_MIN = 256 * KIB  # a peer that moves less than this on the whole is cut off
+SEND_BY_BYTES_MAX = 1024 * KIB  # in one call, so that the time left is looked at between them
 _HEAD_READ_BYTES = 4 * KIB
 _TIMEVAL = struct.Struct("@ll")
 
@@ -116,6 +117,21 @@ class DataSocket:
                 sent -= len(waiting.pop(0))
             if sent:
                 waiting[0] = waiting[0][sent:]
+
+    def send_by(self, send: Callable[[int, int, int], int], offset: int, length: int) -> int:
+        """Have `send(socket, offset, length)` send as often as it takes. Returns: bytes sent, all until it
+        gave up by returning 0."""
+        sent = 0
+        while sent < length:
+            self._limit_call()
+            try:
+                gone = send(self.socket.fileno(), offset + sent, min(length - sent, SEND_BY_BYTES_MAX))
+            except BlockingIOError as error:
+                raise TimeoutError("the peer takes no more") from error
+            if gone == 0:
+                break
+            sent += gone
+        return sent
 
     def send_without_waiting(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send what the socket takes at once; may be 0. Needs no allow()."""

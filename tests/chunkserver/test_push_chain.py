@@ -68,6 +68,14 @@ class MemoryReplicas:
         buffer[: len(piece)] = piece
         return len(piece)
 
+    def checksums(
+        self, handle: ChunkHandle, version: ChunkVersion, offset: int, length: int
+    ) -> list[int] | None:
+        return None
+
+    def send(self, handle: ChunkHandle, out: int, offset: int, length: int) -> int:
+        return 0
+
 
 class Hop:
     """A chunk server's bulk side."""

@@ -18,6 +18,7 @@ from gfs.client.master_session import MasterSession
 from gfs.clock import Clock, SystemClock
 from gfs.errors import (
     AlreadyExists,
+    ChecksumMismatch,
     ConnectionLost,
     DataUnavailable,
     GfsError,
@@ -436,6 +437,8 @@ class FakeBulk:
         self.gates: dict[int, threading.Event] = {}
         self.pushed_offsets: list[int] = []
         self.read_ranges: list[tuple[int, int]] = []
+        self.verified_here = 0  # reads whose sums the client compared
+        self.changes_on_the_way = 0  # so many of them find other bytes than the sums are of
         self.lose_pushes = 0  # so many pushes are answered as if they had arrived, and are not there
         self.closed = False
         self.waiting = 0  # calls that came to a server that hung
@@ -488,6 +491,7 @@ class FakeBulk:
         buffer: memoryview,
         *,
         deadline_seconds: float,
+        verify_here: bool = False,
     ) -> tuple[int, int]:
         server = self._server(address)
         server.reads += 1
@@ -503,6 +507,12 @@ class FakeBulk:
             raise DataUnavailable(f"{server.id} may lack bytes after {len(content)}")
         found = bytes(content[first : first + len(buffer)])
         buffer[: len(found)] = found
+        if verify_here:
+            self.verified_here += 1
+            if self.changes_on_the_way:
+                self.changes_on_the_way -= 1
+                buffer[:] = b"\xee" * len(buffer)
+                raise ChecksumMismatch("block 0 arrived with other bytes than its checksum is of")
         return len(found), len(content)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from gfs.checksums import piece_checksums
@@ -38,7 +39,7 @@ class MemorySink:
 
 class MemoryReader:
     def __init__(self, handler: MemoryDataHandler, chunk: bytes, first: int, last: int | None) -> None:
-        self._handler, self._chunk = handler, chunk
+        self._handler, self._chunk, self._first = handler, chunk, first
         end = len(chunk) if last is None else min(len(chunk), last + 1)
         self.length, self.committed_length = max(0, end - first), len(chunk)
 
@@ -49,6 +50,16 @@ class MemoryReader:
         piece = self._chunk[offset : offset + len(buffer)]
         buffer[: len(piece)] = piece
         return len(piece)
+
+    def checksums(self) -> list[int] | None:
+        if not self._handler.gives_sums:
+            return None
+        return piece_checksums(self._first, self._chunk[self._first : self._first + self.length])
+
+    def send_to(self, out: int, offset: int, length: int) -> int:
+        on_disk = self._handler.on_disk
+        piece = (self._chunk if on_disk is None else on_disk)[offset : offset + length]
+        return os.write(out, piece) if piece else 0
 
 
 class MemoryDataHandler:
@@ -64,6 +75,8 @@ class MemoryDataHandler:
         self.read_error: Exception | None = None
         self.answers_other_checksums = False
         self.bad_from: int | None = None
+        self.gives_sums = True
+        self.on_disk: bytes | None = None  # what is sent unverified, when it is not what the sums are of
 
     def begin_push(self, head: PushHead) -> MemorySink:
         if self.begin_error is not None:

@@ -27,7 +27,7 @@ from gfs.messages.data import PushAnswer
 from gfs.transport.data_client import DataClient
 from gfs.transport.data_server import DataServer
 from gfs.transport.data_socket import DATA_WINDOW_BYTES
-from gfs.vocabulary import MIB, Address, ChunkHandle, ChunkVersion, PushId
+from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, MIB, Address, ChunkHandle, ChunkVersion, PushId
 from tests.fakes.data_handler import MemoryDataHandler
 from tests.paper.boxes import keeps
 
@@ -140,6 +140,62 @@ def test_a_read_lands_in_the_callers_buffer(
     client: DataClient, server: DataServer, first: int, length: int
 ) -> None:
     assert read(client, server.address, first, length) == (CHUNK[first : first + length], len(CHUNK))
+
+
+def read_verifying(client: DataClient, address: Address, first: int, length: int) -> bytes:
+    buffer = memoryview(bytearray(length))
+    got, _ = client.read_into(
+        address, HANDLE, VERSION, first, buffer, deadline_seconds=10.0, verify_here=True
+    )
+    return bytes(buffer[:got])
+
+
+@pytest.mark.parametrize("first, length", [(0, len(CHUNK)), (70_000, 600_000), (5, 10), (0, 10**7)])
+def test_a_read_verified_here_gives_the_bytes_that_the_servers_sums_are_of(
+    client: DataClient, server: DataServer, handler: MemoryDataHandler, first: int, length: int
+) -> None:
+    handler.bad_from = 0  # a read that the server has to verify would fail
+    assert read_verifying(client, server.address, first, length) == CHUNK[first : first + length]
+
+
+def test_one_flipped_bit_on_the_way_is_a_mismatch_that_names_the_block(
+    client: DataClient, server: DataServer, handler: MemoryDataHandler
+) -> None:
+    for at in (0, 70_000, len(CHUNK) - 1):
+        handler.on_disk = CHUNK[:at] + bytes([CHUNK[at] ^ 16]) + CHUNK[at + 1 :]
+        with pytest.raises(ChecksumMismatch) as caught:
+            read_verifying(client, server.address, 0, len(CHUNK))
+        assert caught.value.details == {"block": str(at // CHECKSUM_BLOCK_BYTES)}
+        assert read(client, server.address, 0, len(CHUNK))[0] == CHUNK, "what the server verifies is good"
+
+
+def test_a_server_without_sums_verifies_itself_although_it_was_not_asked_to(
+    client: DataClient, server: DataServer, handler: MemoryDataHandler
+) -> None:
+    handler.gives_sums = False
+    assert read_verifying(client, server.address, 100, 600_000) == CHUNK[100:600_100]
+    handler.bad_from = 500_000
+    with pytest.raises(ConnectionLost):
+        read_verifying(client, server.address, 100, 600_000)
+
+
+def test_what_a_disk_does_not_give_as_it_is_comes_from_the_verified_read_or_not_at_all(
+    client: DataClient, server: DataServer, handler: MemoryDataHandler
+) -> None:
+    handler.on_disk = CHUNK[:300_000]
+    assert read_verifying(client, server.address, 0, len(CHUNK)) == CHUNK
+    handler.bad_from = 400_000
+    with pytest.raises(ConnectionLost):
+        read_verifying(client, server.address, 0, len(CHUNK))
+
+
+def test_an_answer_with_another_number_of_sums_than_blocks_is_a_protocol_fault(client: DataClient) -> None:
+    answer = (
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: 10\r\nGfs-Length: 10\r\n"
+        b"Content-Range: bytes 0-9/10\r\nGfs-Checksums: 0000000000000000\r\n\r\n0123456789"
+    )
+    with scripted_server(after_request(answer)) as address, pytest.raises(ProtocolFault):
+        read_verifying(client, address, 0, 10)
 
 
 def test_a_read_past_the_end_is_short_and_tells_the_committed_length(

@@ -63,7 +63,9 @@ def test_a_push_reads_as_it_was_written(head: PushHead) -> None:
 
 
 def test_a_read_reads_as_it_was_written() -> None:
-    head = ReadHead(handle=ChunkHandle(2**40), version=ChunkVersion(3), first=5, last=5, trace="t")
+    head = ReadHead(
+        handle=ChunkHandle(2**40), version=ChunkVersion(3), first=5, last=5, verify_here=True, trace="t"
+    )
     assert read_request(write_read(head, HERE)[:-4]) == head
 
 

@@ -84,6 +84,13 @@ class FileStore:
         with self._file(handle) as file:
             return file.pread_into(buffer, offset)
 
+    def send(self, handle: ChunkHandle, out: int, offset: int, length: int) -> int:
+        with self._file(handle) as file:
+            if isinstance(file, SystemFile):
+                return os.sendfile(out, file.descriptor, offset, length)
+            found = file.pread(length, offset)
+            return os.write(out, found) if found else 0
+
     def length(self, handle: ChunkHandle) -> int:
         with self._file(handle) as file:
             return file.length()

@@ -32,6 +32,13 @@ class ChunkStore(Protocol):
         """Fill `buffer` from `offset`; returns bytes read, short only at the end. KeyError: no such chunk."""
         ...
 
+    def send(self, handle: ChunkHandle, out: int, offset: int, length: int) -> int:
+        """Send at most `length` bytes from `offset` to the socket `out`, as one send(2) would.
+
+        Returns: bytes sent; 0 only at the end. KeyError: no such chunk. OSError: of the store or the socket.
+        """
+        ...
+
     def length(self, handle: ChunkHandle) -> int:
         """Bytes held, committed or not. KeyError: no such chunk."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -35,6 +36,11 @@ class MemoryStore:
             found = self._chunks[handle][offset : offset + len(buffer)]
         buffer[: len(found)] = found
         return len(found)
+
+    def send(self, handle: ChunkHandle, out: int, offset: int, length: int) -> int:
+        with self._lock:
+            found = bytes(self._chunks[handle][offset : offset + length])
+        return os.write(out, found) if found else 0
 
     def length(self, handle: ChunkHandle) -> int:
         with self._lock:
