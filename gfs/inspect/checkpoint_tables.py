@@ -5,13 +5,19 @@ Only within a guarded child: LMDB trusts the file it maps.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import islice
+from operator import itemgetter
 
 import lmdb
 
 from gfs.errors import CorruptState, UnsupportedVersion
 from gfs.master.core.records import FORMAT_KEY, STATE_FORMAT
+from gfs.master.core.soundness import BATCH_ROWS
 from gfs.master.core.tables import Table
+
+SCAN_ROWS_FIRST = 32  # most scans are for what lies below one directory, or in one file
 
 
 class CheckpointTables:
@@ -76,24 +82,36 @@ class CheckpointTables:
         self, table: Table, start: bytes = b"", stop: bytes | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
         """Raises: CorruptState, also when the keys do not ascend: a damaged tree can lead round in a ring."""
+        for batch in self.batches(table, start, stop, first_rows=SCAN_ROWS_FIRST):
+            yield from batch
+
+    def batches(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None, *, first_rows: int = BATCH_ROWS
+    ) -> Iterator[list[tuple[bytes, bytes]]]:
+        """As scan(), many at once. `first_rows`: of the first batch, for who may want few."""
         handle = self._handles.get(table)
         if handle is None:
             return
-        last = b""
+        last, rows_max = b"", first_rows
         try:
             with self._transaction.cursor(handle) as cursor:
                 if not (cursor.set_range(start) if start else cursor.first()):
                     return
-                for pair in cursor.iternext(True, True):
-                    key = pair[0]
-                    if stop is not None and key >= stop:
-                        return
-                    if key <= last:
+                pairs = cursor.iternext(True, True)
+                while batch := list(islice(pairs, rows_max)):
+                    keys = list(map(itemgetter(0), batch))
+                    # Never the same batch twice is enough for an end; sorting what is in order costs least.
+                    if not last < keys[0] or keys != sorted(keys):
                         raise CorruptState(
-                            f"the keys of table {table.value.decode()} do not ascend at {key!r}"
+                            f"the keys of table {table.value.decode()} do not ascend after {last!r}"
                         )
-                    last = key
-                    yield pair
+                    last, rows_max = keys[-1], BATCH_ROWS
+                    if stop is not None and last >= stop:
+                        del batch[bisect_left(keys, stop) :]
+                        if batch:
+                            yield batch
+                        return
+                    yield batch
         except lmdb.Error as error:
             raise self._damaged(table, error) from error
 

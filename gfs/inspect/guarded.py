@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ import msgspec
 
 from gfs.errors import CorruptState, GfsError, from_code
 
+COLLECT_OBJECTS = 100_000  # more objects than this make Python look for cycles among them
 _HEAD_BYTES = 5  # b"D" (what was produced) or b"E" (an error, in msgpack), then the length
 
 
@@ -76,6 +78,8 @@ def _run_child(produce: Callable[[], Iterable[bytes]], sink: int, what: str) -> 
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.disable()  # that it dies is told by the parent
+        gc.freeze()
+        gc.set_threshold(COLLECT_OBJECTS)  # rows come by the thousand, and none of them is part of a cycle
         with os.fdopen(sink, "wb") as pipe:
             try:
                 for body in produce():

@@ -372,7 +372,7 @@ def test_verifying_five_times_the_files_takes_no_more_memory(tmp_path: Path) -> 
         finally:
             tracemalloc.stop()
 
-    assert peak_bytes(20_000) < 1.2 * peak_bytes(4_000)
+    assert peak_bytes(35_000) < 1.2 * peak_bytes(7_000)
 
 
 class TestGuarded:

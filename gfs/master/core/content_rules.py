@@ -6,13 +6,17 @@ INODES and FILE_CHUNKS are read side by side, as both are in the order of inodes
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 
 from gfs.errors import CorruptState
+from gfs.master.core.columns import InodeColumns, column
 from gfs.master.core.records import (
     COUNTERS_KEY,
     FILE_CHUNKS_MAX,
     ID_MAX,
+    INODE_ROW_BYTES,
     Counters,
     InodeRecord,
     StoredChunk,
@@ -21,52 +25,36 @@ from gfs.master.core.records import (
     decode_inode,
     file_chunk_key,
     id_key,
-    inode_contents,
+    inode_share,
     read_file_chunk_key,
     read_handle,
     read_id,
 )
 from gfs.master.core.soundness import Fingerprint, ManyTables, Report, Sorter, batches, counted
 from gfs.master.core.tables import Table
+from gfs.master.core.tree_print import TreePrint, sum_below
 from gfs.vocabulary import CHUNK_BYTES, REPLICATION_GOAL_MAX, ROOT_INODE
 
 FILES_NAMED_MAX = 100  # chunks whose files are searched, to say which they are
 SOUND_ROWS_MAX = 50_000
 _HANDLE_BYTES = 6
 _KNOWN_FLAGS = 0b1111
-_NOT_PLAIN = ~_KNOWN_FLAGS | 1  # a directory, or what is not known
+_IS_PLAIN = bytes(not kind & ~_KNOWN_FLAGS and not kind & 1 for kind in range(256))  # by flags: a file
+_EXACT = 2
 
 
 def check_inodes(
-    tables: ManyTables, counters: Counters, report: Report, *, held: Fingerprint, named: Fingerprint
+    tables: ManyTables, counters: Counters, report: Report, *, tree: TreePrint, named: Fingerprint
 ) -> None:
-    """Fields of all inodes, and their chunks in FILE_CHUNKS. Adds who has to be held, and handles."""
+    """Fields of all inodes, and their chunks in FILE_CHUNKS. Adds what each says of the tree, and handles."""
     rows = _FileChunks(tables, report, named)
     files = directories = 0
     root_is_there = False
     for batch in batches(tables, Table.INODES):
-        inodes: list[int] = []
-        handles: list[int] = []
-        for (key, row), (flags, goal, count, a1, _, l1, l0, f1, f0) in zip(
-            batch, inode_contents([row for _, row in batch]), strict=True
-        ):
-            # Nearly all rows are those of plain files of one chunk, and are judged here, by the same rules.
-            if (
-                flags & _NOT_PLAIN == 0
-                and goal <= REPLICATION_GOAL_MAX
-                and count == 1
-                and (f0 or f1)
-                and l1 == 0
-                and l0 <= CHUNK_BYTES
-                and a1 >> 1 <= counters.ownerships
-                and len(key) == 8
-                and rows.ahead > key
-                and ROOT_INODE < (inode := read_id(key)) < counters.next_inode
-            ):
-                files += 1
-                inodes.append(inode)
-                handles.append(f1 << 32 | f0)
-                continue
+        # Nearly all rows are those of plain files of one chunk, and are judged together, by the same rules.
+        others, handles = _take_plain_files(batch, counters, tree)
+        files += len(batch) - len(others)
+        for key, row in others:
             if len(key) != 8:
                 report("key", Table.INODES, key, "the key of an inode cannot be read")
                 continue
@@ -75,8 +63,6 @@ def check_inodes(
                 rows.skip_to(key)
             if inode == ROOT_INODE:
                 root_is_there = True
-            else:
-                inodes.append(inode)
             try:
                 record = decode_inode(row)
             except CorruptState as error:
@@ -86,19 +72,81 @@ def check_inodes(
                 directories += 1
             else:
                 files += 1
+            if inode != ROOT_INODE:
+                _add_to(tree, tables, inode, row)
             if record.first_chunk:
                 handles.append(record.first_chunk)
             if record.chunk_count > 1 or rows.ahead == key:
                 rows.check(key, inode, record.chunk_count)
             if fault := _inode_fault(inode, record, row[0], counters):
                 report("inode", Table.INODES, key, f"inode {inode} {fault}")
-        held.add(inodes)
         named.add(handles)
     rows.skip_to(None)
     if not root_is_there:
         report("no root", Table.INODES, id_key(ROOT_INODE), "there is no root directory")
     _compare("files", counters.files, files, report)
     _compare("directories", counters.directories, directories, report)
+
+
+def _take_plain_files(
+    batch: list[tuple[bytes, bytes]], counters: Counters, tree: TreePrint
+) -> tuple[list[tuple[bytes, bytes]], array[int]]:
+    """Take out the rows of files of one chunk, if they are sound, and say what they say of the tree.
+
+    Returns: the rows that are left; the handles of those that are not.
+    """
+    nothing_taken = batch, array("Q")
+    rows = [row for _, row in batch]
+    keys = [key for key, _ in batch]
+    if set(map(len, rows)) != {INODE_ROW_BYTES} or set(map(len, keys)) != {8}:
+        return nothing_taken
+    columns = InodeColumns(rows)
+    flags, counts = columns.flags(), columns.chunk_counts()
+    plain = bytearray(flags.translate(_IS_PLAIN))
+    if counts.count(1) != len(rows):
+        for at, count in enumerate(counts):
+            if count != 1:
+                plain[at] = 0
+    others: list[tuple[bytes, bytes]] = []
+    if at_other := [at for at, is_plain in enumerate(plain) if not is_plain]:
+        if len(at_other) == len(rows):
+            return nothing_taken
+        others = [batch[at] for at in at_other]
+        keys, rows = list(compress(keys, plain)), list(compress(rows, plain))
+        columns = InodeColumns(rows)
+        flags = columns.flags()
+    lengths: Sequence[int] = columns.lengths()
+    handles = columns.first_chunks()
+    joined = b"".join(keys)
+    inodes = column(joined, 8, 0, 8)
+    if not (
+        max(columns.replication_goals()) <= REPLICATION_GOAL_MAX
+        and max(lengths) <= CHUNK_BYTES
+        and max(columns.accesses()) >> 9 <= counters.ownerships
+        and min(handles) > 0
+        and inodes[0] > ROOT_INODE
+        and inodes[-1] < min(counters.next_inode, ID_MAX + 1)
+    ):
+        return nothing_taken
+    if not all(kind & _EXACT for kind in set(flags)):
+        lengths = [
+            length if kind & _EXACT else CHUNK_BYTES for kind, length in zip(flags, lengths, strict=True)
+        ]
+    # As entries name them, twice the inode: all of them doubled as one large number, as none overflows.
+    numbers = column((int.from_bytes(joined, "big") << 1).to_bytes(len(joined), "big"), 8, 0, 8)
+    parents: Sequence[int] = columns.parents()
+    if parents.count(parents[0]) == len(parents):
+        parents = parents[:1]
+    tree.add_plain_files(numbers, parents, lengths)
+    return others, handles
+
+
+def _add_to(tree: TreePrint, tables: ManyTables, inode: int, row: bytes) -> None:
+    is_directory, parent, _ = inode_share(row)
+    try:
+        tree.add_inode(inode, parent, is_directory, sum_below(tables, inode, row))
+    except CorruptState:
+        tree.add_holder(inode, parent, is_directory)  # the sum's own row cannot be read, which is found there
 
 
 def _compare(what: str, kept: int, found: int, report: Report) -> None:
@@ -135,7 +183,7 @@ class _FileChunks:
     """The rows of FILE_CHUNKS, taken by the inodes as these come by. `ahead`: whose the next is."""
 
     def __init__(self, tables: ManyTables, report: Report, named: Fingerprint) -> None:
-        self._report, self._named = report, named
+        self._tables, self._report, self._named = tables, report, named
         self._rows = (row for batch in batches(tables, Table.FILE_CHUNKS) for row in batch)
         self._key: bytes | None
         self.ahead = b""
@@ -169,9 +217,12 @@ class _FileChunks:
 
     def skip_to(self, key: bytes | None) -> None:
         while self._key is not None and (key is None or self.ahead < key):
-            self._report(
-                "chunk of nothing", Table.FILE_CHUNKS, self._key, "a chunk is that of a missing inode"
-            )
+            if self._tables.get(Table.INODES, self.ahead) is None:
+                told = "a chunk is that of a missing inode"
+                self._report("chunk of nothing", Table.FILE_CHUNKS, self._key, told)
+            else:
+                told = f"inode {read_id(self._key)} has a row for a chunk, and no such chunk"
+                self._report("missing chunk of a file", Table.FILE_CHUNKS, self._key, told)
             if len(self._value) == _HANDLE_BYTES:
                 self._named.add((read_handle(self._value),))
             self._advance()
@@ -198,6 +249,9 @@ def check_chunks(tables: ManyTables, counters: Counters, report: Report, counted
         total += len(batch)
         if len(sound) > SOUND_ROWS_MAX:
             sound.clear()
+        if (many := _sound_handles(batch, counters, sound)) is not None:
+            counted_names.add(many)
+            continue
         handles: list[int] = []
         for key, row in batch:
             if len(key) != 8:
@@ -224,6 +278,27 @@ def check_chunks(tables: ManyTables, counters: Counters, report: Report, counted
             _check_copy(tables, key, row, counters, report)
         elif key[:1] != b"s":
             report("unfinished", Table.UNFINISHED, key, "the row is neither a snapshot's nor a copy's")
+
+
+def _sound_handles(
+    batch: list[tuple[bytes, bytes]], counters: Counters, sound: set[bytes]
+) -> Sequence[int] | None:
+    """The handles, if all rows are sound and of chunks that are not shared; adds to `sound`."""
+    keys = [key for key, _ in batch]
+    if set(map(len, keys)) != {8}:
+        return None
+    handles = column(b"".join(keys), 8, 0, 8)
+    if not (handles[0] > 0 and handles[-1] < counters.next_handle):
+        return None
+    for row in {row for _, row in batch} - sound:
+        try:
+            chunk = decode_chunk(row)
+        except CorruptState:
+            return None
+        if chunk.references != 1 or _chunk_fault(handles[0], chunk, counters):
+            return None
+        sound.add(row)
+    return handles
 
 
 def _chunk_fault(handle: int, chunk: StoredChunk, counters: Counters) -> str:

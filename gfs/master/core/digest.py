@@ -9,8 +9,9 @@ by `MasterState.digest`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
+from operator import itemgetter
 
 from gfs.master.core.soundness import batches
 from gfs.master.core.tables import ReadTables, Table, Tables
@@ -26,8 +27,17 @@ def _row(table: Table, key: bytes, value: bytes) -> bytes:
     return _TAGS[table] + _KEY_LENGTHS[len(key)] + key + value
 
 
-def _sum(rows: list[bytes]) -> int:
-    return sum(int.from_bytes(blake2b(row, digest_size=DIGEST_BYTES).digest(), "big") for row in rows)
+_new_hash = blake2b(digest_size=DIGEST_BYTES).copy  # half the price of making one
+
+
+def _sum(rows: Iterable[bytes], new_hash: Callable[[], blake2b] = _new_hash) -> int:
+    total = 0
+    number = int.from_bytes
+    for row in rows:
+        hashed = new_hash()
+        hashed.update(row)
+        total += number(hashed.digest(), "big")
+    return total
 
 
 def digest_rows(tables: ReadTables) -> int:
@@ -36,8 +46,16 @@ def digest_rows(tables: ReadTables) -> int:
     for table in Table:
         if table is not Table.META:
             for batch in batches(tables, table):
-                total += _sum([_row(table, key, value) for key, value in batch])
+                total += _sum_batch(_TAGS[table], batch)
     return total & _MASK
+
+
+def _sum_batch(tag: bytes, batch: list[tuple[bytes, bytes]]) -> int:
+    lengths = set(map(len, map(itemgetter(0), batch)))
+    if len(lengths) == 1:
+        begun = blake2b(tag + _KEY_LENGTHS[lengths.pop()], digest_size=DIGEST_BYTES)
+        return _sum([key + value for key, value in batch], begun.copy)
+    return _sum([tag + _KEY_LENGTHS[len(key)] + key + value for key, value in batch])
 
 
 def digest_text(rows_digest: int, counters: bytes) -> str:

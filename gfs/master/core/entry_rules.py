@@ -26,23 +26,23 @@ from gfs.master.core.records import (
     read_trash_key,
     read_trash_value,
 )
-from gfs.master.core.soundness import Fingerprint, ManyTables, Report, Sorter, batches, counted
+from gfs.master.core.soundness import ManyTables, Report, Sorter, batches, counted
 from gfs.master.core.tables import Table
+from gfs.master.core.tree_print import TreePrint
 from gfs.master.core.usage import NOTHING, Sum, usage_of
 from gfs.vocabulary import NAME_BYTES_MAX, REPLICATION_GOAL_MAX, ROOT_INODE
 
 _ENTRY_BYTES = 6
 
 
-def check_entries(tables: ManyTables, report: Report, held: Fingerprint) -> None:
-    """Entries lie in directories, name inodes that know of it, and add up. Adds whom they hold to `held`."""
+def check_entries(tables: ManyTables, report: Report) -> None:
+    """Entries lie in directories, name inodes that know of it, and add up: which do not."""
     sums = _Sums(tables, report)
     directory, parent = b"", 0
     files = directories = content_bytes = 0
     for batch in batches(tables, Table.DENTRIES):
         both = [int.from_bytes(value, "big") if len(value) == _ENTRY_BYTES else 0 for _, value in batch]
         inodes = [number >> 1 for number in both]
-        held.add(inodes)
         rows = tables.get_many(Table.INODES, list(map(id_key, inodes)))
         for (key, _), number, inode, row in zip(batch, both, inodes, rows, strict=True):
             if key[:8] != directory:
@@ -182,8 +182,8 @@ class _Sums:
             return TRASH_INODE
 
 
-def check_trash(tables: ManyTables, counters: Counters, report: Report, held: Fingerprint) -> None:
-    """What was deleted, and the hidden copies of snapshots, are there; adds them to `held`."""
+def check_trash(tables: ManyTables, counters: Counters, report: Report, tree: TreePrint) -> None:
+    """What was deleted, and the hidden copies of snapshots, are there; adds whom that holds to `tree`."""
     kept = 0
     for batch in batches(tables, Table.TRASH):
         for key, value in batch:
@@ -194,24 +194,22 @@ def check_trash(tables: ManyTables, counters: Counters, report: Report, held: Fi
             except (struct.error, UnicodeDecodeError):
                 report("trash row", Table.TRASH, key, "a row of the trash cannot be read")
                 continue
-            held.add((inode,))
             kept += expires_at_ms != CONDEMNED_MS
-            _check_hidden(tables, Table.TRASH, key, inode, report)
+            _check_hidden(tables, Table.TRASH, key, inode, report, tree)
             if expires_at_ms == CONDEMNED_MS and value:
                 report("trash row", Table.TRASH, key, f"inode {inode} is condemned and still has a path")
     if kept != counters.trash:
         report("counter", Table.META, b"counters", f"{counters.trash} in the trash are counted, {kept} there")
     for key, row in tables.scan(Table.UNFINISHED, b"s", b"t"):
-        _check_snapshot(tables, key, row, report, held)
+        _check_snapshot(tables, key, row, report, tree)
 
 
-def _check_snapshot(tables: ManyTables, key: bytes, row: bytes, report: Report, held: Fingerprint) -> None:
+def _check_snapshot(tables: ManyTables, key: bytes, row: bytes, report: Report, tree: TreePrint) -> None:
     if len(key) != 9:
         report("snapshot", Table.UNFINISHED, key, "the key of a snapshot under way cannot be read")
         return
     copy = read_id(key[1:])
-    held.add((copy,))
-    _check_hidden(tables, Table.UNFINISHED, key, copy, report)
+    _check_hidden(tables, Table.UNFINISHED, key, copy, report, tree)
     try:
         job = decode_job(row)
     except CorruptState as error:
@@ -224,21 +222,24 @@ def _check_snapshot(tables: ManyTables, key: bytes, row: bytes, report: Report, 
             report("snapshot", Table.UNFINISHED, key, f"{what}, which is missing")
 
 
-def _check_hidden(tables: ManyTables, table: Table, key: bytes, inode: int, report: Report) -> None:
+def _check_hidden(
+    tables: ManyTables, table: Table, key: bytes, inode: int, report: Report, tree: TreePrint
+) -> None:
     row = tables.get(Table.INODES, id_key(inode))
     if row is None or inode == ROOT_INODE:
         report("nothing held", table, key, f"inode {inode} is held and cannot be: it is missing or the root")
         return
     try:
-        above = inode_share(row)[1]
+        is_directory, above, _ = inode_share(row)
     except CorruptState:
         return
+    tree.add_holder(inode, TRASH_INODE, is_directory)
     if above != TRASH_INODE:
         report("parent", table, key, f"inode {inode} says it is in directory {above}, not in the trash")
 
 
 def name_holders(tables: ManyTables, report: Report, sorter: Callable[[], Sorter]) -> None:
-    """Inodes and what holds them do not match one to one: say which do not."""
+    """Say which inodes nothing holds, or more than one."""
     holders = sorter()
     for batch in batches(tables, Table.DENTRIES):
         holders.add(int.from_bytes(value, "big") >> 1 for _, value in batch if len(value) == _ENTRY_BYTES)

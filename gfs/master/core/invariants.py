@@ -14,6 +14,7 @@ from gfs.master.core.entry_rules import check_entries, check_policies, check_tra
 from gfs.master.core.list_rules import check_digest, check_meta, check_owners, check_servers, check_sessions
 from gfs.master.core.soundness import Fingerprint, ManyTables, MemorySorter, OneByOne, Report, Sorter
 from gfs.master.core.tables import ReadTables, Table
+from gfs.master.core.tree_print import TreePrint
 
 
 def check_invariants(tables: ReadTables) -> None:
@@ -35,12 +36,12 @@ def find_faults(tables: ManyTables, report: Report, *, sorter: Callable[[], Sort
     counters = check_meta(tables, report)
     if counters is None:
         return  # nothing to compare with
-    held, to_be_held = Fingerprint(), Fingerprint()
+    inodes_say, entries_say = TreePrint(), TreePrint()
     named, counted = Fingerprint(), Fingerprint()
-    check_entries(tables, report, held)
-    check_trash(tables, counters, report, held)
-    check_inodes(tables, counters, report, held=to_be_held, named=named)
-    if held.total != to_be_held.total:
+    check_inodes(tables, counters, report, tree=inodes_say, named=named)
+    check_trash(tables, counters, report, entries_say)
+    if not (entries_say.add_entries(tables) and entries_say == inodes_say):
+        check_entries(tables, report)
         name_holders(tables, report, sorter)
     check_chunks(tables, counters, report, counted)
     if named.total != counted.total:

@@ -8,7 +8,6 @@ cost more than short numbers save. The other rows seldom change, and are msgpack
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -48,8 +47,7 @@ _U64_U64 = struct.Struct(">QQ")
 # length, first chunk.
 _INODE = struct.Struct(">BBIHBHIHIHIHIHI")
 _SHARE = struct.Struct(">BxI3xHI12xHI")  # of an inode row: flags, chunk count, parent, length
-_CONTENT = struct.Struct(">BBIHB18xHIHI")
-assert _INODE.size == _CONTENT.size
+INODE_ROW_BYTES = _INODE.size
 _LOW = 2**32 - 1
 
 COUNTERS_KEY = b"counters"
@@ -276,17 +274,6 @@ def inode_share(row: bytes) -> tuple[bool, int, int]:
     except struct.error as error:
         raise CorruptState(f"an inode row cannot be read: {error}") from error
     return bool(flags & 1), p1 << 32 | p0, l1 << 32 | l0 if flags & 2 else count * CHUNK_BYTES
-
-
-def inode_contents(rows: Sequence[bytes]) -> Iterable[tuple[int, ...]]:
-    """Of many rows at once, at a fifth of the cost: flags, goal, chunk count; then access (the number of the
-    owner is the upper fifteen bits of its first part), length and first chunk, in two parts each.
-
-    All flags are set when any of the rows cannot be read.
-    """
-    if any(len(row) != _INODE.size for row in rows):
-        return [(255, 0, 0, 0, 0, 0, 0, 0, 0)] * len(rows)
-    return _CONTENT.iter_unpack(b"".join(rows))
 
 
 def decode_chunk(row: bytes) -> StoredChunk:

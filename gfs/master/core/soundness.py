@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gfs.master.core.tables import ReadTables, Table
 
@@ -23,6 +23,17 @@ class ManyTables(ReadTables, Protocol):
 
     def get_many(self, table: Table, keys: list[bytes]) -> list[bytes | None]:
         """The rows of these keys, in their order."""
+        ...
+
+
+@runtime_checkable
+class BatchTables(Protocol):
+    """Tables that hand out many rows at once for much less than one after the other."""
+
+    def batches(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None
+    ) -> Iterator[list[tuple[bytes, bytes]]]:
+        """As scan(), in lists that are never empty."""
         ...
 
 
@@ -81,6 +92,10 @@ class Fingerprint:
 def batches(
     tables: ReadTables, table: Table, start: bytes = b"", stop: bytes | None = None
 ) -> Iterator[list[tuple[bytes, bytes]]]:
+    """All rows in lists of up to BATCH_ROWS, in key order."""
+    if isinstance(tables, BatchTables):
+        yield from tables.batches(table, start, stop)
+        return
     rows = iter(tables.scan(table, start, stop))
     while batch := list(islice(rows, BATCH_ROWS)):
         yield batch
