@@ -69,6 +69,19 @@ def damage(tables: MemoryTables, chance: random.Random) -> str:
     return f"{kind} in {table.name} at {key!r}"
 
 
+def faults_of_entries(tables: MemoryTables) -> list[str]:
+    told: list[str] = []
+    check_entries(OneByOne(tables), lambda *fault: told.append(fault[3]))
+    name_holders(OneByOne(tables), lambda *fault: told.append(fault[3]), MemorySorter)
+    return told
+
+
+def faults(tables: MemoryTables) -> list[str]:
+    told: list[str] = []
+    find_faults(OneByOne(tables), lambda *fault: told.append(fault[3]))
+    return told
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_no_damage_of_the_tree_passes_that_the_rules_row_by_row_would_have_found(seed: int) -> None:
     chance = random.Random(seed)
@@ -77,12 +90,7 @@ def test_no_damage_of_the_tree_passes_that_the_rules_row_by_row_would_have_found
     for _ in range(150):
         tables = copy_of(whole)
         planted = damage(tables, chance)
-        slow: list[str] = []
-        many = OneByOne(tables)
-        check_entries(many, lambda rule, table, key, told: slow.append(told))
-        name_holders(many, lambda rule, table, key, told: slow.append(told), MemorySorter)
-        fast: list[str] = []
-        find_faults(many, lambda rule, table, key, told: fast.append(told))
+        slow, fast = faults_of_entries(tables), faults(tables)
         found += bool(slow)
         assert set(slow) <= set(fast), (seed, planted)
     assert found > 75  # what is flipped may be a time or a mode, of which no rule says anything
