@@ -89,6 +89,10 @@ READ_RANGES_IN_FLIGHT = 4  # per read
 READ_AHEAD_RANGES = 3  # ranges of a sequential reader that are on their way before they are asked for
 CACHED_PLACES_MAX = 65_536  # chunk places one client remembers
 LOOKUP_CHUNKS = 16  # places per lookup (GFS §2.3: several at once, and those after)
+BACKUPS_OPEN_MAX = 2  # of one master at once
+BACKUP_PIECE_BYTES = MIB  # of a checkpoint, in one answer
+BACKUP_IDLE_SECONDS = 60.0  # a backup nobody has read from for so long may be closed
+assert BACKUP_PIECE_BYTES < FRAME_BYTES_MAX // 2
 assert PUSH_BYTES_MAX <= CHUNK_BYTES
 APPEND_BYTES_MAX = min(RECORD_BYTES_MAX, PUSH_BYTES_MAX)  # one record: it is pushed in one piece (GFS §3.3)
 assert PING_BUSY_SECONDS * 2 < SILENCE_BUSY_SECONDS_MAX  # one lost ping is not a dead peer
@@ -153,6 +157,8 @@ class MasterSettings(_Section, frozen=True, kw_only=True):
     rebalancing_max: int = 2  # … of them to level out disks and load; 0 leaves that to the operator
     bump_seconds: float = 0.7  # a replica that does not answer a version bump in time is left out
     clone_bytes_per_second: int = 64 * MIB  # of one copy of a chunk, while writers go on (GFS §4.3)
+    restore_patience_seconds: float = 30.0  # after a restore chunk servers are awaited so long before files
+    # of before are served without them
     state_bytes_max: int = 64 * 2**30  # LMDB map size: address space, not memory
     loop: str = "auto"  # auto, uvloop or asyncio
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Literal, Self, overload
 
 from gfs.client import checking, listing, publishing, transfer
+from gfs.client.backups import Backups
 from gfs.client.connections import Connections
 from gfs.client.core.record_framing import frame
 from gfs.client.core.striping import chunk_start, locate
@@ -88,6 +89,7 @@ class AsyncClient:
         self._connections = connections
         self._masters = connections.masters
         self.operator = Operator(connections)
+        self.backups = Backups(connections)
         self._appenders = RecordAppenders(connections)
 
     async def __aenter__(self) -> Self:

@@ -63,7 +63,13 @@ def inode_of(operation: op.AnyOperation) -> InodeId | None:
 
 def handles_of(operation: op.AnyOperation) -> tuple[int, ...]:
     match operation:
-        case op.GrantLease() | op.ChangeReplicas() | op.SealChunk() | op.ReserveChunkCopy():
+        case (
+            op.GrantLease()
+            | op.ChangeReplicas()
+            | op.SealChunk()
+            | op.ReserveChunkCopy()
+            | op.AdoptReplicas()
+        ):
             return (operation.handle,)
         case op.AdoptChunkCopy():
             return (operation.copy,)
@@ -134,6 +140,12 @@ def operation_in_words(operation: op.AnyOperation) -> str:
             return f"compare the digest {operation.digest or '-'} of index {operation.index}"
         case op.SetTenure():
             return f"chunk server {operation.server} is {operation.tenure or 'serving'}"
+        case op.BeginIncarnation():
+            return f"begin life {operation.name} of the cluster, number {operation.number}"
+        case op.SettleIncarnation():
+            return "chunks from before this life of the cluster are settled"
+        case op.HoldGarbage():
+            return "hold the collection of garbage" if operation.held else "go on collecting garbage"
         case _:
             return _chunk_operation_in_words(operation)
 
@@ -147,6 +159,7 @@ _ChunkOperation = (
     | op.ReserveChunkCopy
     | op.AdoptChunkCopy
     | op.ForgetChunkCopies
+    | op.AdoptReplicas
 )
 
 
@@ -161,13 +174,14 @@ def _chunk_operation_in_words(operation: _ChunkOperation) -> str:
             fresh = ", anywhere: it has no byte yet" if operation.fresh else ""
             return (
                 f"grant chunk {operation.index} of inode {operation.inode}, handle {operation.handle:x}, "
-                f"version {operation.from_version + 1} {_set(operation.replicas, operation.primary)}{fresh}"
+                f"the version after {operation.from_version} "
+                f"{_set(operation.replicas, operation.primary)}{fresh}"
             )
         case op.ChangeReplicas():
             joined = f", {', '.join(operation.joined)} joining" if operation.joined else ""
             return (
-                f"change replicas of chunk {operation.handle:x} to version {operation.from_version + 1} "
-                f"{_set(operation.replicas, operation.primary)}{joined}"
+                f"change replicas of chunk {operation.handle:x} to the version after "
+                f"{operation.from_version} {_set(operation.replicas, operation.primary)}{joined}"
             )
         case op.SealChunk():
             version, length = operation.version, operation.length_bytes
@@ -188,6 +202,11 @@ def _chunk_operation_in_words(operation: _ChunkOperation) -> str:
             )
         case op.ForgetChunkCopies():
             return f"forget the reserved copies {', '.join(f'{handle:x}' for handle in operation.copies)}"
+        case op.AdoptReplicas():
+            return (
+                f"adopt version {operation.version} of chunk {operation.handle:x} in place of "
+                f"{operation.from_version} {_set(operation.replicas, operation.primary)}"
+            )
         case _:
             assert_never(operation)
 

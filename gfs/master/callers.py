@@ -8,6 +8,7 @@ from gfs.master.core.access import Access
 from gfs.master.core.lookup import names_of
 from gfs.master.core.owners import OWNER_BYTES_MAX
 from gfs.master.core.tables import ReadTables
+from gfs.messages.backup import HoldCollection, OpenBackup, ReadBackup
 from gfs.messages.base import Identity, Reply, Request, method_name
 from gfs.messages.check import RepairFiles
 from gfs.messages.cluster import ReadmitMaster, TakeCheckpoint
@@ -26,6 +27,9 @@ SUPERUSER_REQUESTS = frozenset(
         AddMember,
         RemoveMember,
         TransferLeadership,
+        OpenBackup,
+        ReadBackup,
+        HoldCollection,
     )
 )
 

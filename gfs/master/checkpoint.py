@@ -10,8 +10,8 @@ from contextlib import closing
 
 from msgspec import structs
 
-from gfs.disk import write_file_durably
-from gfs.errors import ChecksumMismatch, CorruptState, InvalidArgument
+from gfs.disk import OpenFile, write_file_durably
+from gfs.errors import ChecksumMismatch, CorruptState, InvalidArgument, NotFound
 from gfs.master.checkpoint_directory import (
     SYNC_STEP_BYTES,
     CheckpointDirectory,
@@ -19,12 +19,15 @@ from gfs.master.checkpoint_directory import (
     encode_manifest,
     verified_pieces,
 )
+from gfs.master.core.lookup import read_counters
+from gfs.master.core.records import Counters
 from gfs.master.lmdb_tables import PinnedCopy
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
 from gfs.master.state_machine import ReplicatedState, copy_to_plain_file
 from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
 
 PART_SUFFIX = ".part"
+COUNTS_KEPT = 8  # of checkpoints made
 
 
 class LmdbCheckpoints:
@@ -33,6 +36,7 @@ class LmdbCheckpoints:
     def __init__(self, directory: CheckpointDirectory, state: ReplicatedState) -> None:
         self._directory = directory
         self._state = state
+        self._counts: dict[tuple[LogIndex, Term], Counters] = {}
         self.newest = directory.newest
         self.kept = directory.kept
         self.read_piece = directory.read_piece
@@ -41,6 +45,9 @@ class LmdbCheckpoints:
         self, *, cluster: ClusterId, index: LogIndex, term: Term, members: dict[MasterId, str], now_ms: int
     ) -> LmdbCheckpointBuild:
         assert (index, term) == self._state.applied(), (index, term)
+        pinned = self._state.pin()
+        kept = [*self._counts.items(), ((index, term), read_counters(self._state.committed()))]
+        self._counts = dict(kept[-COUNTS_KEPT:])
         draft = CheckpointManifest(
             format=CHECKPOINT_FORMAT,
             cluster=cluster,
@@ -51,7 +58,21 @@ class LmdbCheckpoints:
             members=dict(members),
             made_at_ms=now_ms,
         )
-        return LmdbCheckpointBuild(self._directory, self._state.pin(), draft)
+        return LmdbCheckpointBuild(self._directory, pinned, draft)
+
+    def open(self, manifest: CheckpointManifest) -> OpenFile:
+        """Its bytes, which stay readable when newer ones replace it. Raises: NotFound (one has); OSError."""
+        try:
+            return self._directory.disk.open(self._directory.path_of(manifest))
+        except FileNotFoundError as error:
+            raise NotFound(f"checkpoint {manifest.index} has been replaced by newer ones") from error
+
+    def counts(self, manifest: CheckpointManifest) -> Counters | None:
+        """How many files and chunks are in it; None when it was made before this process began."""
+        position = (manifest.index, manifest.term)
+        if position == self._state.applied():
+            return read_counters(self._state.committed())
+        return self._counts.get(position)
 
     def receive(self, manifest: CheckpointManifest) -> LmdbCheckpointReceiver:
         return LmdbCheckpointReceiver(self._directory, self._state, manifest)

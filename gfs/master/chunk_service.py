@@ -9,6 +9,7 @@ from gfs.errors import InvalidArgument
 from gfs.master.callers import Callers, everybody
 from gfs.master.core.access import READ
 from gfs.master.core.chunk_homes import ChunkHomes
+from gfs.master.core.incarnation import not_settled, unsettled_below
 from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.lookup import find_chunks
 from gfs.master.core.records import ChunkRecord
@@ -48,6 +49,10 @@ class ChunkService:
         self._callers.require_path(tables, context, request.path)
         entry, chunks = find_chunks(tables, request.path, request.first_index, request.count)
         self._callers.require_inode(tables, context, entry.inode, READ)
+        unsettled = unsettled_below(tables)
+        for chunk in chunks if unsettled else ():
+            if chunk.handle < unsettled:
+                raise not_settled(chunk.handle)
         now = self._clock.monotonic()
         if self._homes is not None:
             for index, chunk in enumerate(chunks, start=request.first_index):

@@ -10,7 +10,9 @@ import msgspec
 from gfs.clock import Clock
 from gfs.errors import GfsError, InvalidArgument, PermissionDenied, WrongCluster
 from gfs.master.commit import Commits
+from gfs.master.core.adoption import awaited_servers
 from gfs.master.core.health import ClusterView, RepairOutlook, judge_health
+from gfs.master.core.incarnation import read_incarnation
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import KnownServer, Locations
 from gfs.master.core.lookup import chunk_by_handle, read_counters, state_digest
@@ -146,6 +148,8 @@ class ClusterService:
             leaders = [master for master in masters if master.role == "leader"]
             newest = max(leaders, key=lambda master: master.term, default=None)
             leader, term = (newest.id, newest.term) if newest else (MasterId(""), term)
+        life = read_incarnation(self._reads.now())
+        awaited = () if life.settled else awaited_servers(self._reads.now(), self._locations)
         view = ClusterView(
             masters=tuple(masters),
             leader=leader,
@@ -157,6 +161,8 @@ class ClusterService:
                 (j.source_path, j.target_path) for j in jobs_under_way(self._reads.now()).values()
             ),
             repair=self._outlook(),
+            life=life,
+            awaited=tuple(awaited),
         )
         health, reasons = judge_health(view)
         counters = read_counters(self._reads.now())

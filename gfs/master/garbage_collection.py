@@ -11,6 +11,7 @@ from gfs.clock import Clock
 from gfs.errors import GfsError
 from gfs.master.commit import Commits
 from gfs.master.core.garbage import Garbage
+from gfs.master.core.incarnation import read_incarnation
 from gfs.master.core.steady_time import SteadyTime
 from gfs.master.core.trash import reclaim_due
 from gfs.master.reads import Reads
@@ -50,7 +51,7 @@ class GarbageCollection:
 
     async def name_for(self, server: ServerId) -> list[GarbageReplica]:
         """What this chunk server is to delete, asked at its heartbeat; nothing unless this master leads."""
-        if not self._leads():
+        if not self._leads() or self._is_held():
             return []
         now = self._clock.monotonic()
         named = self._garbage.look(self._reads.now(), server, now=now)
@@ -59,7 +60,7 @@ class GarbageCollection:
                 tables = await self._reads.linearizable()
             except GfsError:
                 return named  # perhaps another master leads; orphans are orphans whoever says so
-            if self._leads():
+            if self._leads() and not self._is_held():
                 named += self._garbage.stale(tables, server, now=self._clock.monotonic())
         if named:
             self._named.inc(len(named))
@@ -68,7 +69,7 @@ class GarbageCollection:
 
     async def tick(self) -> None:
         """Every quarter of a second or so, by whoever leads."""
-        if not self._leads():
+        if not self._leads() or self._is_held():
             return
         now = self._clock.monotonic()
         if now >= self._walk_at and self._garbage.walk(self._reads.now(), chunks_max=WALK_CHUNKS_PER_TICK):
@@ -86,6 +87,10 @@ class GarbageCollection:
             except GfsError as error:
                 _log.info("reclaiming was put off", error=error.message)
                 return
+
+    def _is_held(self) -> bool:
+        """By an operator, or since a state was put back; see core/incarnation."""
+        return read_incarnation(self._reads.now()).garbage_held
 
     def _leads(self) -> bool:
         is_leading = self._commits.is_leading and self._reads.are_trusted

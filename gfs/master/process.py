@@ -136,6 +136,7 @@ class Master:
             rpc=caller,
             locations=self.locations,
             standing=self.standing,
+            checkpoints=self._checkpoints,
             metrics=self.metrics,
             clock=self._clock,
             chance=self._chance,

@@ -8,6 +8,8 @@ from typing import Any
 
 from gfs.clock import Clock
 from gfs.identity import system_identity
+from gfs.master.adoption_duty import AdoptionDuty
+from gfs.master.backup_service import BackupService, BackupStore
 from gfs.master.callers import Callers
 from gfs.master.check_service import CheckService
 from gfs.master.chunk_service import ChunkService
@@ -69,13 +71,14 @@ class MasterServices:
         rpc: RpcCaller,
         locations: Locations,
         standing: Standing,
+        checkpoints: BackupStore,
         metrics: Metrics,
         clock: Clock,
         chance: random.Random,
     ) -> None:
         self._settings, self._cluster, self._node, self._state = settings, cluster, node, state
         self._rpc, self._standing, self._roster = rpc, standing, roster
-        self._clock, self._chance = clock, chance
+        self._clock, self._chance, self._checkpoints = clock, chance, checkpoints
         self._callers = Callers(
             superuser=settings.access.superuser or system_identity().user, check=settings.access.check
         )
@@ -108,10 +111,19 @@ class MasterServices:
         self._snapshots = self._make_snapshots()
         self._members: MemberService | None = None
         node.on_leadership(self._snapshots.lead)
+        self._backups = BackupService(
+            replicator=node,
+            commits=self.commits,
+            reads=self._reads,
+            store=checkpoints,
+            clock=clock,
+            roster=roster,
+        )
 
     async def stop(self) -> None:
         if self._members is not None:
             await self._members.stop()
+        self._backups.stop()
         await self._snapshots.stop()
 
     def handlers(self) -> Handlers:
@@ -138,6 +150,7 @@ class MasterServices:
             **checks.handlers(),
             **placing.handlers(),
             **self._members.handlers(),
+            **self._backups.handlers(),
         }
 
     def guarded(self, handlers: Handlers) -> Handlers:
@@ -169,7 +182,19 @@ class MasterServices:
             remove=self.moves.remove_replica,
             urge=self.repair.note_shortage,
         )
-        return {"duties": duties.run(), "damage": damage.run(), "repair": self.repair.run()}
+        adoption = AdoptionDuty(
+            commits=self.commits,
+            reads=self._reads,
+            locations=self.locations,
+            clock=self._clock,
+            patience_seconds=self._settings.master.restore_patience_seconds,
+        )
+        return {
+            "duties": duties.run(),
+            "damage": damage.run(),
+            "repair": self.repair.run(),
+            "adoption": adoption.run(),
+        }
 
     # --- wiring --------------------------------------------------------------------------------
 

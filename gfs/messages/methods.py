@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gfs.messages.backup import CloseBackup, HoldCollection, OpenBackup, ReadBackup
 from gfs.messages.base import Ping, Request
 from gfs.messages.check import CheckFiles, MendReplica, RepairFiles, VerifyReplica
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
@@ -59,6 +60,13 @@ MEMBER_REQUESTS: tuple[type[Request], ...] = (  # by masters
     AddMember,
     RemoveMember,
     TransferLeadership,
+)
+
+BACKUP_REQUESTS: tuple[type[Request], ...] = (  # by masters
+    OpenBackup,
+    ReadBackup,
+    CloseBackup,
+    HoldCollection,
 )
 
 REPLICA_CHECK_REQUESTS: tuple[type[Request], ...] = (VerifyReplica, MendReplica)  # by chunk servers

@@ -304,6 +304,40 @@ class ForgetChunkCopies(Operation, tag="forget_copies", frozen=True, kw_only=Tru
     copies: tuple[ChunkHandle, ...]
 
 
+class BeginIncarnation(Operation, tag="begin_incarnation", frozen=True, kw_only=True):
+    """The first record of a life of the cluster that begins with an older state; see core/incarnation.
+
+    `name` tells it from others, `number` (seconds since 1970) is above that of each life before. It is
+    applied to the state before any master has it; no log holds it.
+    """
+
+    name: str
+    number: int
+
+
+class AdoptReplicas(Operation, tag="adopt_replicas", frozen=True, kw_only=True):
+    """`replicas` hold a chunk at a `version` above the logged one, from a time this state does not know.
+
+    Only for a chunk from before this life of the cluster that was not granted in it. Source: GFS §4.5.
+    """
+
+    handle: ChunkHandle
+    from_version: ChunkVersion
+    version: ChunkVersion
+    replicas: tuple[ServerId, ...]
+    primary: ServerId
+
+
+class SettleIncarnation(Operation, tag="settle_incarnation", frozen=True, kw_only=True):
+    """Chunk servers have said what they hold of the chunks from before: these may be read and granted."""
+
+
+class HoldGarbage(Operation, tag="hold_garbage", frozen=True, kw_only=True):
+    """`held`: from now on nothing is collected or reclaimed; else it goes on."""
+
+    held: bool
+
+
 AnyOperation = (
     MakeDirectory
     | CreateFile
@@ -329,6 +363,10 @@ AnyOperation = (
     | ReserveChunkCopy
     | AdoptChunkCopy
     | ForgetChunkCopies
+    | BeginIncarnation
+    | AdoptReplicas
+    | SettleIncarnation
+    | HoldGarbage
 )
 
 

@@ -89,6 +89,16 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     "forget_copies": op.ForgetChunkCopies(copies=(ChunkHandle(8),)),
     "check_digest": op.CheckDigest(index=12, digest="00ff"),
     "tenure": op.SetTenure(server=A, tenure="draining"),
+    "begin_incarnation": op.BeginIncarnation(name="1795000000-00ff", number=1_795_000_000),
+    "adopt_replicas": op.AdoptReplicas(
+        handle=ChunkHandle(7),
+        from_version=ChunkVersion(3),
+        version=ChunkVersion(5),
+        replicas=(A, B),
+        primary=B,
+    ),
+    "settle_incarnation": op.SettleIncarnation(),
+    "hold_garbage": op.HoldGarbage(held=True),
 }
 OUTCOMES: dict[str, op.AnyOutcome] = {
     "done": op.Done(),

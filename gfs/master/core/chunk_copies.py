@@ -57,8 +57,10 @@ class ChunkCopies:
     def reserve(self, operation: ReserveChunkCopy) -> ChunkGranted:
         """Returns: the new handle, with the version and the servers its replicas are to have at first.
 
-        Raises: NotFound, IsADirectory, StaleVersion; InvalidArgument for a chunk that is not shared.
+        Raises: NotFound, IsADirectory, StaleVersion; InvalidArgument for a chunk that is not shared;
+            Unavailable for one that is not settled.
         """
+        self._chunks.require_settled(operation.handle)
         self._require_shared(operation.inode, operation.index, operation.handle, operation.version)
         shared = chunk_by_handle(self._tables, operation.handle)
         assert shared is not None, operation

@@ -15,6 +15,7 @@ import msgspec
 
 from gfs.errors import ChunkSealed, InvalidArgument, NotFound, StaleVersion
 from gfs.master.core.digest import DigestedTables
+from gfs.master.core.incarnation import Incarnations
 from gfs.master.core.lookup import handle_of, live_file, server_by_number
 from gfs.master.core.quotas import Quotas
 from gfs.master.core.records import (
@@ -37,6 +38,7 @@ from gfs.master.core.tables import Table
 from gfs.master.core.tenure import check_server_id, refuse_leaving
 from gfs.messages.operations import (
     AddChunk,
+    AdoptReplicas,
     ChangeReplicas,
     ChunkGranted,
     GrantLease,
@@ -51,10 +53,17 @@ VERSION_MAX = 2**62
 class ChunkTable:
     """Every method checks first and writes after: when it raises, nothing was written."""
 
-    def __init__(self, tables: DigestedTables, counters: Counters, quotas: Quotas) -> None:
+    def __init__(
+        self, tables: DigestedTables, counters: Counters, quotas: Quotas, incarnations: Incarnations
+    ) -> None:
         self._tables = tables
+        self._incarnations = incarnations
         self._quotas = quotas
         self._counters = counters
+
+    def require_settled(self, handle: ChunkHandle) -> None:
+        """Raises: Unavailable; see core/incarnation."""
+        self._incarnations.require_settled(handle)
 
     def add_chunk(self, operation: AddChunk, *, at_ms: int) -> ChunkGranted:
         """Raises: InvalidArgument, NotFound, IsADirectory, QuotaExceeded."""
@@ -109,8 +118,10 @@ class ChunkTable:
         )
 
     def grant_lease(self, operation: GrantLease, *, at_ms: int) -> ChunkGranted:
-        """Raises: InvalidArgument, NotFound, IsADirectory, ChunkSealed, StaleVersion."""
+        """Raises: InvalidArgument, NotFound, IsADirectory, ChunkSealed, StaleVersion; Unavailable while the
+        chunk is not settled (core/incarnation)."""
         _check_set(operation.replicas, operation.primary)
+        self._incarnations.require_settled(operation.handle)
         file_row, file = live_file(self._tables, operation.inode)
         if (
             not 0 <= operation.index < file.chunk_count
@@ -134,7 +145,7 @@ class ChunkTable:
             raise InvalidArgument(f"{', '.join(strangers)} held no replica of version {chunk.version}")
         refuse_leaving(self._tables, strangers)
         granted = StoredChunk(
-            version=chunk.version + 1,
+            version=self._next_version(chunk),
             references=chunk.references,
             # A fresh grant's servers have yet to make their replicas: of them nothing is known.
             held_version=0 if operation.fresh else max(chunk.held_version, operation.held_version),
@@ -152,8 +163,10 @@ class ChunkTable:
         )
 
     def change_replicas(self, operation: ChangeReplicas) -> ChunkGranted:
-        """Raises: InvalidArgument, NotFound, StaleVersion; Unavailable when who joins is to leave."""
+        """Raises: InvalidArgument, NotFound, StaleVersion; Unavailable when who joins is to leave, or while
+        the chunk is not settled."""
         _check_set(operation.replicas, operation.primary)
+        self._incarnations.require_settled(operation.handle)
         row, chunk = self._chunk(operation.handle)
         _check_follows(operation, chunk)
         members = {self._server(number) for number in chunk.servers}
@@ -168,7 +181,7 @@ class ChunkTable:
             raise InvalidArgument(f"version {chunk.version} is not fenced: nobody can join")
         refuse_leaving(self._tables, operation.joined)
         changed = StoredChunk(
-            version=chunk.version + 1,
+            version=self._next_version(chunk),
             references=chunk.references,
             held_version=max(chunk.held_version, operation.held_version),
             primary=operation.replicas.index(operation.primary),
@@ -185,8 +198,38 @@ class ChunkTable:
             primary=operation.primary,
         )
 
+    def adopt_replicas(self, operation: AdoptReplicas) -> None:
+        """Take over what servers hold at a higher version than this state knows of (GFS §4.5).
+
+        Why it is safe: whoever holds a version was of its set, and holds all acknowledged under it and before
+        (core/grants); of what is adopted nothing was granted in this life.
+        Raises: InvalidArgument, NotFound, StaleVersion.
+        """
+        _check_set(operation.replicas, operation.primary)
+        row, chunk = self._chunk(operation.handle)
+        if chunk.version != operation.from_version:
+            raise StaleVersion(
+                f"chunk {operation.handle} has version {chunk.version}, not {operation.from_version}"
+            )
+        if not self._incarnations.may_adopt(
+            operation.handle, logged=chunk.version, version=operation.version
+        ):
+            raise InvalidArgument(f"version {operation.version} is not from before this life of the cluster")
+        adopted = StoredChunk(
+            version=operation.version,
+            references=chunk.references,
+            held_version=operation.version,
+            primary=operation.replicas.index(operation.primary),
+            servers=tuple([self._number_of(server) for server in operation.replicas]),
+            sealed=chunk.sealed,
+            length_bytes=chunk.length_bytes,
+        )
+        self._tables.replace(Table.CHUNKS, id_key(operation.handle), old=row, new=encode_chunk(adopted))
+
     def seal_chunk(self, operation: SealChunk) -> None:
-        """Raises: InvalidArgument, NotFound, StaleVersion, ChunkSealed (already, at another length)."""
+        """Raises: InvalidArgument, NotFound, StaleVersion, ChunkSealed (already, at another length);
+        Unavailable while the chunk is not settled."""
+        self._incarnations.require_settled(operation.handle)
         if not 0 <= operation.length_bytes <= CHUNK_BYTES:
             raise InvalidArgument(f"a chunk cannot be {operation.length_bytes} bytes long")
         row, chunk = self._chunk(operation.handle)
@@ -256,6 +299,10 @@ class ChunkTable:
             primary=replicas[chunk.primary],
             existed=True,
         )
+
+    def _next_version(self, chunk: StoredChunk) -> int:
+        """Above every version of any earlier life, of which this state may not know."""
+        return max(chunk.version + 1, self._incarnations.first_version)
 
     def _chunk(self, handle: int) -> tuple[bytes, StoredChunk]:
         row = self._tables.get(Table.CHUNKS, id_key(handle)) if 0 < handle <= ID_MAX else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from gfs.master.core.incarnation import FIRST, Incarnation
 from gfs.master.core.placement import PLACEMENT_FREE_BYTES_MIN
 from gfs.master.core.replication_scan import ReplicationCount
 from gfs.messages.cluster import ChunkServerStatus, MasterStatus
@@ -47,6 +48,8 @@ class ClusterView:
     damaged_replicas: int = 0
     snapshots: tuple[tuple[str, str], ...] = ()
     repair: RepairOutlook | None = None
+    life: Incarnation = FIRST
+    awaited: tuple[ServerId, ...] = ()  # chunk servers that have yet to say what they hold since then
 
 
 def judge_health(view: ClusterView) -> tuple[str, list[str]]:
@@ -56,8 +59,9 @@ def judge_health(view: ClusterView) -> tuple[str, list[str]]:
     """
     voting = replace(view, masters=tuple(master for master in view.masters if master.voter))
     down = [*_no_quorum(voting), *_no_chunkservers(view)]
-    weak = [*_masters_away(voting), *_servers_away(view), *_replicas_short(view), *_disks_full(view)]
-    notes = [*_learners(view), *_fewer_servers_than_goal(view), *_work_under_way(view)]
+    weak = [*_put_back(view), *_masters_away(voting), *_servers_away(view)]
+    weak += [*_replicas_short(view), *_disks_full(view)]
+    notes = [*_garbage_held(view), *_learners(view), *_fewer_servers_than_goal(view), *_work_under_way(view)]
     if down:
         return "down", [*down, *weak, *notes]
     return ("degraded" if weak else "ok"), [*weak, *notes]
@@ -89,6 +93,26 @@ def _no_quorum(view: ClusterView) -> list[str]:
     if not view.leader:
         return [f"no leader: {here} of {len(view.masters)} masters are reachable and are electing one"]
     return []
+
+
+def _put_back(view: ClusterView) -> list[str]:
+    if view.life.settled:
+        return []
+    waiting = f"; waiting for {', '.join(view.awaited)}" if view.awaited else ""
+    return [
+        "the cluster's state was put back: files from before can be listed, and are read and written as soon "
+        f"as chunk servers have said what they hold{waiting}"
+    ]
+
+
+def _garbage_held(view: ClusterView) -> list[str]:
+    if not view.life.garbage_held:
+        return []
+    since = " since the cluster's state was put back" if view.life.number else ""
+    return [
+        f"no garbage is collected and nothing deleted is reclaimed{since}: "
+        "'gfs admin gc resume' when all that is wanted is there"
+    ]
 
 
 def _masters_away(view: ClusterView) -> list[str]:

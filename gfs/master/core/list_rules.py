@@ -6,6 +6,7 @@ import struct
 
 from gfs.errors import CorruptState
 from gfs.master.core.digest import DIGEST_BYTES
+from gfs.master.core.incarnation import INCARNATION_KEY, read_incarnation
 from gfs.master.core.owners import OWNER_BYTES_MAX
 from gfs.master.core.records import (
     APPLIED_KEY,
@@ -32,7 +33,7 @@ from gfs.master.core.tenure import SERVER_ID_BYTES_MAX, TENURES
 from gfs.settings import SESSION_WINDOW
 
 _APPLIED_BYTES = 16
-_META = (COUNTERS_KEY, DIGEST_KEY, DIGEST_MARK_KEY, APPLIED_KEY, FORMAT_KEY)
+_META = (COUNTERS_KEY, DIGEST_KEY, DIGEST_MARK_KEY, APPLIED_KEY, FORMAT_KEY, INCARNATION_KEY)
 
 
 def check_meta(tables: ManyTables, report: Report) -> Counters | None:
@@ -54,6 +55,10 @@ def check_meta(tables: ManyTables, report: Report) -> Counters | None:
             decode_mark(mark)
     except CorruptState as error:
         report("meta", Table.META, DIGEST_MARK_KEY, error.message)
+    try:
+        read_incarnation(tables)
+    except CorruptState as error:
+        report("meta", Table.META, INCARNATION_KEY, error.message)
     row = tables.get(Table.META, COUNTERS_KEY)
     if row is None:
         report("counter", Table.META, COUNTERS_KEY, "the state has no counters")

@@ -10,6 +10,7 @@ from gfs.master.core.access import check_operation
 from gfs.master.core.chunk_copies import ChunkCopies
 from gfs.master.core.chunk_table import ChunkTable
 from gfs.master.core.digest import DIGEST_BYTES, digest_text
+from gfs.master.core.incarnation import Incarnations
 from gfs.master.core.namespace import Namespace, root_record
 from gfs.master.core.owners import Owners
 from gfs.master.core.policy_table import PolicyTable
@@ -40,7 +41,9 @@ from gfs.messages.operations import (
     AbandonSnapshot,
     AddChunk,
     AdoptChunkCopy,
+    AdoptReplicas,
     AnyOutcome,
+    BeginIncarnation,
     BeginSnapshot,
     ChangeMode,
     ChangeOwner,
@@ -53,6 +56,7 @@ from gfs.messages.operations import (
     ForgetChunkCopies,
     ForgetSessions,
     GrantLease,
+    HoldGarbage,
     LogRecord,
     MakeDirectory,
     PurgeTrash,
@@ -64,6 +68,7 @@ from gfs.messages.operations import (
     SetLengthHint,
     SetPolicy,
     SetTenure,
+    SettleIncarnation,
     Undelete,
 )
 from gfs.vocabulary import ROOT_INODE, LogIndex
@@ -94,7 +99,8 @@ class MasterState:
         self._quotas = Quotas(self._tables)
         self._policies = PolicyTable(self._tables, self._quotas)
         self._namespace = Namespace(self._tables, self.counters, self._owners, self._quotas)
-        self._chunks = ChunkTable(self._tables, self.counters, self._quotas)
+        self._incarnations = Incarnations(tables, self.counters)
+        self._chunks = ChunkTable(self._tables, self.counters, self._quotas, self._incarnations)
         self._copies = ChunkCopies(self._tables, self.counters, self._chunks)
         self._snapshots = Snapshots(self._tables, self.counters, self._quotas)
         self._reclamation = Reclamation(self._tables, self.counters)
@@ -213,6 +219,18 @@ class MasterState:
                 return Done()
             case CheckDigest() as operation:
                 return self._check_digest(operation, index)
+            case BeginIncarnation() as operation:
+                self._incarnations.begin(operation, index=index, at_ms=at_ms)
+                return Done()
+            case AdoptReplicas() as operation:
+                self._chunks.adopt_replicas(operation)
+                return Done()
+            case SettleIncarnation():
+                self._incarnations.settle()
+                return Done()
+            case HoldGarbage() as operation:
+                self._incarnations.hold_garbage(operation)
+                return Done()
 
     def _check_digest(self, operation: CheckDigest, index: LogIndex) -> AnyOutcome:
         before = self._mark
