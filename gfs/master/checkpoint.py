@@ -140,6 +140,9 @@ class LmdbCheckpointReceiver:
             self.discard()
             raise ChecksumMismatch(f"a received checkpoint is damaged: {error.message}") from error
         write_file_durably(self._disk, self._manifest_path, encode_manifest(self._manifest))
+        # Here and not in install(), as the loop must not wait for large files to go. The log is about
+        # to start over from this one, so the oldest is not missed.
+        self._directory.prune(room_for=1)
 
     def install(self) -> None:
         # The checkpoint comes into being before the state follows it: a process that dies in between starts

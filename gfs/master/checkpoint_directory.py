@@ -63,7 +63,9 @@ class CheckpointDirectory:
     def __init__(self, directory: str, disk: Disk, *, kept_max: int) -> None:
         """Find what is there; verifies the newest whole, older ones by length until they are needed.
 
-        A damaged one is passed over with a log line, and what a crash left half-made is removed.
+        A damaged one is passed over with a log line, and what a crash left half-made is removed. One of a
+        later gfs is not: an older checkpoint in its place would bring back what that gfs has left behind.
+        Raises: UnsupportedVersion; OSError.
         """
         assert kept_max > 0
         self.directory = directory
@@ -129,10 +131,10 @@ class CheckpointDirectory:
             self.disk.sync_directory(self.directory)
             self._add(manifest)
 
-    def prune(self) -> None:
-        """Remove all but the newest few, and what is left of damaged ones."""
+    def prune(self, *, room_for: int = 0) -> None:
+        """Remove all but the newest few, and what is left of damaged ones. At least one stays."""
         with self._lock:
-            self._kept = self._kept[-self._kept_max :]
+            self._kept = self._kept[-max(1, self._kept_max - room_for) :]
             names = {checkpoint_name(manifest) for manifest in self._kept}
             found = [_NAME.match(file_name) for file_name in self.disk.listdir(self.directory)]
         doomed = {match[1] for match in found if match is not None} - names
@@ -193,6 +195,11 @@ class CheckpointDirectory:
             elif match[2] == "manifest":
                 try:
                     found.append(self._read_manifest(match[1]))
+                except UnsupportedVersion as error:
+                    raise UnsupportedVersion(
+                        f"{self.directory}/{file_name}: {error.message}",
+                        hint="A newer gfs wrote it. Start that one, or upgrade this one.",
+                    ) from error
                 except (GfsError, OSError) as error:
                     self._log.error("checkpoint_skipped", checkpoint=match[1], reason=str(error))
             elif not self.disk.exists(f"{self.directory}/{match[1]}.manifest"):

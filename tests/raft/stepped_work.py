@@ -62,6 +62,7 @@ class SteppedLoop(VirtualLoop):
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self._under_way: dict[Any, list[SteppedWork]] = {}
+        self.stepped_seconds = self.disk_seconds  # what one call of stepped work takes
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
@@ -76,7 +77,7 @@ class SteppedLoop(VirtualLoop):
             if not work.finished:
                 work.step()
             if not work.finished:
-                self.call_later(self.chance.uniform(*self.disk_seconds), go_on)
+                self.call_later(self.chance.uniform(*self.stepped_seconds), go_on)
                 return
             if work in self._under_way.get(executor, []):
                 self._under_way[executor].remove(work)
@@ -87,7 +88,7 @@ class SteppedLoop(VirtualLoop):
             else:
                 done.set_result(work.result)
 
-        self.call_later(self.chance.uniform(*self.disk_seconds), go_on)
+        self.call_later(self.chance.uniform(*self.stepped_seconds), go_on)
         return done
 
     def end_work_of(self, executor: Any) -> None:

@@ -388,3 +388,24 @@ def _model_at(base: object) -> Model:
     assert isinstance(base, Position)
     model.base = base
     return model
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_segments_dropped_when_the_power_goes_leave_no_hole_though_directory_changes_are_reordered(
+    seed: int,
+) -> None:
+    for operations in range(8):
+        disk = ForgetfulDisk(seed)
+        disk.reorders_names = True
+        log = open_log(disk, segment_bytes=60)
+        for index in range(2, 30):
+            log.add(b"payload", index, 1)
+            log.flush()
+        unneeded = log.compact_to(LogIndex(25))
+        assert len(unneeded) > 3
+        disk.cut_power_after(operations, torn=True)
+        with pytest.raises(PoweredOff):
+            log.drop_segments(unneeded)
+        disk.power_on()
+        again = open_log(disk, segment_bytes=60)
+        assert again.end.index == 29 and again.base.index <= 25

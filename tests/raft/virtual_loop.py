@@ -117,6 +117,9 @@ class VirtualTransport(asyncio.Transport):
         if not self._closing:
             self._send(bytes(data))
 
+    def get_write_buffer_size(self) -> int:
+        return sum(len(data) for data in self.held if data is not None)
+
     def close(self) -> None:
         if not self._closing:
             self._closing = True

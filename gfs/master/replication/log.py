@@ -235,10 +235,13 @@ class OperationLog(Journal):
         return unneeded
 
     def drop_segments(self, paths: Sequence[str]) -> None:
-        """Worker thread. In order: a crash leaves a log that merely starts earlier."""
+        """Worker thread. In order: a crash leaves a log that merely starts earlier.
+
+        Each is gone for good before the next goes: a file system may keep directory changes in any order, and
+        a hole in the middle is damage.
+        """
         for path in paths:
             self._disk.unlink(path)
-        if paths:
             self._disk.sync_directory(self._directory)
 
     # --- making it durable ------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import secrets
 import msgspec
 
 from gfs.disk import Disk, read_whole_file, write_file_durably
-from gfs.errors import CorruptState, NoSpace, Superseded, WrongCluster
+from gfs.errors import CorruptState, NoSpace, Superseded, UnsupportedVersion, WrongCluster
 from gfs.master.replication.handshake import Introduction
 from gfs.telemetry import logger
 from gfs.vocabulary import ClusterId, MasterId
@@ -31,6 +31,10 @@ class _Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known: dict[MasterId, str]
 
 
+class _Format(msgspec.Struct):
+    format: int
+
+
 class MemberDisks:
     def __init__(
         self, directory: str, disk: Disk, *, me: MasterId, cluster: ClusterId, has_history: bool
@@ -39,7 +43,8 @@ class MemberDisks:
 
         Args:
             has_history: a checkpoint or state exists, so the log must have existed too.
-        Raises: WrongCluster; CorruptState when the log's directory was lost but the rest was not.
+        Raises: WrongCluster; UnsupportedVersion; CorruptState when the log's directory was lost but the rest
+            was not.
         """
         self._path, self._disk, self._me, self._cluster = f"{directory}/{IDENTITY_FILE}", disk, me, cluster
         disk.make_directory(directory)
@@ -99,8 +104,15 @@ class MemberDisks:
         return dict(sorted((self.known | {self._me: self.mine}).items()))
 
     def _load(self) -> None:
+        content = read_whole_file(self._disk, self._path)
         try:
-            identity = msgspec.json.decode(read_whole_file(self._disk, self._path), type=_Identity)
+            found = msgspec.json.decode(content, type=_Format).format  # first: a later one has other fields
+            if found > _FORMAT:
+                raise UnsupportedVersion(
+                    f"{self._path} has format {found}; this program reads format {_FORMAT}",
+                    hint="A newer gfs wrote it. Start that one, or upgrade this one.",
+                )
+            identity = msgspec.json.decode(content, type=_Identity)
         except msgspec.DecodeError as error:
             raise CorruptState(f"{self._path} does not decode: {error}") from error
         if identity.cluster != self._cluster:

@@ -153,6 +153,13 @@ class PeerConnections:
             if not self._closed:
                 self.events.peer_down(member)
 
+    def serve_only(self, connection: Connection, member: MasterId) -> None:
+        """A member fetches over one connection: an older one of its is what a broken link has left behind."""
+        for older in [found for found in self.serving if found.serves == member]:
+            older.abort()
+        connection.serves = member
+        self.serving.add(connection)
+
     def is_current(self, connection: Connection, member: MasterId) -> bool:
         return self._live.get(member) is connection
 
@@ -225,9 +232,10 @@ class Connection(asyncio.Protocol):
         self._listener = None if target else Listener(me=owner.me, cluster=owner.cluster, secret=owner.secret)
         self._introduction: Introduction | None = None  # ours, once it was said
         self._step = 0
-        self._serving = False
+        self._serving = self._piece_under_way = False
         self._name = "an unknown peer"
         self.member: MasterId | None = None  # set once Raft messages may flow
+        self.serves: MasterId | None = None  # set once it may fetch pieces of a checkpoint
         self.opened_at = self.last_heard = owner.clock.monotonic()
         self.is_full = False
         self.settled = asyncio.Event()  # the handshake is over, either way
@@ -305,7 +313,7 @@ class Connection(asyncio.Protocol):
                 if self._owner.is_current(self, self.member):  # a superseded connection can no longer speak
                     self._owner.events.message(self.member, message)
             elif self._serving:
-                self._owner.spawn(self._serve(_decode_fetch(body)))
+                self._take_fetch(_decode_fetch(body))
             elif self._dialer is not None:
                 self._shake_as_dialer(self._dialer, body)
             else:
@@ -349,7 +357,7 @@ class Connection(asyncio.Protocol):
         else:
             self._serving = True
             self._owner.unfinished.discard(self)
-            self._owner.serving.add(self)
+            self._owner.serve_only(self, listener.hello.source)
 
     def _establish(self, member: MasterId) -> None:
         self.member = member
@@ -357,8 +365,18 @@ class Connection(asyncio.Protocol):
         self._owner.established(self, member)
         self.settled.set()
 
+    def _take_fetch(self, request: FetchPiece) -> None:
+        """One piece at a time, and none before the last has left: who reads slowly costs us one piece."""
+        if self._piece_under_way or self._transport.get_write_buffer_size() > 0:
+            raise ProtocolFault(f"{self._name} asks for a piece before it has taken the one before")
+        self._piece_under_way = True
+        self._owner.spawn(self._serve(request))
+
     async def _serve(self, request: FetchPiece) -> None:
-        answer = await self._owner.events.serve_piece(request)
+        try:
+            answer = await self._owner.events.serve_piece(request)
+        finally:
+            self._piece_under_way = False
         if not self._transport.is_closing():
             self.write(frame(answer))
 
