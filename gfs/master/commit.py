@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from prometheus_client import Counter, Histogram
@@ -17,7 +18,7 @@ from gfs.errors import GfsError, NoQuorum, NotLeader, PathBusy, from_code
 from gfs.master.freezes import THAW_LOOK_SECONDS, Freezes, written_paths
 from gfs.master.replication.replicator import Replicator
 from gfs.master.roster import Roster
-from gfs.messages.base import Identity
+from gfs.messages.base import Identity, Reply
 from gfs.messages.operations import (
     AnyOperation,
     AnyOutcome,
@@ -28,6 +29,7 @@ from gfs.messages.operations import (
     RequestId,
 )
 from gfs.telemetry import Metrics
+from gfs.transport.interface import Later
 from gfs.vocabulary import Term
 
 COMMIT_SECONDS_BOUNDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1.0, 5.0)
@@ -73,24 +75,13 @@ class Commits:
         Raises: the error the state refused it with (definite); NotLeader naming the leader, NoQuorum,
             Overloaded (definite); OutcomeUnknown when leadership was lost meanwhile.
         """
-        failpoints.hit("master.before_propose")
         started = time.perf_counter()
+        submitted = self._submit(operation, request, caller)
         try:
-            record = LogRecord(
-                at_ms=self._clock.wall_ms(), operation=operation, request=request, caller=caller
-            )
-            encoded = await self._replicator.propose(_encode(record))
-        except (NotLeader, NoQuorum) as error:
-            self._failures.labels(error.code).inc()
-            raise self.named(error) from error
-        except GfsError as error:
-            self._failures.labels(error.code).inc()
-            raise
-        self._seconds.observe(time.perf_counter() - started)
-        outcome: Done | ChunkGranted | Refused = _decode_outcome(encoded)
-        if isinstance(outcome, Refused):
-            raise from_code(outcome.code, outcome.message)
-        return outcome
+            await submitted
+        except GfsError:
+            assert submitted.done()  # _outcome() is shown it
+        return self._outcome(submitted, started)
 
     async def commit_in_turn(
         self, operation: AnyOperation, request: RequestId | None = None, *, caller: Identity | None = None
@@ -112,6 +103,59 @@ class Commits:
                 except PathBusy:
                     pass
             await self.thawed()
+
+    def replied(
+        self,
+        operation: AnyOperation,
+        request: RequestId | None,
+        reply: Callable[[Done | ChunkGranted], Reply],
+        *,
+        caller: Identity | None = None,
+    ) -> Awaitable[Reply]:
+        """As commit_in_turn(), for a handler that then does nothing but make its `reply` of the outcome."""
+        if not self.freezes.is_idle:
+            return self._replied_in_turn(operation, request, reply, caller)
+        started = time.perf_counter()
+
+        def conclude(submitted: asyncio.Future[bytes]) -> Reply | Awaitable[Reply]:
+            try:
+                return reply(self._outcome(submitted, started))
+            except PathBusy:
+                return self._replied_in_turn(operation, request, reply, caller)
+
+        return Later(self._submit(operation, request, caller), conclude)
+
+    async def _replied_in_turn(
+        self,
+        operation: AnyOperation,
+        request: RequestId | None,
+        reply: Callable[[Done | ChunkGranted], Reply],
+        caller: Identity | None,
+    ) -> Reply:
+        return reply(await self.commit_in_turn(operation, request, caller=caller))
+
+    def _submit(
+        self, operation: AnyOperation, request: RequestId | None, caller: Identity | None
+    ) -> asyncio.Future[bytes]:
+        failpoints.hit("master.before_propose")
+        record = LogRecord(at_ms=self._clock.wall_ms(), operation=operation, request=request, caller=caller)
+        return self._replicator.submit(_encode(record))
+
+    def _outcome(self, submitted: asyncio.Future[bytes], started: float) -> Done | ChunkGranted:
+        """Raises: as commit()."""
+        try:
+            encoded = submitted.result()
+        except (NotLeader, NoQuorum) as error:
+            self._failures.labels(error.code).inc()
+            raise self.named(error) from error
+        except GfsError as error:
+            self._failures.labels(error.code).inc()
+            raise
+        self._seconds.observe(time.perf_counter() - started)
+        outcome: Done | ChunkGranted | Refused = _decode_outcome(encoded)
+        if isinstance(outcome, Refused):
+            raise from_code(outcome.code, outcome.message)
+        return outcome
 
     async def thawed(self) -> None:
         """Return when a snapshot made here has come to its end, or after a short while: then look again."""

@@ -6,6 +6,8 @@ core/lookup's.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from gfs.clock import Clock
 from gfs.errors import InvalidArgument
 from gfs.master.callers import Callers, everybody
@@ -14,6 +16,7 @@ from gfs.master.core.access import READ, SEARCH
 from gfs.master.core.glob import glob_page
 from gfs.master.core.lookup import NamePath, list_page, names_of, stat
 from gfs.master.core.policies import policy_at, trash_expiry
+from gfs.master.core.tables import ReadTables
 from gfs.master.reads import Reads
 from gfs.messages import operations
 from gfs.messages.base import Reply, Request
@@ -30,7 +33,7 @@ from gfs.messages.namespace import (
     SetLengthHint,
     Stat,
 )
-from gfs.messages.operations import AnyOperation, RequestId
+from gfs.messages.operations import AnyOperation, ChunkGranted, Done, RequestId
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import REPLICATION_GOAL_MAX
 
@@ -56,11 +59,15 @@ class NamespaceService:
         self._replication_goal = replication_goal
         self._trash_ms = round(trash_seconds * 1000)
 
-    async def stat(self, request: Request, context: CallContext) -> Reply:
+    def stat(self, request: Request, context: CallContext) -> Awaitable[Reply]:
         assert isinstance(request, Stat)
-        tables = await self._reads.view(request.consistency, request.min_applied_index)
-        self._callers.require_path(tables, context, request.path)
-        return self._reads.stamp(EntryReply(entry=stat(tables, request.path)), request.consistency)
+        path = request.path
+
+        def read(tables: ReadTables) -> EntryReply:
+            self._callers.require_path(tables, context, path)
+            return EntryReply(entry=stat(tables, path))
+
+        return self._reads.replied(request.consistency, request.min_applied_index, read)
 
     async def list_directory(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, ListDirectory)
@@ -81,16 +88,16 @@ class NamespaceService:
         )
         return self._reads.stamp(EntriesReply(entries=entries, next_after=next_after), request.consistency)
 
-    async def make_directory(self, request: Request, context: CallContext) -> Reply:
+    def make_directory(self, request: Request, context: CallContext) -> Awaitable[Reply]:
         assert isinstance(request, MakeDirectory)
         names_of(request.path)
         owner, group = self._callers.owner(context)
         operation = operations.MakeDirectory(
             path=request.path, parents=request.parents, owner=owner, group=group
         )
-        return await self._mutate(operation, request.request, context)
+        return self._mutate(operation, request.request, context)
 
-    async def create(self, request: Request, context: CallContext) -> Reply:
+    def create(self, request: Request, context: CallContext) -> Awaitable[Reply]:
         assert isinstance(request, CreateFile)
         names = names_of(request.path)
         goal = request.replication_goal or self._goal_at(names)
@@ -106,17 +113,17 @@ class NamespaceService:
             owner=owner,
             group=group,
         )
-        return await self._mutate(operation, request.request, context)
+        return self._mutate(operation, request.request, context)
 
-    async def delete(self, request: Request, context: CallContext) -> Reply:
+    def delete(self, request: Request, context: CallContext) -> Awaitable[Reply]:
         assert isinstance(request, DeletePath)
         names = names_of(request.path)
         operation = operations.DeletePath(
             path=request.path, recursive=request.recursive, expires_at_ms=self._expires_at_ms(names)
         )
-        return await self._mutate(operation, request.request, context)
+        return self._mutate(operation, request.request, context)
 
-    async def rename(self, request: Request, context: CallContext) -> Reply:
+    def rename(self, request: Request, context: CallContext) -> Awaitable[Reply]:
         assert isinstance(request, RenamePath)
         names_of(request.source)
         replaced = names_of(request.destination)
@@ -126,9 +133,9 @@ class NamespaceService:
             replace=request.replace,
             expires_at_ms=self._expires_at_ms(replaced),
         )
-        return await self._mutate(operation, request.request, context)
+        return self._mutate(operation, request.request, context)
 
-    async def set_length_hint(self, request: Request, context: CallContext) -> Reply:
+    def set_length_hint(self, request: Request, context: CallContext) -> Awaitable[Reply]:
         assert isinstance(request, SetLengthHint)
         if request.length_bytes < 0:
             raise InvalidArgument(f"a file cannot be {request.length_bytes} bytes long")
@@ -138,15 +145,16 @@ class NamespaceService:
             closed=request.closed,
             appending=request.appending,
         )
-        return await self._mutate(operation, request.request, context)
+        return self._mutate(operation, request.request, context)
 
-    async def _mutate(
+    def _mutate(
         self, operation: AnyOperation, request: RequestId | None, context: CallContext
-    ) -> MutationReply:
-        outcome = await self._commits.commit_in_turn(
-            operation, request, caller=self._callers.to_check(context)
-        )
-        assert isinstance(outcome, operations.Done), outcome
+    ) -> Awaitable[Reply]:
+        caller = self._callers.to_check(context)
+        return self._commits.replied(operation, request, self._reply, caller=caller)
+
+    def _reply(self, outcome: Done | ChunkGranted) -> MutationReply:
+        assert isinstance(outcome, Done), outcome
         return MutationReply(inode=outcome.inode, applied_index=self._reads.applied_index())
 
     def _goal_at(self, names: NamePath) -> int:

@@ -6,19 +6,21 @@ one, reads to the end without waiting, and answers: each answer is of one point 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
 
 from gfs.clock import Clock
-from gfs.errors import NoQuorum, NotLeader, Unavailable
+from gfs.errors import GfsError, NoQuorum, NotLeader, Unavailable
 from gfs.master.commit import Commits
 from gfs.master.core.lookup import path_of
 from gfs.master.core.tables import ReadTables
 from gfs.master.replication.replicator import Replicator
 from gfs.master.standing import Standing
-from gfs.messages.base import Consistency, ViewReply
+from gfs.messages.base import Consistency, Reply, ViewReply
+from gfs.transport.interface import Later
 from gfs.vocabulary import InodeId, LogIndex
 
 SESSION_WAIT_SECONDS = 0.5  # how long a read waits for what its client has already seen
@@ -57,8 +59,7 @@ class Reads:
         Raises: NotLeader naming the leader, or when this master is no member; NoQuorum; Unavailable when
             this master is too far behind, or its state is not to be trusted.
         """
-        if self._standing.untrusted:
-            raise Unavailable(f"this master is out of service: {self._standing.reason}")
+        self._demand_trust()
         if consistency == "linearizable":
             return await self.linearizable()
         if (refusal := self._commits.roster.refusal()) is not None:
@@ -73,11 +74,41 @@ class Reads:
         return not self._standing.untrusted
 
     async def linearizable(self) -> ReadTables:
+        reached = self._replicator.submit_read()
         try:
-            await self._replicator.read_barrier()
+            await reached
+        except GfsError:
+            assert reached.done()  # _view_behind() is shown it
+        return self._view_behind(reached)
+
+    def replied(
+        self, consistency: Consistency, min_applied_index: int, read: Callable[[ReadTables], ViewReply]
+    ) -> Awaitable[Reply]:
+        """As view(), for a handler that then does nothing but `read`; the reply is stamped."""
+        if consistency != "linearizable":
+            return self._replied_from_view(consistency, min_applied_index, read)
+        self._demand_trust()
+
+        def conclude(reached: asyncio.Future[LogIndex]) -> Reply:
+            return self.stamp(read(self._view_behind(reached)), consistency)
+
+        return Later(self._replicator.submit_read(), conclude)
+
+    async def _replied_from_view(
+        self, consistency: Consistency, min_applied_index: int, read: Callable[[ReadTables], ViewReply]
+    ) -> Reply:
+        return self.stamp(read(await self.view(consistency, min_applied_index)), consistency)
+
+    def _view_behind(self, barrier: asyncio.Future[LogIndex]) -> ReadTables:
+        try:
+            barrier.result()
         except (NotLeader, NoQuorum) as error:
             raise self._commits.named(error) from error
         return self.now()
+
+    def _demand_trust(self) -> None:
+        if self._standing.untrusted:
+            raise Unavailable(f"this master is out of service: {self._standing.reason}")
 
     def stamp(self, reply: V, consistency: Consistency) -> V:
         """The reply to a read, with the state it is of and, where that need not be the newest, its age."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -13,7 +15,7 @@ from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request, method_name
 from gfs.telemetry import logger, trace_id
 from gfs.transport.call_tally import CallTally
 from gfs.transport.frames import DECODE_FAULTS, error_reply, request_decoder
-from gfs.transport.interface import CallContext, CallObserver, Handler, Handlers
+from gfs.transport.interface import CallContext, CallObserver, Handler, Handlers, Later
 from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)
@@ -21,8 +23,17 @@ R = TypeVar("R", bound=Reply)
 _log = logger("transport")
 
 
+class Begun(NamedTuple):
+    """A call whose handler waits for nothing but a future. `started`: as time.perf_counter()."""
+
+    later: Later
+    request: Request
+    context: CallContext
+    started: float
+
+
 class Dispatcher:
-    """The methods of one program. `answer` never raises, cancellation aside."""
+    """The methods of one program. Answering never raises, cancellation aside."""
 
     def __init__(
         self,
@@ -37,6 +48,9 @@ class Dispatcher:
         self.by_method = {method_name(kind): kind for kind in handlers}
         assert len(self.by_method) == len(handlers), "two requests share a method name"
         self._handlers: dict[type[Request], Handler] = dict(handlers)
+        self._coroutines = frozenset(
+            kind for kind, handler in handlers.items() if inspect.iscoroutinefunction(handler)
+        )
         self._role = role
         self._tally = tally or CallTally()
         self._observer = observer
@@ -45,45 +59,91 @@ class Dispatcher:
             method: msgspec.msgpack.Decoder(kind) for method, kind in self.by_method.items()
         }
 
-    async def answer(self, request: Request, context: CallContext) -> Reply:
-        """Run the handler with the call's trace id bound, and turn whatever it raises into an ErrorReply."""
-        kind = type(request)
+    def begin(self, request: Request, context: CallContext) -> Reply | Begun | Coroutine[Any, Any, Reply]:
+        """Run the handler with the call's trace id bound, and turn whatever it raises into an ErrorReply.
+
+        Returns: the reply, if the handler has failed at once; what conclude() makes one of when its future is
+        done; or a coroutine that ends with it.
+        """
         started = time.perf_counter()
-        code = "cancelled"
-        reply: Reply | None = None
         # Set in every call rather than reset after it: the tasks that run handlers do nothing else.
         trace_id.set(context.trace)
         try:
-            reply = await self._handlers[kind](request, context)
-            if isinstance(reply, ErrorReply):
-                code = reply.code
-            elif isinstance(reply, kind.reply):
-                code = "ok"
-            else:
-                raise TypeError(f"{method_name(kind)} answered with {type(reply).__name__}")
+            answering = self._handlers[type(request)](request, context)
+        except Exception as error:
+            reply = self._refusal(error, request, context)
+            self._told(request, reply, context, started)
+            return reply
+        if isinstance(answering, Later):
+            return Begun(answering, request, context, started)
+        return self._wait(answering, request, context, started)
+
+    def conclude(self, begun: Begun) -> Reply | Coroutine[Any, Any, Reply]:
+        """The reply to a call whose future is done, or a coroutine that ends with it."""
+        later, request, context, started = begun
+        trace_id.set(context.trace)
+        try:
+            reply = later.conclude()
+            if not isinstance(reply, Reply):
+                return self._wait(reply, request, context, started)
+            _check(reply, request)
+        except asyncio.CancelledError:
+            reply = self._fault(request, context)  # not by the caller: see abandoned()
+        except Exception as error:
+            reply = self._refusal(error, request, context)
+        self._told(request, reply, context, started)
+        return reply
+
+    def abandoned(self, begun: Begun) -> None:
+        """The future of this call was cancelled, because its caller does not wait any more."""
+        self._told(begun.request, None, begun.context, begun.started)
+
+    async def answer(self, request: Request, context: CallContext) -> Reply:
+        """As begin(), to the end."""
+        begun = self.begin(request, context)
+        if isinstance(begun, Reply):
+            return begun
+        return await (self._wait(*begun) if isinstance(begun, Begun) else begun)
+
+    def waits_in_task(self, request: Request) -> bool:
+        """Whether the handler of such a request needs a task when it waits."""
+        return type(request) in self._coroutines
+
+    async def _wait(
+        self, answering: Awaitable[Reply], request: Request, context: CallContext, started: float
+    ) -> Reply:
+        reply: Reply | None = None
+        trace_id.set(context.trace)
+        try:
+            reply = await answering
+            _check(reply, request)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             # Nobody cancelled this call: something it waited for was. Its caller must not wait for ever.
-            code = InternalFault.code
-            reply = self._fault(method_name(kind), context)
-        except GfsError as error:
-            code = error.code
-            reply = error_reply(error)
-        except Exception:
-            code = InternalFault.code
-            reply = self._fault(method_name(kind), context)
+            reply = self._fault(request, context)
+        except Exception as error:
+            reply = self._refusal(error, request, context)
         finally:
-            seconds = time.perf_counter() - started
-            self._tally.count(kind, code, seconds)
-            if self._observer is not None:
-                self._observer.called(
-                    request, reply, peer=context.peer, trace=context.trace, code=code, seconds=seconds
-                )
+            self._told(request, reply, context, started)
         return reply
 
-    def _fault(self, method: str, context: CallContext) -> ErrorReply:
+    def _told(self, request: Request, reply: Reply | None, context: CallContext, started: float) -> None:
+        """Count the call and tell the observer; without a reply it was cancelled."""
+        seconds = time.perf_counter() - started
+        code = "cancelled" if reply is None else reply.code if isinstance(reply, ErrorReply) else "ok"
+        self._tally.count(type(request), code, seconds)
+        if self._observer is not None:
+            self._observer.called(
+                request, reply, peer=context.peer, trace=context.trace, code=code, seconds=seconds
+            )
+
+    def _refusal(self, error: Exception, request: Request, context: CallContext) -> ErrorReply:
+        return error_reply(error) if isinstance(error, GfsError) else self._fault(request, context)
+
+    def _fault(self, request: Request, context: CallContext) -> ErrorReply:
+        method = method_name(type(request))
         _log.exception("a handler failed unexpectedly", method=method, peer=context.peer)
         return error_reply(
             InternalFault(
@@ -105,6 +165,11 @@ class Dispatcher:
             return decoder.decode(encoded)
         except DECODE_FAULTS as error:
             raise InvalidArgument(f"the request cannot be understood: {error}") from error
+
+
+def _check(reply: Reply, request: Request) -> None:
+    if not isinstance(reply, request.reply) and not isinstance(reply, ErrorReply):
+        raise TypeError(f"{method_name(type(request))} answered with {type(reply).__name__}")
 
 
 class _Tagged(msgspec.Struct):

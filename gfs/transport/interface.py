@@ -5,13 +5,15 @@ Implementations: websocket_client / websocket_server, and an in-memory network i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gfs.messages.base import NOBODY, Identity, Reply, Request
 from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)
+T = TypeVar("T")
 
 
 class CallContext(NamedTuple):
@@ -26,6 +28,39 @@ class CallContext(NamedTuple):
     identity: Identity = NOBODY
 
 
+class Later(Awaitable[Reply]):
+    """A reply that follows from a future, of a handler that waits for nothing else. It costs no task.
+
+    Of a handler that is no coroutine function: what it can do at once it has done when it returns this. Once
+    the future is done, `conclude` makes the reply of it, or raises, or gives something more to wait for.
+    Awaiting a Later does all that, too. Cancelling the future ends the call.
+    """
+
+    __slots__ = ("_conclude", "future")
+
+    def __init__(
+        self, future: asyncio.Future[T], conclude: Callable[[asyncio.Future[T]], Reply | Awaitable[Reply]]
+    ) -> None:
+        self.future: asyncio.Future[Any] = future  # Any: only `conclude` knows what it brings
+        self._conclude: Callable[[asyncio.Future[Any]], Reply | Awaitable[Reply]] = conclude
+
+    def conclude(self) -> Reply | Awaitable[Reply]:
+        """Call it once, when the future is done."""
+        return self._conclude(self.future)
+
+    def __await__(self) -> Generator[Any, Any, Reply]:  # Any: what passes to the loop is asyncio's
+        return self._wait().__await__()
+
+    async def _wait(self) -> Reply:
+        try:
+            await self.future
+        except Exception:
+            assert self.future.done()  # conclude() is shown it
+        reply = self.conclude()
+        return reply if isinstance(reply, Reply) else await reply
+
+
+# A coroutine function, or a plain one that returns a Later where many calls wait for one thing.
 Handler = Callable[[Request, CallContext], Awaitable[Reply]]
 Handlers = Mapping[type[Request], Handler]
 

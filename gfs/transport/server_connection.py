@@ -22,7 +22,7 @@ from gfs.errors import (
 from gfs.messages.base import NOBODY, Reply, Request
 from gfs.settings import CALLS_IN_FLIGHT_MAX, SEND_QUEUE_BYTES_MAX
 from gfs.telemetry import logger
-from gfs.transport.dispatch import Dispatcher
+from gfs.transport.dispatch import Begun, Dispatcher
 from gfs.transport.frames import (
     DECODE_FAULTS,
     Answer,
@@ -50,20 +50,21 @@ TICK_SECONDS = 0.01  # how late a deadline may be noticed; one timer a tick is f
 
 
 class _WaitingCall:
-    """A call whose handler waits for something, in a task of its own."""
+    """A call whose handler waits for something: in a task of its own, or for a future."""
 
-    __slots__ = ("deadline", "late", "task")
+    __slots__ = ("deadline", "late", "work")
 
-    def __init__(self, task: asyncio.Task[Any], deadline: float) -> None:
+    def __init__(self, work: asyncio.Future[Any], deadline: float) -> None:
         # Any: whatever task happened to run the handler; it is only ever cancelled
-        self.task, self.deadline, self.late = task, deadline, False
+        self.work, self.deadline, self.late = work, deadline, False
 
 
 class ServerConnection:
     """Most handlers answer without waiting for anything; a task for each would cost as much as the rest.
 
     So one task, the leader, reads and runs handlers itself. When a handler has to wait, that task stays with
-    the call, as an ordinary task of its own, and a new leader reads on.
+    the call, as an ordinary task of its own, and a new leader reads on. What waits for nothing but a future
+    (see interface.Later) needs no task at all: the reply is made when the future is done.
     """
 
     def __init__(
@@ -102,6 +103,9 @@ class ServerConnection:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            waiting_calls, self._waiting = self._waiting, {}
+            for waiting in waiting_calls.values():
+                waiting.work.cancel()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -219,9 +223,15 @@ class ServerConnection:
         """Run the call's handler. True when it had to wait, so that this task no longer leads."""
         if not self._accept(call):
             return False
-        answering = self._dispatcher.answer(call.request, self._context(call))
+        begun = self._dispatcher.begin(call.request, self._context(call))
+        if isinstance(begun, Begun):
+            self._conclude_when_done(call, begun)
+            return False
+        if isinstance(begun, Reply):
+            self._put(call.id, begun)
+            return False
         try:
-            waits_for = answering.send(None)
+            waits_for = begun.send(None)
         except StopIteration as done:
             self._put(call.id, done.value)
             return False
@@ -229,7 +239,7 @@ class ServerConnection:
         assert task is not None
         waiting = self._remember(call, task)
         self._hand_over()
-        await self._finish(call, waiting, _resume(answering, waits_for))
+        await self._finish(call, waiting, _resume(begun, waits_for))
         return True
 
     def _hand_over(self) -> None:
@@ -238,7 +248,7 @@ class ServerConnection:
         """
         rest: deque[Call[Request] | Cancel | Hello] = deque()
         for frame in self._inbox:
-            if not isinstance(frame, Call):
+            if not isinstance(frame, Call) or not self._dispatcher.waits_in_task(frame.request):
                 rest.append(frame)
             elif self._accept(frame):
                 self._remember(frame, self._start(self._answer_alone(frame)))
@@ -248,6 +258,26 @@ class ServerConnection:
     async def _answer_alone(self, call: Call[Request]) -> None:
         answering = self._dispatcher.answer(call.request, self._context(call))
         await self._finish(call, self._waiting[call.id], answering)
+
+    def _conclude_when_done(self, call: Call[Request], begun: Begun) -> None:
+        waiting = self._remember(call, begun.later.future)
+
+        def conclude(future: asyncio.Future[Any]) -> None:  # Any: only the handler knows what it brings
+            if future.cancelled() and self._waiting.get(call.id) is not waiting:
+                self._dispatcher.abandoned(begun)
+                if waiting.late:
+                    self._put(call.id, error_reply(_too_late(call)))
+                    self._outbox.wake()
+                return
+            reply = self._dispatcher.conclude(begun)
+            if isinstance(reply, Reply):
+                self._waiting.pop(call.id, None)
+                self._put(call.id, reply)
+                self._outbox.wake()
+            else:
+                waiting.work = self._start(self._finish(call, waiting, reply))
+
+        begun.later.future.add_done_callback(conclude)
 
     async def _finish(self, call: Call[Request], waiting: _WaitingCall, answering: Awaitable[Reply]) -> None:
         try:
@@ -279,10 +309,10 @@ class ServerConnection:
     def _context(self, call: Call[Request]) -> CallContext:
         return CallContext(self._peer, call.trace, call.seconds_left, self._identity)
 
-    def _remember(self, call: Call[Request], task: asyncio.Task[Any]) -> _WaitingCall:
-        """From now on the call has a task of its own, and ends with it when it is taken back or late."""
+    def _remember(self, call: Call[Request], work: asyncio.Future[Any]) -> _WaitingCall:
+        """From now on the call has a task or future of its own, cancelled when it is taken back or late."""
         deadline = self._loop.time() + call.seconds_left
-        waiting = self._waiting[call.id] = _WaitingCall(task, deadline)
+        waiting = self._waiting[call.id] = _WaitingCall(work, deadline)
         if deadline < self._next_deadline:
             self._next_deadline = deadline
         if self._timer is None:
@@ -295,14 +325,14 @@ class ServerConnection:
             for call_id in [call_id for call_id, call in self._waiting.items() if call.deadline <= now]:
                 waiting = self._waiting.pop(call_id)
                 waiting.late = True
-                waiting.task.cancel()
+                waiting.work.cancel()
             self._next_deadline = min((call.deadline for call in self._waiting.values()), default=math.inf)
         self._timer = self._loop.call_later(TICK_SECONDS, self._watch) if self._waiting else None
 
     def _cancel(self, call_id: int) -> None:
         waiting = self._waiting.pop(call_id, None)  # None: answered while the cancellation was under way
         if waiting is not None:
-            waiting.task.cancel()
+            waiting.work.cancel()
 
     def _put(self, call_id: int, reply: Reply) -> None:
         try:

@@ -114,6 +114,12 @@ class FakeReplicator:
             raise OutcomeUnknown("leadership was lost while it was under way")
         return _encode(outcome)
 
+    def submit(self, proposal: bytes) -> asyncio.Future[bytes]:
+        return asyncio.ensure_future(self.propose(proposal))
+
+    def submit_read(self) -> asyncio.Future[LogIndex]:
+        return asyncio.ensure_future(self.read_barrier())
+
     async def read_barrier(self) -> LogIndex:
         if self.hold is not None:
             await self.hold.wait()

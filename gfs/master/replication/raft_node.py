@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 
@@ -179,18 +180,35 @@ class RaftNode:
         self._checkpoint_threads.shutdown()
 
     async def propose(self, proposal: bytes) -> bytes:
-        self._demand_leadership()
-        if self._stall.reason:
-            raise NoQuorum(self._stall.reason, hint=STALL_HINT)
-        outcome = self._group.submit(proposal)
+        return await self.submit(proposal)
+
+    def submit(self, proposal: bytes) -> asyncio.Future[bytes]:
+        try:
+            self._demand_leadership()
+            if self._stall.reason:
+                raise NoQuorum(self._stall.reason, hint=STALL_HINT)
+            outcome = self._group.submit(proposal)
+        except GfsError as error:
+            return self._failed(error)
         self._ask_for_turn()
-        return await outcome
+        return outcome
 
     async def read_barrier(self) -> LogIndex:
-        self._demand_leadership()
+        return await self.submit_read()
+
+    def submit_read(self) -> asyncio.Future[LogIndex]:
+        try:
+            self._demand_leadership()
+        except GfsError as error:
+            return self._failed(error)
         reached = self._reads.submit()
         self._ask_for_turn()
-        return await reached
+        return reached
+
+    def _failed(self, error: GfsError) -> asyncio.Future[Any]:  # Any: it has no result
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.set_exception(error)
+        return future
 
     def status(self) -> ReplicatorStatus:
         engine = self._engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -72,11 +73,19 @@ class Replicator(Protocol):
         """
         ...
 
+    def submit(self, proposal: bytes) -> asyncio.Future[bytes]:
+        """As propose(), for whoever needs no task to wait in; every failure is the future's."""
+        ...
+
     async def read_barrier(self) -> LogIndex:
         """Return once a quorum has confirmed this leadership and everything committed before is applied.
 
         Raises: NotLeader, NoQuorum. Source: Raft §6.4 (ReadIndex); one round serves all who wait.
         """
+        ...
+
+    def submit_read(self) -> asyncio.Future[LogIndex]:
+        """As read_barrier(), for whoever needs no task to wait in; every failure is the future's."""
         ...
 
     def status(self) -> ReplicatorStatus: ...
