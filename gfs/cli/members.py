@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from gfs.cli import local_masters
 from gfs.cli.cluster_address import run_with_client
 from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_many, emit_one, note
 from gfs.client.client import AsyncClient
 from gfs.client.operating import Progress
 from gfs.messages.members import MemberChangeReply, MemberRow, MembersReply
+from gfs.vocabulary import MasterId
 
 
 @click.group(cls=CommandGroup)
@@ -77,23 +79,28 @@ def say_once() -> Progress:
 
 
 @members.command()
-@click.argument("master")
-@click.option(
-    "--control", metavar="HOST:PORT", required=True, help="Where clients dial it: as in its gfs.toml."
-)
-@click.option("--raft", metavar="HOST:PORT", required=True, help="Where masters dial it: as in its gfs.toml.")
+@click.argument("master", default="")
+@click.option("--control", metavar="HOST:PORT", default="", help="Where clients dial it, as in its gfs.toml.")
+@click.option("--raft", metavar="HOST:PORT", default="", help="Where masters dial it, as in its gfs.toml.")
 @click.pass_context
 def add(ctx: click.Context, master: str, control: str, raft: str) -> None:
     """Make the running MASTER a voter: it learns the log first, and votes once it has caught up.
 
     Its gfs.toml names the present masters and itself, itself with 'joins = true'; its directory is empty.
-    The change goes on when this command is interrupted; to say it again is harmless.
+    The change goes on when this command is interrupted; to say it again is harmless. In a cluster of
+    'gfs up' no addresses are needed, nor a name: the new master is made and started, too.
 
     \b
     Example:
       gfs --config m4.toml master m4 &
       gfs --master 10.0.0.1:9500 admin members add m4 --control 10.0.0.4:9500 --raft 10.0.0.4:9510
     """
+    if not (control or raft) and local_masters.is_local(ctx):
+        name = local_masters.add(ctx, master)
+        _tell(ctx, MemberChangeReply(member=MasterId(name), done=True, state=f"{name} is a voter"))
+        return
+    if not (master and control and raft):
+        raise click.UsageError("A master that is not of 'gfs up' here needs MASTER, --control and --raft.")
 
     async def work(client: AsyncClient) -> MemberChangeReply:
         return await client.operator.add_member(master, control=control, raft=raft, progress=say_once())
@@ -107,13 +114,20 @@ def add(ctx: click.Context, master: str, control: str, raft: str) -> None:
 def remove(ctx: click.Context, master: str) -> None:
     """Let MASTER go, dead or alive; a leader hands over first. Refused when the rest could write nothing.
 
-    Its process stays up and sends whoever asks to the others, until you stop it.
+    Its process stays up and sends whoever asks to the others, until you stop it; in a cluster of 'gfs up' it
+    is stopped, too.
 
     \b
     Example, replacing m2, which is lost for good, by m4:
       gfs admin members add m4 --control 10.0.0.4:9500 --raft 10.0.0.4:9510
       gfs admin members remove m2
     """
+
+    if local_masters.is_local(ctx):
+        local_masters.remove(ctx, master)
+        done = MemberChangeReply(member=MasterId(master), done=True, state=f"{master} is no member any more")
+        _tell(ctx, done)
+        return
 
     async def work(client: AsyncClient) -> MemberChangeReply:
         return await client.operator.remove_member(master, progress=say_once())

@@ -9,21 +9,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
+from gfs.cli import local_masters
 from gfs.cli.cluster_address import data_directory, load_settings, master_addresses
 from gfs.cli.render import counted, note
-from gfs.errors import InvalidArgument, Unavailable, WrongCluster
+from gfs.errors import GfsError, InvalidArgument, Unavailable, WrongCluster
 from gfs.local import layout as local_layout
 from gfs.local.layout import CONTROL_PORT_FIRST, Layout, SupervisorLock
+from gfs.local.resizing import LocalMasters, check_masters
 from gfs.settings import ChunkServerNode, MasterNode
+
+if TYPE_CHECKING:
+    from gfs.client.client import AsyncClient
+    from gfs.local.supervisor import Supervisor
 
 DOWN_SECONDS_MAX = 20.0
 
 
 @click.command()
-@click.option("--masters", type=int, default=None, help="Masters of a new cluster: 1, 3 or 5 (default 3).")
+@click.option(
+    "--masters",
+    type=int,
+    default=None,
+    help="Masters: 1, 3 or 5 (default: 3, or as many as there are; others are added or removed).",
+)
 @click.option("--chunkservers", type=int, default=None, help="Chunk servers of a new cluster (default 4).")
 @click.option(
     "--port",
@@ -37,14 +49,27 @@ DOWN_SECONDS_MAX = 20.0
 def up(ctx: click.Context, masters: int | None, chunkservers: int | None, port: int, detach: bool) -> None:
     """Start a whole cluster on this machine, under one supervisor, on loopback only.
 
-    The data directory (--data) is made at the first start and kept by every later one.
+    The data directory (--data) is made at the first start and kept by every later one. With --masters, a
+    cluster that is there grows or shrinks while it serves, whether it ran already or is started by this.
+
+    \b
+    Example, a small cluster that becomes one which survives the loss of a master:
+      gfs up --masters 1 --chunkservers 1 --detach
+      gfs up --masters 3
     """
+    if masters is not None:
+        check_masters(masters)
     directory = data_directory(ctx.obj)
     layout = _layout(directory, masters, chunkservers, port)
-    if detach:
+    wanted = masters or len(layout.settings.masters)
+    if wanted != len(layout.settings.masters) and SupervisorLock(directory).holder():
+        local_masters.resize(ctx, wanted)
+    elif detach:
         _detach(layout)
+        if wanted != len(layout.settings.masters):
+            local_masters.resize(ctx, wanted)
     else:
-        asyncio.run(_supervise(layout))
+        asyncio.run(_supervise(layout, wanted))
 
 
 def _layout(directory: str, masters: int | None, chunkservers: int | None, port: int) -> Layout:
@@ -56,19 +81,17 @@ def _layout(directory: str, masters: int | None, chunkservers: int | None, port:
             first_port=port,
         )
     layout = local_layout.open_layout(directory)
-    for wanted, there, what in (
-        (masters, len(layout.settings.masters), "masters"),
-        (chunkservers, len(layout.settings.chunkservers), "chunk servers"),
-    ):
-        if wanted not in (None, there):
-            raise InvalidArgument(
-                f"the cluster in {directory} has {there} {what}, not {wanted}",
-                hint="Leave the flag out to start it as it is, or give another --data directory.",
-            )
+    there = len(layout.settings.chunkservers)
+    if chunkservers not in (None, there):
+        raise InvalidArgument(
+            f"the cluster in {directory} has {there} chunk servers, not {chunkservers}",
+            hint="Leave the flag out to start it as it is, or give another --data directory.",
+        )
     return layout
 
 
-async def _supervise(layout: Layout) -> None:
+async def _supervise(layout: Layout, wanted: int) -> None:
+    """Run the cluster until it is to stop; once it is ready, make it one of `wanted` masters."""
     from gfs import aio
     from gfs.local.supervisor import Supervisor, wait_until_ready
 
@@ -79,6 +102,9 @@ async def _supervise(layout: Layout) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_stop.set)
     supervisor = Supervisor(layout, restart=True, say=note)
+    asked_to_follow = asyncio.Event()
+    loop.add_signal_handler(local_masters.RELOAD_SIGNAL, asked_to_follow.set)
+    following = loop.create_task(_follow_for_ever(supervisor, asked_to_follow))
     try:
         began = time.monotonic()
         await supervisor.start()
@@ -98,15 +124,18 @@ async def _supervise(layout: Layout) -> None:
                 ready.cancel()
                 return
             found = ready.result()
+            note(
+                f"cluster ready in {time.monotonic() - began:.1f} s: "
+                f"{counted(len(found.masters), 'master')}, "
+                f"{counted(len(found.chunkservers), 'chunk server')}, leader {found.leader}"
+            )
+            note(f"  data     {layout.directory}")
+            note(f"  connect  gfs://{','.join(masters)}")
+            note("  stop     Ctrl-C here, or 'gfs down'")
+            if wanted != len(layout.settings.masters):
+                await _resize(layout, client, asked_to_follow, wanted)
         finally:
             await client.close()
-        note(
-            f"cluster ready in {time.monotonic() - began:.1f} s: {counted(len(found.masters), 'master')}, "
-            f"{counted(len(found.chunkservers), 'chunk server')}, leader {found.leader}"
-        )
-        note(f"  data     {layout.directory}")
-        note(f"  connect  gfs://{','.join(masters)}")
-        note("  stop     Ctrl-C here, or 'gfs down'")
         await asked_to_stop.wait()
         note("stopping …")
     except WrongCluster as error:
@@ -116,8 +145,29 @@ async def _supervise(layout: Layout) -> None:
         )
         raise
     finally:
+        following.cancel()
         await supervisor.stop()
         lock.release()
+
+
+async def _follow_for_ever(supervisor: Supervisor, asked: asyncio.Event) -> None:
+    """Whenever it is asked for: gfs.toml has gained or lost a master."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await supervisor.follow(local_layout.open_layout(supervisor.layout.directory))
+        except (GfsError, OSError) as error:
+            note(f"the changed gfs.toml is not followed: {error}")
+
+
+async def _resize(layout: Layout, client: AsyncClient, asked_to_follow: asyncio.Event, wanted: int) -> None:
+    masters = LocalMasters(layout.directory, client.operator, reload=asked_to_follow.set, say=note)
+    try:
+        await masters.resize(wanted)
+    except GfsError as error:
+        note(f"gfs: the number of masters was not changed to {wanted}: {error.message}")
+        note(f"     {error.hint or 'The cluster runs as it is.'}")
 
 
 def _detach(layout: Layout) -> None:

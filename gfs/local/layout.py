@@ -2,7 +2,8 @@
 
     DIR/gfs.toml  secret  supervisor.lock  logs/NAME.log  masters/m1/…  chunkservers/c1/…
 
-Made once, then only read: ports and ids must not change under data that is there.
+Made once, then only read, but that masters come and go (layout_changes): ports and ids must not change under
+data that is there.
 """
 
 from __future__ import annotations

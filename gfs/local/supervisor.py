@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from gfs.errors import GfsError, Unavailable, WrongCluster
 from gfs.local.layout import Layout
@@ -42,14 +42,30 @@ class Supervisor:
         self._restart = restart
         self._say = say
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
 
     async def start(self) -> None:
         """Start every program; returns when all processes run, not when they are ready."""
-        for node in (*self.layout.settings.masters, *self.layout.settings.chunkservers):
-            await self.start_node(node)
-            self._watchers.append(asyncio.create_task(self._watch(node)))
+        for node in _nodes(self.layout.settings):
+            await self._start_watched(node)
+
+    async def follow(self, layout: Layout) -> None:
+        """The cluster is laid out so by now: start what is new in it, and stop what is no part of it."""
+        gone = [node for node in self._processes if node not in _nodes(layout.settings)]
+        new = [node for node in _nodes(layout.settings) if node not in self._processes]
+        self.layout = layout
+        for node in gone:
+            watcher = self._watchers.pop(node)
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+            await self._end([self._processes.pop(node)])
+        for node in new:
+            await self._start_watched(node)
+
+    async def _start_watched(self, node: str) -> None:
+        await self.start_node(node)
+        self._watchers[node] = asyncio.create_task(self._watch(node))
 
     async def start_node(self, node: str) -> None:
         layout = self.layout
@@ -120,7 +136,13 @@ class Supervisor:
     async def stop(self) -> None:
         """SIGTERM to all, chunk servers first; SIGKILL to those that do not follow in time."""
         self._stopping = True
-        alive = [p for p in reversed(self._processes.values()) if p.returncode is None]
+        await self._end(list(reversed(self._processes.values())))
+        for watcher in self._watchers.values():
+            watcher.cancel()
+        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+
+    async def _end(self, processes: Sequence[asyncio.subprocess.Process]) -> None:
+        alive = [process for process in processes if process.returncode is None]
         for process in alive:
             process.terminate()
         waits = [asyncio.create_task(process.wait()) for process in alive]
@@ -132,9 +154,10 @@ class Supervisor:
                     if process.returncode is None:
                         process.kill()
                 await asyncio.gather(*late)
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+
+
+def _nodes(settings: Settings) -> list[str]:
+    return [*settings.masters, *settings.chunkservers]
 
 
 async def wait_until_ready(

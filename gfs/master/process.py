@@ -81,6 +81,7 @@ class Master:
         self._fatal = fatal
         self._to_stop = AsyncExitStack()
         self._retiring: asyncio.Task[None] | None = None
+        self._said_outside = ""
 
     async def start(self) -> None:
         """Restore the state, join the other masters, listen.
@@ -109,6 +110,8 @@ class Master:
         """Ready: knows a leader, has applied what it knows to be committed, and may be used."""
         if self.standing.reason:
             return False, f"out of service: {self.standing.reason}"
+        if why := self.services.commits.roster.why_outside():
+            return False, why
         status = self._node.status()
         if not status.ready:
             return False, self.services.commits.not_leader().message
@@ -155,6 +158,8 @@ class Master:
             clock=self._clock,
             newest_checkpoint=self._checkpoints.newest,
         )
+        self._say_outside()
+        self._node.on_members(lambda _members: self._say_outside())
         self._start_works()
         await self._listen(handlers, diagnosis)
         _log.info(
@@ -164,6 +169,14 @@ class Master:
             control=self.address,
             applied=self._state.committed_index(),
         )
+
+    def _say_outside(self) -> None:
+        """A master that is no member runs on: it must not make its supervisor start it for ever, and whoever
+        knows only its address is sent on to the others."""
+        why = self.services.commits.roster.why_outside()
+        if why and why != self._said_outside:
+            _log.warning("this master is no member of its cluster", reason=why)
+        self._said_outside = why
 
     async def _listen(self, handlers: Handlers, diagnosis: Diagnosis) -> None:
         server = ControlServer(
