@@ -100,11 +100,11 @@ def find(tables: ReadTables, names: NamePath) -> tuple[InodeId, bool]:
     inode, is_directory, begun = ROOT_INODE, True, 0
     if names and names[0] == _TRASH_NAME:
         (inode, is_directory), begun = find_deleted(tables, names), 2
+    get, dentries = tables.get, Table.DENTRIES  # every request comes through here, once a name
     for depth in range(begun, len(names)):
-        name = names[depth]
         if not is_directory:
             raise NotADirectory(f"{spell(names[:depth])} is a file, not a directory")
-        row = tables.get(Table.DENTRIES, dentry_key(inode, name))
+        row = get(dentries, id_key(inode) + names[depth])
         if row is None:
             raise NotFound(f"{spell(names[: depth + 1])} does not exist")
         inode, is_directory = read_dentry(row)

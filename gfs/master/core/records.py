@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 
@@ -345,7 +346,7 @@ def dentry_value(inode: int, *, is_directory: bool) -> bytes:
 def read_dentry(value: bytes) -> tuple[InodeId, bool]:
     """The inode, and whether it is a directory."""
     both = int.from_bytes(value, "big")
-    return InodeId(both >> 1), bool(both & 1)
+    return cast(InodeId, both >> 1), both & 1 == 1
 
 
 def file_chunk_key(inode: int, index: int) -> bytes:

@@ -77,9 +77,12 @@ class Sessions:
             Table.SESSIONS, outcome_key(request.client, request.sequence), _encode_outcome(outcome)
         )
         header.kept += 1
-        header.last_ms = max(header.last_ms, at_ms)
-        header.highest = max(header.highest, request.sequence)
-        header.floor = max(header.floor, request.first_open)
+        if at_ms > header.last_ms:
+            header.last_ms = at_ms
+        if request.sequence > header.highest:
+            header.highest = request.sequence
+        if request.first_open > header.floor:
+            header.floor = request.first_open
         # Those above the floor are at most `still_open`: when far more are kept, a scan is worth its cost.
         still_open = header.highest - header.floor + 1
         if header.kept > SESSION_WINDOW or header.kept >= still_open + DROP_BATCH:

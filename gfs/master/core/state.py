@@ -116,19 +116,20 @@ class MasterState:
         Whatever the record says, the answer is an outcome: Refused means nothing changed. An exception is a
         bug of ours (or damaged tables) and must stop this master. A repeated request is answered as at first.
         """
+        at_ms = min(max(0, record.at_ms), TIME_MS_MAX)  # the leader's clock, as far as the tables can hold it
         request = record.request
         if request is None:
-            return self._outcome(record, index)
+            return self._outcome(record, index, at_ms)
         fault = request_fault(request)
         if fault is not None:
             return Refused(code=InvalidArgument.code, message=fault)
         first = self._sessions.answered(request)
         if first is not None:
             return first
-        outcome = self._outcome(record, index)
+        outcome = self._outcome(record, index, at_ms)
         if isinstance(outcome, Refused) and outcome.code == PathBusy.code:
             return outcome  # it speaks of this moment: a later try of the same request may be carried out
-        self._sessions.remember(request, outcome, at_ms=_stamp(record))
+        self._sessions.remember(request, outcome, at_ms=at_ms)
         return outcome
 
     def save(self) -> None:
@@ -148,16 +149,15 @@ class MasterState:
         """What the next CheckDigest must carry: index and digest noted last ((0, "") at first)."""
         return LogIndex(self._mark.index), self._mark.digest
 
-    def _outcome(self, record: LogRecord, index: LogIndex) -> AnyOutcome:
+    def _outcome(self, record: LogRecord, index: LogIndex, at_ms: int) -> AnyOutcome:
         try:
-            return self._carry_out(record, index)
+            return self._carry_out(record, index, at_ms)
         except GfsError as error:
             if not error.definite or isinstance(error, CorruptState):
                 raise  # not the record's fault: these tables are damaged
             return Refused(code=error.code, message=error.message)
 
-    def _carry_out(self, record: LogRecord, index: LogIndex) -> AnyOutcome:
-        at_ms = _stamp(record)
+    def _carry_out(self, record: LogRecord, index: LogIndex, at_ms: int) -> AnyOutcome:
         if record.caller is not None:
             check_operation(self._tables, record.caller, record.operation)
         if self._snapshots.any_under_way:
@@ -242,11 +242,6 @@ class MasterState:
             code=CorruptState.code,
             message=f"digest at index {before.index}: leader's {operation.digest[:64]}, ours {before.digest}",
         )
-
-
-def _stamp(record: LogRecord) -> int:
-    """The leader's clock, kept within what the tables can hold."""
-    return min(max(0, record.at_ms), TIME_MS_MAX)
 
 
 def _check_format(tables: ReadTables) -> bool:

@@ -60,7 +60,7 @@ class AccountedTables(DigestedTables):
         self._parents: dict[int, int] = {}  # of some directories
 
     def insert(self, table: Table, key: bytes, value: bytes) -> None:
-        super().insert(table, key, value)
+        DigestedTables.insert(self, table, key, value)
         if table is Table.INODES:
             is_directory, parent, content_bytes = inode_share(value)
             if not is_directory:
@@ -99,7 +99,7 @@ class AccountedTables(DigestedTables):
                 self._note(parent, 0, -1, 0)
             else:
                 self._note(parent, -1, 0, -content_bytes)
-        super().remove(table, key, old=old)
+        DigestedTables.remove(self, table, key, old=old)
 
     def usage(self, directory: int) -> Sum:
         """What is below a directory now."""
