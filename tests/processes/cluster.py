@@ -48,12 +48,15 @@ class ProcessCluster:
                 env[failpoints.ENVIRONMENT_KEY] = failpoint
             with open(self.layout.log_path(node), "ab") as log:
                 self.processes[node] = subprocess.Popen(
-                    [sys.executable, "-m", "gfs", "--config", self.layout.config_path, role, node],
+                    self.command(role, node),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     env=env,
                 )
+
+    def command(self, role: str, node: str) -> list[str]:
+        return [sys.executable, "-m", "gfs", "--config", self.layout.config_path, role, node]
 
     def kill(self, nodes: Iterable[str] | None = None, number: int = signal.SIGKILL) -> None:
         chosen = list(self.processes if nodes is None else nodes)
