@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gfs.cli.command_group import CommandGroup
+from gfs.cli.compare import compare
 from gfs.cli.garbage import gc
 from gfs.cli.members import members
 from gfs.cli.placement import chunkservers, rebalance, replication
@@ -19,4 +20,5 @@ admin.add_command(chunkservers)
 admin.add_command(rebalance)
 admin.add_command(replication)
 admin.add_command(members)
+admin.add_command(compare)
 admin.add_command(gc)

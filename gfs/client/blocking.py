@@ -20,7 +20,7 @@ from gfs.client.transfer import Progress
 from gfs.messages.base import Consistency
 from gfs.messages.check import CheckFilesReply
 from gfs.messages.chunks import ChunkPlace
-from gfs.messages.cluster import ClusterStatusReply
+from gfs.messages.cluster import ClusterStatusReply, CompareStatesReply
 from gfs.messages.members import MemberChangeReply, MembersReply
 from gfs.messages.namespace import Entry
 from gfs.messages.placement import (
@@ -291,6 +291,9 @@ class BlockingOperator:
 
     def transfer_leadership(self, to: str = "") -> MemberChangeReply:
         return self._thread.run(self._operator.transfer_leadership(to))
+
+    def compare_states(self, *, trust: str = "", read_rows: bool = False) -> CompareStatesReply:
+        return self._thread.run(self._operator.compare_states(trust=trust, read_rows=read_rows))
 
     def chunkservers(self) -> ChunkServersReply:
         return self._thread.run(self._operator.chunkservers())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from gfs.client.connections import Connections
-from gfs.errors import NotFound, Unavailable, WrongCluster
+from gfs.errors import GfsError, NotFound, NotLeader, Unavailable, WrongCluster
+from gfs.messages.cluster import CompareStates, CompareStatesReply
 from gfs.messages.members import (
     AddMember,
     ListMembers,
@@ -30,6 +31,8 @@ from gfs.messages.placement import (
 from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, MasterId, ServerId
 
 MEMBERS_SECONDS = 2.0  # for all masters' answers
+COMPARE_SECONDS = 10.0  # as many, and two records of the log
+READ_ROWS_SECONDS = 3600.0
 
 Progress = Callable[[str], None]
 
@@ -100,6 +103,21 @@ class Operator:
             if reply.done:
                 return reply
             progress(reply.state)
+
+    async def compare_states(self, *, trust: str = "", read_rows: bool = False) -> CompareStatesReply:
+        """Have all masters compare their states. `trust`: the one whose state is right, when none can say.
+
+        Asked of all masters, because a leader whose state is in doubt answers nothing else.
+        Raises: the answer that says most when none could do it.
+        """
+        request = CompareStates(trust=MasterId(trust), read_rows=read_rows)
+        seconds = COMPARE_SECONDS if not read_rows else READ_ROWS_SECONDS
+        answers = await self._masters.ask_everyone(request, CompareStatesReply, seconds=seconds)
+        for answer in answers.values():
+            if isinstance(answer, CompareStatesReply):
+                return answer
+        errors = [answer for answer in answers.values() if isinstance(answer, GfsError)]
+        raise min(errors, key=lambda error: isinstance(error, NotLeader | Unavailable))
 
     async def chunkservers(self) -> ChunkServersReply:
         """All chunk servers: whether they live and stay, and what depends on them."""

@@ -137,7 +137,12 @@ def operation_in_words(operation: op.AnyOperation) -> str:
             since = moment(operation.idle_since_ms)
             return f"forget up to {operation.limit} outcomes of clients idle since {since}"
         case op.CheckDigest():
-            return f"compare the digest {operation.digest or '-'} of index {operation.index}"
+            if operation.index == 0:
+                return "note the digest of the state"
+            if operation.split:
+                return f"no digest of index {operation.index} has a majority: no master is to be trusted"
+            by = f", which {operation.agreed} masters have" if operation.agreed else ""
+            return f"compare the digest {operation.digest or '-'} of index {operation.index}{by}"
         case op.SetTenure():
             return f"chunk server {operation.server} is {operation.tenure or 'serving'}"
         case op.BeginIncarnation():

@@ -83,12 +83,15 @@ class LmdbCheckpointBuild:
 
     def __init__(self, directory: CheckpointDirectory, pinned: PinnedCopy, draft: CheckpointManifest) -> None:
         self._directory, self._pinned, self._draft = directory, pinned, draft
+        self._era = directory.era
 
     def run(self) -> CheckpointManifest:
         pieces = self._pinned.pieces()
         try:
             with closing(pieces):
-                return self._directory.write(pieces, self._describe, name=checkpoint_name(self._draft))
+                return self._directory.write(
+                    pieces, self._describe, name=checkpoint_name(self._draft), era=self._era
+                )
         finally:
             self._pinned.release()
 

@@ -74,6 +74,7 @@ class CheckpointDirectory:
         self._lock = threading.Lock()
         self._log = logger("checkpoint")
         disk.make_directory(directory)
+        self.era = 0  # of how many states there have been checkpoints here
         self._kept = self._find()
         # A kill may have come between the renames of one and their sync; the log is about to rest on it.
         disk.sync_directory(directory)
@@ -100,11 +101,17 @@ class CheckpointDirectory:
         return f"{self.directory}/{checkpoint_name(manifest)}.lmdb"
 
     def write(
-        self, pieces: Iterable[bytes], describe: Callable[[int, int], CheckpointManifest], *, name: str
+        self,
+        pieces: Iterable[bytes],
+        describe: Callable[[int, int], CheckpointManifest],
+        *,
+        name: str,
+        era: int = 0,
     ) -> CheckpointManifest:
         """Make a checkpoint of `pieces`; `describe` turns their length and CRC32C into its manifest.
 
-        Raises: OSError; then nothing has a final name and the half-made file is gone.
+        `era`: in which it was begun. Raises: OSError; CorruptState when its state was given up meanwhile;
+        then nothing has a final name and the half-made file is gone.
         """
         temporary = f"{self.directory}/{name}.tmp"
         try:
@@ -116,12 +123,24 @@ class CheckpointDirectory:
         except BaseException:
             self._remove(f"{name}.tmp")
             raise
-        write_file_durably(self.disk, self._manifest_path(manifest), encode_manifest(manifest))
-        failpoints.hit("checkpoint.renamed")
         with self._lock:
+            if era != self.era:
+                self._remove(f"{name}.lmdb")
+                raise CorruptState("the state it was made of has been given up")
+            write_file_durably(self.disk, self._manifest_path(manifest), encode_manifest(manifest))
+            failpoints.hit("checkpoint.renamed")
             self._add(manifest)
         self.prune()
         return manifest
+
+    def drop_all(self, reason: str) -> None:
+        """The state that these were made of is wrong, and so may they be; those under way come to nothing."""
+        with self._lock:
+            self.era += 1
+            dropped, self._kept = self._kept, []
+        for manifest in dropped:
+            self._log.error("checkpoint_dropped", checkpoint=checkpoint_name(manifest), reason=reason)
+        self.prune()
 
     def adopt(self, part_path: str, manifest: CheckpointManifest, manifest_path: str) -> None:
         """Give a received, verified and synced checkpoint its final names."""

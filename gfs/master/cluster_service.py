@@ -32,7 +32,6 @@ from gfs.messages.cluster import (
     ClusterStatusReply,
     MasterStatus,
     ReadmitMaster,
-    StateDigest,
     StateDigestReply,
     TakeCheckpoint,
 )
@@ -182,12 +181,11 @@ class ClusterService:
             trash_bytes=trash_bytes(self._reads.now()),
         )
 
-    async def digest(self, request: Request, _context: CallContext) -> Reply:
-        assert isinstance(request, StateDigest)
-        return self._digest_reply()
-
     async def take_checkpoint(self, request: Request, _context: CallContext) -> Reply:
-        """Write a checkpoint now. The digest is of the state after it, at the index answered."""
+        """Write a checkpoint now. The digest is of the state after it, at the index answered.
+
+        Raises: Unavailable when this master's state is not to be trusted.
+        """
         assert isinstance(request, TakeCheckpoint)
         await self._replicator.checkpoint()
         return self._digest_reply()
@@ -213,7 +211,7 @@ class ClusterService:
         known = self._replicator.status()
         role, reason = known.role, ""
         if self._standing.reason:
-            role, reason = "out of service", f"{self._standing.reason}. {self._standing.next_step(known.me)}"
+            role, reason = self._standing.role, f"{self._standing.reason}. {self._standing.next_step()}"
         elif known.role != "leader" and (why := dict(known.kept_out).get(known.me)):
             role, reason = "refused", why
         elif outside := self._roster.outside():

@@ -18,6 +18,7 @@ from gfs.errors import GfsError, NoQuorum, NotLeader, PathBusy, from_code
 from gfs.master.freezes import THAW_LOOK_SECONDS, Freezes, written_paths
 from gfs.master.replication.replicator import Replicator
 from gfs.master.roster import Roster
+from gfs.master.standing import Standing
 from gfs.messages.base import Identity, Reply
 from gfs.messages.operations import (
     AnyOperation,
@@ -48,10 +49,13 @@ class Commits:
         *,
         roster: Roster,
         metrics: Metrics,
+        standing: Standing | None = None,
     ) -> None:
+        """`standing`: while this master's state is not to be trusted, it leads nobody but the log."""
         self._replicator = replicator
         self._clock = clock
         self.roster = roster
+        self._standing = standing or Standing()
         self.freezes = Freezes()
         self._leads_term: Term | None = None
         replicator.on_leadership(self._note_leadership)
@@ -137,6 +141,7 @@ class Commits:
     def _submit(
         self, operation: AnyOperation, request: RequestId | None, caller: Identity | None
     ) -> asyncio.Future[bytes]:
+        self._standing.require_trust()
         failpoints.hit("master.before_propose")
         record = LogRecord(at_ms=self._clock.wall_ms(), operation=operation, request=request, caller=caller)
         return self._replicator.submit(_encode(record))
@@ -170,15 +175,16 @@ class Commits:
     def leading(self) -> Term:
         """The term in which this master leads, with all earlier entries applied.
 
-        Raises: NotLeader naming the leader, NoQuorum.
+        Raises: NotLeader naming the leader, NoQuorum; Unavailable when its state is not to be trusted.
         """
         if self._leads_term is None:
             raise self.not_leader()
+        self._standing.require_trust()
         return self._leads_term
 
     @property
     def is_leading(self) -> bool:
-        return self._leads_term is not None
+        return self._leads_term is not None and not self._standing.untrusted
 
     def named(self, error: NotLeader | NoQuorum) -> NotLeader | NoQuorum:
         """The replicator's refusal with addresses; its own words where it alone knows the reason."""

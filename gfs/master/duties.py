@@ -1,11 +1,9 @@
-"""What a master does without being asked: expire, scan, compare states, say who died. Nobody waits for it.
+"""What a master does without being asked: expire, scan, say who died. Nobody waits for it.
 
 Every master watches and counts; only the leader proposes.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from gfs.clock import Clock
 from gfs.errors import GfsError
@@ -17,9 +15,9 @@ from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.tenure import tenures
 from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.reads import Reads
-from gfs.messages.operations import CheckDigest, ForgetSessions
+from gfs.messages.operations import ForgetSessions
 from gfs.telemetry import logger
-from gfs.vocabulary import LogIndex, ServerId
+from gfs.vocabulary import ServerId
 
 TICK_SECONDS = 0.25
 PAUSE_SECONDS_MIN = 1.0  # a tick so late means that this process, or its machine, was stopped
@@ -27,7 +25,6 @@ SCAN_CHUNKS_PER_TICK = 500  # about 5 ms of reading
 SCAN_REST_SECONDS = 10.0  # between two walks over all chunks
 FORGET_SECONDS = 60.0
 FORGET_CLIENTS_MAX = 256  # looked at by one ForgetSessions: keeps its apply short
-DIGEST_ENTRIES = 10_000  # log entries between two comparisons of all masters' states (I7)
 LEASE_KEEP_SECONDS = 600.0  # an expired lease still proves that its grant was completed
 
 _log = logger("master.duties")
@@ -46,10 +43,8 @@ class Duties:
         leases: LeaseTable,
         scan: ReplicationScan,
         garbage: GarbageCollection,
-        digest_mark: Callable[[], tuple[LogIndex, str]],
         settle_seconds: float,
     ) -> None:
-        """`digest_mark`: what the next CheckDigest must carry; see MasterState."""
         self._clock = clock
         self._commits = commits
         self._reads = reads
@@ -57,7 +52,6 @@ class Duties:
         self._leases = leases
         self._scan = scan
         self._garbage = garbage
-        self._digest_mark = digest_mark
         self._settle_seconds = settle_seconds
         now = clock.monotonic()
         self._due_at = now
@@ -123,9 +117,5 @@ class Duties:
                 await self._commits.commit(
                     ForgetSessions(idle_since_ms=idle_since_ms, limit=FORGET_CLIENTS_MAX)
                 )
-            index, digest = self._digest_mark()
-            if self._reads.applied_index() - index >= DIGEST_ENTRIES:
-                await self._commits.commit(CheckDigest(index=index, digest=digest))
-        except GfsError as error:
-            # Leadership moved, or the state differs (then the listener of applied records has acted).
+        except GfsError as error:  # leadership moved
             _log.info("a duty was put off", error=error.message)

@@ -15,6 +15,7 @@ from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.repair_duty import RepairDuty
 from gfs.master.replication.checkpoints import CheckpointManifest
 from gfs.master.replication.replicator import Replicator
+from gfs.master.standing import Standing
 from gfs.telemetry import Metrics
 
 
@@ -30,6 +31,7 @@ class MasterGauges(Collector):
         repair: RepairDuty,
         clock: Clock,
         newest_checkpoint: Callable[[], CheckpointManifest | None],
+        standing: Standing,
     ) -> None:
         self._replicator = replicator
         self._locations = locations
@@ -38,6 +40,7 @@ class MasterGauges(Collector):
         self._repair = repair
         self._clock = clock
         self._newest_checkpoint = newest_checkpoint
+        self._standing = standing
         self._started_ms = clock.wall_ms()
         metrics.registry.register(self)
 
@@ -47,6 +50,7 @@ class MasterGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         known = self._replicator.status()
         yield _gauge("gfs_is_leader", "1 on the master that leads", known.role == "leader" and known.ready)
+        yield _gauge("gfs_quarantined", "1 while this state is not to be trusted", self._standing.untrusted)
         yield _gauge("gfs_raft_term", "Raft term", known.term)
         yield _gauge("gfs_applied_index", "Last log entry in the state", known.applied)
         yield _gauge("gfs_commit_index", "Last log entry known to be on a majority", known.committed)

@@ -193,6 +193,17 @@ class LmdbTables:
         finally:
             view.transaction.abort()
 
+    @contextmanager
+    def held(self) -> Iterator[ReadTables]:
+        """As snapshot(), for reading at length: closing these tables leaves the file open until then."""
+        with self._pins_lock:
+            self._pins += 1
+        try:
+            with self.snapshot() as view:
+                yield view
+        finally:
+            self._unpin()
+
     def pin(self) -> PinnedCopy:
         """Hold on to the state at the last commit, to be copied by another thread."""
         with self._pins_lock:

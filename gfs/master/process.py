@@ -23,6 +23,7 @@ from gfs.master.checkpoint_directory import CheckpointDirectory
 from gfs.master.core.locations import Locations
 from gfs.master.directory import MasterDirectory
 from gfs.master.gauges import MasterGauges
+from gfs.master.quarantine import Quarantine
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode, end_process
 from gfs.master.replication.replicator import Member
@@ -30,14 +31,13 @@ from gfs.master.roster import Roster
 from gfs.master.services import MasterServices
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
-from gfs.messages.operations import AnyOutcome, CheckDigest, LogRecord, Refused
 from gfs.settings import Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport import event_loop
 from gfs.transport.interface import Handlers
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
-from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId, split_address
+from gfs.vocabulary import Address, ClusterId, MasterId, split_address
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 FULL_CHECK_SECONDS = 5.0
@@ -80,7 +80,6 @@ class Master:
         self._chance = chance or random.Random()
         self._fatal = fatal
         self._to_stop = AsyncExitStack()
-        self._retiring: asyncio.Task[None] | None = None
         self._said_outside = ""
 
     async def start(self) -> None:
@@ -109,7 +108,7 @@ class Master:
     def readiness(self) -> tuple[bool, str]:
         """Ready: knows a leader, has applied what it knows to be committed, and may be used."""
         if self.standing.reason:
-            return False, f"out of service: {self.standing.reason}"
+            return False, f"{self.standing.role}: {self.standing.reason}"
         if why := self.services.commits.roster.why_outside():
             return False, why
         status = self._node.status()
@@ -126,8 +125,8 @@ class Master:
         self._to_stop.callback(diagnosis.close)
         self._state, self._checkpoints = self._open_state()
         self._to_stop.callback(self._state.close)
-        self._state.on_applied(self.watch_digests)
         self._node = self._make_node()
+        self._quarantine.watch(self._state, self._node, soon=asyncio.get_running_loop().call_soon)
         caller = WebSocketCaller("master", self._id, self._cluster)
         self._to_stop.push_async_callback(caller.close)
         self.services = services = MasterServices(
@@ -140,6 +139,7 @@ class Master:
             locations=self.locations,
             standing=self.standing,
             checkpoints=self._checkpoints,
+            quarantine=self._quarantine,
             metrics=self.metrics,
             clock=self._clock,
             chance=self._chance,
@@ -157,6 +157,7 @@ class Master:
             repair=services.repair,
             clock=self._clock,
             newest_checkpoint=self._checkpoints.newest,
+            standing=self.standing,
         )
         self._say_outside()
         self._node.on_members(lambda _members: self._say_outside())
@@ -199,6 +200,9 @@ class Master:
             os.path.join(self._directory, CHECKPOINT_DIRECTORY),
             self._disk,
             kept_max=self._settings.raft.checkpoints_kept,
+        )
+        self._quarantine = Quarantine(
+            self._id, self._directory, self._disk, standing=self.standing, checkpoints=directory
         )
         state = ReplicatedState(
             self._directory,
@@ -246,6 +250,7 @@ class Master:
             clock=self._clock,
             chance=self._chance,
             fatal=self.replication_ended,
+            distrust=self._quarantine.distrust(),
         )
 
     def _start_works(self) -> None:
@@ -255,13 +260,6 @@ class Master:
             self._to_stop.callback(task.cancel)
 
     # --- what must not go on -------------------------------------------------------------------
-
-    def watch_digests(self, _index: LogIndex, record: LogRecord, outcome: AnyOutcome) -> None:
-        """Hears of each record applied here; a state that differs from the leader's retires this master."""
-        if isinstance(record.operation, CheckDigest) and isinstance(outcome, Refused):
-            self.standing.report_untrusted(outcome.message)
-            # Not now: this is called from within the node, which is applying the record.
-            self._retiring = asyncio.get_running_loop().create_task(self._node.stop(), name="retire")
 
     def replication_ended(self, error: BaseException) -> None:
         """The node has said its last word. A full disk leaves the committed state readable; anything else

@@ -59,7 +59,7 @@ class Reads:
         Raises: NotLeader naming the leader, or when this master is no member; NoQuorum; Unavailable when
             this master is too far behind, or its state is not to be trusted.
         """
-        self._demand_trust()
+        self._standing.require_trust()
         if consistency == "linearizable":
             return await self.linearizable()
         if (refusal := self._commits.roster.refusal()) is not None:
@@ -87,7 +87,7 @@ class Reads:
         """As view(), for a handler that then does nothing but `read`; the reply is stamped."""
         if consistency != "linearizable":
             return self._replied_from_view(consistency, min_applied_index, read)
-        self._demand_trust()
+        self._standing.require_trust()
 
         def conclude(reached: asyncio.Future[LogIndex]) -> Reply:
             return self.stamp(read(self._view_behind(reached)), consistency)
@@ -104,11 +104,8 @@ class Reads:
             barrier.result()
         except (NotLeader, NoQuorum) as error:
             raise self._commits.named(error) from error
+        self._standing.require_trust()
         return self.now()
-
-    def _demand_trust(self) -> None:
-        if self._standing.untrusted:
-            raise Unavailable(f"this master is out of service: {self._standing.reason}")
 
     def stamp(self, reply: V, consistency: Consistency) -> V:
         """The reply to a read, with the state it is of and, where that need not be the newest, its age."""

@@ -14,7 +14,7 @@ from gfs.master.snapshot_service import SnapshotService
 from gfs.master.trash_service import TrashService
 from gfs.messages.base import Ping, Request
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
-from gfs.messages.cluster import ClusterStatus, ReadmitMaster, StateDigest, TakeCheckpoint
+from gfs.messages.cluster import ClusterStatus, ReadmitMaster, TakeCheckpoint
 from gfs.messages.heartbeat import Heartbeat
 from gfs.messages.methods import MASTER_REQUESTS
 from gfs.messages.namespace import (
@@ -68,7 +68,6 @@ class MasterService:
             SealChunk: self.leases.seal,
             TakeSnapshot: self.snapshots.take,
             ClusterStatus: self.cluster.status,
-            StateDigest: self.cluster.digest,
             TakeCheckpoint: self.cluster.take_checkpoint,
             ReadmitMaster: self.cluster.readmit_master,
             Heartbeat: self.cluster.heartbeat,

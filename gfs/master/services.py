@@ -27,6 +27,7 @@ from gfs.master.core.replica_survey import RACKS_WANTED
 from gfs.master.core.replication_scan import ReplicationScan
 from gfs.master.core.server_pool import ServerPool
 from gfs.master.damage_duty import DamageDuty
+from gfs.master.digest_rounds import DigestRounds
 from gfs.master.duties import Duties
 from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.granting import Granting
@@ -36,6 +37,7 @@ from gfs.master.member_service import MemberService
 from gfs.master.namespace_service import NamespaceService
 from gfs.master.placement_service import PlacementService
 from gfs.master.policy_service import PolicyService
+from gfs.master.quarantine import Quarantine
 from gfs.master.quiet_grants import QuietGrants
 from gfs.master.reads import Reads
 from gfs.master.repair_duty import RepairDuty
@@ -43,6 +45,7 @@ from gfs.master.replica_calls import ReplicaCalls
 from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.replication.raft_node import RaftNode
 from gfs.master.roster import Roster
+from gfs.master.row_check import RowCheck
 from gfs.master.service import MasterService
 from gfs.master.snapshot_service import SnapshotService
 from gfs.master.standing import Standing
@@ -72,6 +75,7 @@ class MasterServices:
         locations: Locations,
         standing: Standing,
         checkpoints: BackupStore,
+        quarantine: Quarantine,
         metrics: Metrics,
         clock: Clock,
         chance: random.Random,
@@ -90,7 +94,7 @@ class MasterServices:
         self._recent = RecentGrants(now=clock.monotonic(), lease_seconds=settings.master.lease_seconds)
         state.on_applied(self._note_grants)
         state.on_replaced(lambda: self._recent.forget_all(now=clock.monotonic()))
-        self.commits = Commits(node, clock, roster=roster, metrics=metrics)
+        self.commits = Commits(node, clock, roster=roster, metrics=metrics, standing=standing)
         self._reads = Reads(
             node,
             self.commits,
@@ -110,6 +114,19 @@ class MasterServices:
         self.repair = self._make_repair()
         self._snapshots = self._make_snapshots()
         self._members: MemberService | None = None
+        self._rows = RowCheck(state)
+        self._digests = DigestRounds(
+            replicator=node,
+            state=state,
+            quarantine=quarantine,
+            rows=self._rows,
+            rpc=rpc,
+            clock=clock,
+            commits=self.commits,
+            callers=self._callers,
+            voters=roster.voters,
+            addresses=roster.controls,
+        )
         node.on_leadership(self._snapshots.lead)
         self._backups = BackupService(
             replicator=node,
@@ -124,6 +141,7 @@ class MasterServices:
         if self._members is not None:
             await self._members.stop()
         self._backups.stop()
+        await self._rows.stop()
         await self._snapshots.stop()
 
     def handlers(self) -> Handlers:
@@ -151,6 +169,7 @@ class MasterServices:
             **placing.handlers(),
             **self._members.handlers(),
             **self._backups.handlers(),
+            **self._digests.handlers(),
         }
 
     def guarded(self, handlers: Handlers) -> Handlers:
@@ -168,7 +187,6 @@ class MasterServices:
             leases=self.leases,
             scan=self.scan,
             garbage=self._collection,
-            digest_mark=lambda: self._state.state.digest_mark(),
             settle_seconds=SETTLE_HEARTBEATS * self._settings.chunkserver.heartbeat_seconds,
         )
         damage = DamageDuty(
@@ -191,6 +209,7 @@ class MasterServices:
         )
         return {
             "duties": duties.run(),
+            "digests": self._digests.run(),
             "damage": damage.run(),
             "repair": self.repair.run(),
             "adoption": adoption.run(),

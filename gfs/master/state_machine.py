@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -17,6 +18,7 @@ from gfs import failpoints
 from gfs.disk import Disk, read_whole_file, write_file_durably
 from gfs.errors import CorruptState, GfsError, NoSpace, UnsupportedVersion
 from gfs.master.checkpoint_directory import CheckpointDirectory
+from gfs.master.core.lookup import state_digest
 from gfs.master.core.records import APPLIED_KEY
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import ReadTables, Table
@@ -27,6 +29,7 @@ from gfs.vocabulary import LogIndex, Term
 
 STATE_FILE = "state.lmdb"
 INCOMING_FILE = "state.lmdb.new"
+EVIDENCE_FILE = "diverged.lmdb"  # the last state that was given up because it differed from the others'
 BOOT_FILE = "BOOT"
 
 AppliedListener = Callable[[LogIndex, LogRecord, AnyOutcome], None]
@@ -65,6 +68,7 @@ class ReplicatedState:
         self._directory = directory
         self._checkpoints = checkpoints
         self._disk = disk
+        self.keeps_evidence = False  # when the state is replaced, keep the old one
         self._bytes_max = bytes_max
         self._listeners: list[AppliedListener] = []
         self._replaced_listeners: list[Callable[[], None]] = []
@@ -120,6 +124,14 @@ class ReplicatedState:
         """Index of the last entry visible in committed()."""
         return self._committed_applied[0]
 
+    def committed_digest(self) -> str:
+        """Of the state at the last commit, without reading the rows (I7)."""
+        return state_digest(self._tables.committed())
+
+    def held(self) -> AbstractContextManager[ReadTables]:
+        """The state at the last commit, for another thread to read at length."""
+        return self._tables.held()
+
     def on_applied(self, listener: AppliedListener) -> None:
         """Call `listener` with every record applied from now on, on each master, before it is committed."""
         self._listeners.append(listener)
@@ -158,6 +170,9 @@ class ReplicatedState:
         """Continue from the file at incoming_path. What was applied but not committed is given up."""
         self._tables.close()
         _unlink(self._path + "-lock")
+        if self.keeps_evidence and os.path.exists(self._path):
+            os.rename(self._path, f"{self._directory}/{EVIDENCE_FILE}")
+        self.keeps_evidence = False
         os.rename(self.incoming_path, self._path)
         self._use(LmdbTables(self._path, bytes_max=self._bytes_max))
         for listener in self._replaced_listeners:

@@ -64,14 +64,64 @@ class ClusterStatus(Request, tag="cluster_status", frozen=True, kw_only=True):
 
 
 class StateDigestReply(Reply, tag="state_digest_reply", frozen=True, kw_only=True):
+    """`mark_digest`: of the state just before the log entry at `mark_index`, the last CheckDigest.
+
+    `quarantine`: empty, or the phase of it (see master/quarantine). `rows`: whether the rows are those of the
+    digest: sound, unsound, running (being read), or empty when it is not known.
+    """
+
     applied_index: int
     digest: str
+    mark_index: int = 0
+    mark_digest: str = ""
+    quarantine: str = ""
+    rows: str = ""
 
 
 class StateDigest(Request, tag="state_digest", frozen=True, kw_only=True):
-    """Digest of all tables at the applied index; equal on all masters at equal index (I7)."""
+    """Digest of all tables at the applied index; equal on all masters at equal index (I7).
+
+    `read_rows`: have all rows read and compared with the digest; ask again until that is done.
+    """
 
     reply: ClassVar[type[Reply]] = StateDigestReply
+    read_rows: bool = False
+
+
+class ComparedMaster(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One master in a comparison of states.
+
+    `verdict`: equal, differs, unsound (its rows are not those of its digest), undecided (too few answers),
+    quarantined (its state is being thrown away), behind (it has not applied the log so far), away.
+    """
+
+    id: MasterId
+    verdict: str
+    digest: str = ""
+    votes: bool = True
+
+
+class CompareStatesReply(Reply, tag="compare_states_reply", frozen=True, kw_only=True):
+    """`agreed`: so many masters that vote had `digest`; 0: too few to tell, or, when `split`, no majority."""
+
+    index: int
+    digest: str
+    agreed: int
+    voters: int
+    split: bool
+    masters: list[ComparedMaster]
+
+
+class CompareStates(Request, tag="compare_states", frozen=True, kw_only=True):
+    """Have all masters compare their states now, at one index of the log (I7). Answered by the leader.
+
+    `trust`: an operator's word that this master's state is the right one, when no majority can say.
+    `read_rows`: as in StateDigest; a master whose rows are not those of its digest has no vote.
+    """
+
+    reply: ClassVar[type[Reply]] = CompareStatesReply
+    trust: MasterId = MasterId("")
+    read_rows: bool = False
 
 
 class TakeCheckpoint(Request, tag="take_checkpoint", frozen=True, kw_only=True):

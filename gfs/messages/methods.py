@@ -6,7 +6,14 @@ from gfs.messages.backup import CloseBackup, HoldCollection, OpenBackup, ReadBac
 from gfs.messages.base import Ping, Request
 from gfs.messages.check import CheckFiles, MendReplica, RepairFiles, VerifyReplica
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
-from gfs.messages.cluster import ClusterStatus, DiskStatus, ReadmitMaster, StateDigest, TakeCheckpoint
+from gfs.messages.cluster import (
+    ClusterStatus,
+    CompareStates,
+    DiskStatus,
+    ReadmitMaster,
+    StateDigest,
+    TakeCheckpoint,
+)
 from gfs.messages.diagnosis import ReadEvents, ReadRpcLog
 from gfs.messages.heartbeat import Heartbeat
 from gfs.messages.members import AddMember, FindMasters, ListMembers, RemoveMember, TransferLeadership
@@ -54,6 +61,8 @@ PLACEMENT_REQUESTS: tuple[type[Request], ...] = (  # by masters
     Explain,
 )
 
+DIGEST_REQUESTS: tuple[type[Request], ...] = (StateDigest, CompareStates)  # by masters
+
 MEMBER_REQUESTS: tuple[type[Request], ...] = (  # by masters
     FindMasters,
     ListMembers,
@@ -93,7 +102,6 @@ MASTER_REQUESTS: tuple[type[Request], ...] = (
     SealChunk,
     TakeSnapshot,
     ClusterStatus,
-    StateDigest,
     TakeCheckpoint,
     ReadmitMaster,
     Heartbeat,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from gfs.messages.base import Identity
-from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
+from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, MasterId, ServerId
 
 
 class RequestId(msgspec.Struct, frozen=True, array_like=True):
@@ -233,10 +233,17 @@ class CheckDigest(Operation, tag="check_digest", frozen=True, kw_only=True):
     The digest is noted just before the log entry of each CheckDigest, together with that entry's index; the
     next CheckDigest carries it (`MasterState.digest_mark`). So each master compares equal points of the log,
     whatever else is under way. Refused as corrupt_state when they differ; 0 compares nothing.
+
+    `agreed`: so many masters had this digest, more than half of those that vote; 0: it is the leader's word
+    alone, and convicts nobody. `unsound`: masters whose rows are not those of their own digest. `split`: the
+    masters differ at `index` and no digest has a majority, so that nobody can say who is right.
     """
 
     index: int
     digest: str
+    agreed: int = 0
+    unsound: tuple[MasterId, ...] = ()
+    split: bool = False
 
 
 class SetTenure(Operation, tag="tenure", frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from gfs.messages import operations as op
 from gfs.messages.base import Identity
-from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, ServerId
+from gfs.vocabulary import ChunkHandle, ChunkIndex, ChunkVersion, ClientId, InodeId, MasterId, ServerId
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "operations_v1.txt"
 A, B = ServerId("cs-a"), ServerId("cs-b")
@@ -88,6 +88,8 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     "adopt_copy": op.AdoptChunkCopy(inode=InodeId(5), copy=ChunkHandle(8), replicas=(A, B), primary=B),
     "forget_copies": op.ForgetChunkCopies(copies=(ChunkHandle(8),)),
     "check_digest": op.CheckDigest(index=12, digest="00ff"),
+    "check_digest, agreed": op.CheckDigest(index=12, digest="00ff", agreed=2, unsound=(MasterId("m3"),)),
+    "check_digest, split": op.CheckDigest(index=12, digest="", split=True),
     "tenure": op.SetTenure(server=A, tenure="draining"),
     "begin_incarnation": op.BeginIncarnation(name="1795000000-00ff", number=1_795_000_000),
     "adopt_replicas": op.AdoptReplicas(

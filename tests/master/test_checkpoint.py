@@ -496,6 +496,27 @@ def test_a_checkpoint_installed_under_a_running_build_does_not_disturb_it(tmp_pa
     assert pair.follower.checkpoint().index == 52
 
 
+def test_checkpoints_of_a_state_that_is_given_up_are_gone_and_one_under_way_comes_to_nothing(
+    tmp_path: Path,
+) -> None:
+    disk = ForgetfulDisk()
+    node = Node(tmp_path, disk)
+    node.apply_to(10)
+    node.checkpoint()
+    node.apply_to(20)
+    index, term = node.state.applied()
+    build = node.store.begin(cluster=ClusterId("c"), index=index, term=term, members={}, now_ms=1)
+    node.files.drop_all("it differs")
+    with pytest.raises(CorruptState, match="given up"):
+        build.run()
+    assert node.store.newest() is None and names(disk) == []
+    node.apply_to(21)
+    node.checkpoint()
+    disk.power_cut()
+    disk.power_on()
+    assert [m.index for m in CheckpointDirectory(CHECKPOINTS, disk, kept_max=3).kept()] == [21]
+
+
 def test_a_piece_of_a_checkpoint_that_is_gone_is_not_found(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     for index in (51, 52, 53):

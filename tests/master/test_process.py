@@ -15,7 +15,6 @@ from gfs.disk import SystemDisk
 from gfs.errors import (
     ConfigInvalid,
     CorruptState,
-    GfsError,
     InvalidArgument,
     NoSpace,
     NotLeader,
@@ -33,10 +32,9 @@ from gfs.messages.cluster import (
     StateDigestReply,
 )
 from gfs.messages.namespace import CreateFile, EntryReply, MakeDirectory, MutationReply, Stat
-from gfs.messages.operations import CheckDigest, LogRecord, Refused
 from gfs.settings import ClusterSettings, MasterNode, Settings
 from gfs.transport.websocket_client import WebSocketCaller
-from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId
+from gfs.vocabulary import Address, ClusterId, MasterId
 from tests.waiting import eventually, until
 
 CLUSTER = "cluster-of-processes"
@@ -166,30 +164,6 @@ async def test_full_disk_under_the_state_leaves_reads_to_be_answered(tmp_path: P
     found = await cluster.caller.call(master.address, request, EntryReply, deadline_seconds=5.0)
     assert found.entry.path == "/"
     assert master.readiness() == (False, "out of service: no space left for state.lmdb")
-    await cluster.stop()
-
-
-async def test_master_whose_state_differs_takes_itself_out_of_service(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, 1)
-    master = await cluster.start("m1")
-    await cluster.leader()
-    record = LogRecord(at_ms=0, operation=CheckDigest(index=1, digest="x"))
-    master.watch_digests(LogIndex(2), record, Refused(code=CorruptState.code, message="digests differ"))
-    assert master.readiness() == (False, "out of service: digests differ")
-    with pytest.raises(GfsError, match="out of service"):
-        request = Stat(path="/", consistency="stale")
-        await cluster.caller.call(master.address, request, EntryReply, deadline_seconds=5.0)
-    status = await cluster.caller.call(
-        master.address, ClusterStatus(), ClusterStatusReply, deadline_seconds=5.0
-    )
-    assert status.masters[0].role == "out of service"
-    assert "digests differ" in status.masters[0].reason
-    assert any("gfs admin members readmit m1" in reason for reason in status.reasons)
-
-    async def has_given_up() -> bool:
-        return not master.is_leading
-
-    await until(has_given_up, "it gives up leadership")
     await cluster.stop()
 
 

@@ -9,18 +9,17 @@ import pytest
 from gfs.errors import AlreadyExists, InvalidArgument, PermissionDenied, WrongCluster
 from gfs.master.core.idle_sessions import GRACE_SECONDS
 from gfs.master.core.replication_scan import ReplicationCount, ReplicationScan
-from gfs.master.duties import DIGEST_ENTRIES, FORGET_SECONDS, TICK_SECONDS, Duties
+from gfs.master.duties import FORGET_SECONDS, TICK_SECONDS, Duties
 from gfs.messages.chunks import FileChunks, FindChunks
 from gfs.messages.cluster import (
     ClusterStatus,
     ClusterStatusReply,
-    StateDigest,
     StateDigestReply,
     TakeCheckpoint,
 )
 from gfs.messages.heartbeat import Heartbeat, HeartbeatReply
 from gfs.messages.namespace import CreateFile, MutationReply
-from gfs.messages.operations import CheckDigest, ForgetSessions, RequestId, SetTenure
+from gfs.messages.operations import ForgetSessions, RequestId, SetTenure
 from gfs.settings import RETRY_SECONDS_MAX
 from gfs.vocabulary import Address, ClientId, ClusterId, ServerId
 from tests.master.chunkservers import replica_ids, write
@@ -175,13 +174,12 @@ class TestStatus:
         status = await here.call(ClusterStatus(), ClusterStatusReply)
         assert status.masters[1].lag_entries > 0 == status.masters[0].lag_entries
 
-    async def test_digests_of_two_masters_are_equal_and_a_checkpoint_is_taken_on_demand(self) -> None:
+    async def test_checkpoint_is_taken_on_demand_and_masters_are_equal_then(self) -> None:
         here = await world()
         await here.acquire()
-        one = await here.call(StateDigest(), StateDigestReply)
-        other = await here.call(StateDigest(), StateDigestReply, master="m2")
+        one = await here.call(TakeCheckpoint(), StateDigestReply)
+        other = await here.call(TakeCheckpoint(), StateDigestReply, master="m2")
         assert one == other
-        await here.call(TakeCheckpoint(), StateDigestReply)
         assert here.leader.replicator.checkpoints == [one.applied_index]
 
 
@@ -194,7 +192,6 @@ def duties_of(here: LeaseWorld, master: FakeMaster) -> Duties:
         leases=master.leases,
         scan=master.scan,
         garbage=master.garbage,
-        digest_mark=master.replicator.state.digest_mark,
         settle_seconds=1.5,
     )
 
@@ -225,20 +222,6 @@ class TestDuties:
         await duties.tick()
         again = await here.call(CreateFile(path="/once", request=request), MutationReply)
         assert again.inode == made.inode
-
-    async def test_states_are_compared_every_so_many_entries(self) -> None:
-        here = await world()
-        master = here.masters["m1"]
-        duties = duties_of(here, master)
-        await duties.tick()
-        assert not any(isinstance(r.operation, CheckDigest) for r in here.log.records())
-        filler = here.log.proposals[0]
-        here.log.proposals += [filler] * DIGEST_ENTRIES
-        for member in here.log.members:
-            member.catch_up()
-        await duties.tick()
-        await duties.tick()
-        assert sum(isinstance(r.operation, CheckDigest) for r in here.log.records()) == 1
 
     async def test_pause_of_the_process_unsettles_what_it_knows_of_the_servers(self) -> None:
         here = await world()

@@ -87,6 +87,9 @@ def _no_quorum(view: ClusterView) -> list[str]:
             f"no quorum: of {len(view.masters)} masters only {here - len(full)} can keep a mutation; "
             f"free disk space on {', '.join(full)}"
         ]
+    quarantined = [master.id for master in view.masters if master.role == "quarantined"]
+    if quarantined and not any(master.role == "leader" for master in view.masters):
+        return [f"nothing is served: {', '.join(quarantined)} quarantined, and no other master leads"]
     stalled = [master.reason for master in view.masters if master.role == "leader" and master.reason]
     if stalled:
         return [f"{reason}; nothing can be written until they keep up" for reason in stalled]
@@ -123,9 +126,9 @@ def _masters_away(view: ClusterView) -> list[str]:
         rest = "no further master may be lost" if spare <= 0 else f"{spare} more may be lost"
         reasons.append(f"{_count(len(away), 'master')} cannot be reached: {', '.join(away)}; {rest}")
     for master in view.masters:
-        if master.role == "out of service":
+        if master.role in ("out of service", "quarantined"):
             why = master.reason or f"see the log of {master.id}"
-            reasons.append(f"master {master.id} is out of service: {why}")
+            reasons.append(f"master {master.id} is {master.role}: {why}")
         elif master.role == "refused":
             reasons.append(f"master {master.id} is kept out by the others: {master.reason}")
     full = _full_masters(view)

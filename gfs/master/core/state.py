@@ -94,6 +94,9 @@ class MasterState:
             raise CorruptState("the state lacks its counters or its digest")
         self.counters = Counters() if counters is None else decode_counters(counters)
         self._mark = DigestMark(index=0, digest="") if mark is None else decode_mark(mark)
+        self.agreed_index = (
+            _NO_INDEX  # the last one, since this object is, at which a majority had our digest
+        )
         self._tables = AccountedTables(tables, int.from_bytes(digest or bytes(DIGEST_BYTES), "big"))
         self._owners = Owners(self._tables, self.counters)
         self._quotas = Quotas(self._tables)
@@ -236,11 +239,16 @@ class MasterState:
         before = self._mark
         self._mark = DigestMark(index=index, digest=self.digest())
         self._plain.put(Table.META, DIGEST_MARK_KEY, encode_mark(self._mark))
-        if before.index != operation.index or before.index == 0 or before.digest == operation.digest:
+        if before.index != operation.index or before.index == 0 or operation.split:
             return Done()
+        if before.digest == operation.digest:
+            if operation.agreed:
+                self.agreed_index = LogIndex(before.index)
+            return Done()
+        whose = f"of {operation.agreed} masters" if operation.agreed else "of the leader"
         return Refused(
             code=CorruptState.code,
-            message=f"digest at index {before.index}: leader's {operation.digest[:64]}, ours {before.digest}",
+            message=f"digest at index {before.index}: {operation.digest[:64]} {whose}, ours {before.digest}",
         )
 
 

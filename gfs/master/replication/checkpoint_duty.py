@@ -13,6 +13,7 @@ from gfs.clock import Clock
 from gfs.errors import ProtocolFault, Unavailable
 from gfs.master.replication.checkpoint_shipping import CheckpointFetcher
 from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointStore
+from gfs.master.replication.distrust import Distrust
 from gfs.master.replication.engine import Engine
 from gfs.master.replication.handshake import Dialer, Introduction
 from gfs.master.replication.log import OperationLog, Position
@@ -44,13 +45,14 @@ class CheckpointDuty:
         new_dialer: Callable[[], Dialer],
         introduce: Callable[[], Introduction],
         on_installed: Callable[[], None],
+        distrust: Distrust,
         fatal: Callable[[BaseException], None],
     ) -> None:
         """`log_bytes_max`: so much log since the last checkpoint makes the next one due."""
         self._store, self._state, self._log, self._writer, self._engine = store, state, log, writer, engine
         self._disks, self._wire, self._addresses, self._cluster = disks, wire, addresses, cluster
         self._clock, self._executor, self._log_bytes_max = clock, executor, log_bytes_max
-        self._on_installed = on_installed
+        self._on_installed, self._distrust = on_installed, distrust
         self._task: asyncio.Task[LogIndex] | None = None
         self._stopped = False
         self._fetcher = CheckpointFetcher(
@@ -58,7 +60,7 @@ class CheckpointDuty:
             executor,
             new_dialer=new_dialer,
             introduce=introduce,
-            is_wanted=lambda manifest: not self._stopped and manifest.index > engine.applied_index,
+            is_wanted=lambda manifest: not self._stopped and self._is_of_use(manifest),
             on_installed=self._installed,
             fatal=fatal,
             clock=clock,
@@ -93,6 +95,8 @@ class CheckpointDuty:
         newest = self._store.newest()
         if newest is not None and newest.index >= index:
             return newest.index
+        if self._distrust.stands_back:
+            raise Unavailable("this master's state is quarantined: no checkpoint is made of it")
         if index == 0:
             raise Unavailable("there is nothing to make a checkpoint of yet")
         self._bytes_at_last = self._log.bytes_appended
@@ -131,11 +135,25 @@ class CheckpointDuty:
         assert manifest is not None, "the log is trimmed only behind a checkpoint"
         self._wire.transmit(member, CheckpointOffer(self._engine.term, manifest))
 
+    def offer_later_than(self, member: MasterId, index_min: int) -> None:
+        """Leader: this follower throws its state away. It asks again if there is no such checkpoint yet."""
+        newest = self._store.newest()
+        if newest is None or newest.index < index_min:
+            self.make()
+        else:
+            self.offer(member)
+
+    def _is_of_use(self, manifest: CheckpointManifest) -> bool:
+        if self._distrust.state_wanted:
+            # One from before our log begins would have to cut off entries that we have acknowledged.
+            return manifest.index >= self._log.base.index
+        return manifest.index > self._engine.applied_index
+
     def take_offer(self, leader: MasterId, manifest: CheckpointManifest) -> None:
         """Raises: ProtocolFault."""
         if manifest.cluster != self._cluster:
             raise ProtocolFault(f"{leader} offers a checkpoint of cluster {manifest.cluster!r}")
-        if manifest.index <= self._engine.applied_index:
+        if not self._is_of_use(manifest):
             self._say_installed(leader)
         else:
             self._fetcher.offered(leader, self._addresses[leader], manifest)

@@ -88,6 +88,16 @@ class CheckpointOffer(_Message, frozen=True):
     manifest: CheckpointManifest
 
 
+class CheckpointWanted(_Message, frozen=True):
+    """This follower's state is to be thrown away: it needs a checkpoint of `index_min` or later.
+
+    Not an earlier one: its log begins there, and what it has acknowledged must stay in it.
+    """
+
+    term: int
+    index_min: int
+
+
 class CheckpointInstalled(_Message, frozen=True):
     term: int
     index: LogIndex
@@ -105,6 +115,7 @@ Message = (
     | ReadIndexAnswer
     | TimeoutNow
     | CheckpointOffer
+    | CheckpointWanted
     | CheckpointInstalled
 )
 

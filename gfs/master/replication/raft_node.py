@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,6 +33,7 @@ from gfs.master.replication.checkpoint_duty import CheckpointDuty
 from gfs.master.replication.checkpoint_shipping import serve_piece
 from gfs.master.replication.checkpoints import CheckpointStore
 from gfs.master.replication.commit_stall import CommitStall
+from gfs.master.replication.distrust import Distrust
 from gfs.master.replication.elections import Elections
 from gfs.master.replication.engine import Engine
 from gfs.master.replication.freshness import Freshness
@@ -50,8 +51,10 @@ from gfs.master.replication.peer_connections import PeerConnections
 from gfs.master.replication.raft_messages import (
     CheckpointInstalled,
     CheckpointOffer,
+    CheckpointWanted,
     FetchPiece,
     Message,
+    NoSuchCheckpoint,
     PreVote,
     PreVoteRequest,
     ReadIndexAnswer,
@@ -100,6 +103,7 @@ class RaftNode:
         chance: random.Random | None = None,
         fatal: Callable[[BaseException], None] = end_process,
         in_worker: InWorker | None = None,
+        distrust: Distrust | None = None,
     ) -> None:
         """
         Args:
@@ -110,6 +114,7 @@ class RaftNode:
             state: restored from the newest checkpoint, or further on its own; never behind it.
             fatal: called once when this master must not go on; the default ends the process.
             in_worker: does the log's blocking work beside the loop; the default is a thread of its own.
+            distrust: what is known from before of a state that is not to be trusted.
         """
         self._me, self._listen, self._directory = me, listen, directory
         self._founders = tuple(sorted(founders))
@@ -119,6 +124,7 @@ class RaftNode:
         self._disk, self._clock = disk or SystemDisk(), clock or SystemClock()
         self._chance, self._on_fatal = chance or random.Random(), fatal
         self._in_worker = in_worker
+        self._distrust = distrust or Distrust(state_wanted=False, stands_back=False)
         self._log_thread: WorkerThread | None = None
         self._listeners: list[Listener] = []
         self._members_listeners: list[MembersListener] = []
@@ -146,6 +152,7 @@ class RaftNode:
             cluster=self._cluster,
             state=self._state,
             checkpoints=self._checkpoints,
+            state_wanted=self._distrust.state_wanted,
             segment_bytes=self._options.segment_bytes,
         )
         self._log, self._disks = recovered.log, recovered.disks
@@ -258,6 +265,8 @@ class RaftNode:
         raise Unavailable("this version cannot hand leadership over on demand")
 
     async def checkpoint(self) -> LogIndex:
+        if self._distrust.stands_back:
+            raise Unavailable("this master's state is quarantined: no checkpoint is made of it")
         return await asyncio.shield(self._checkpointing.make())
 
     # --- beyond Replicator ------------------------------------------------------------------------
@@ -284,6 +293,36 @@ class RaftNode:
                 return
             await self._clock.sleep(self._options.tick_seconds)
         raise OutcomeUnknown(f"leadership was lost while {member} was being readmitted")
+
+    # --- a state that is not to be trusted --------------------------------------------------------
+
+    def distrust(self) -> None:
+        """From now on as Distrust says: the state is thrown away for a checkpoint of the leader's."""
+        self._distrust.begin()
+        if self._running and self._engine.is_leader:
+            self._engine.transfer_leadership()  # who has everything need not wait for a time-out
+            self._engine.step_down()
+        if self._running:
+            self._ask_for_turn()
+
+    def trust(self) -> None:
+        """The state was compared with the other masters' and is right."""
+        self._distrust.end()
+
+    @property
+    def state_wanted(self) -> bool:
+        return self._distrust.state_wanted
+
+    def _ask_for_checkpoint(self) -> None:
+        leader = self._leadership.known_leader()
+        if leader not in (None, self._me) and self._distrust.must_ask(self._clock.monotonic()):
+            assert leader is not None
+            wanted = CheckpointWanted(self._engine.term, self._log.base.index)
+            self._connections.transmit(leader, wanted)
+
+    def _checkpoint_installed(self) -> None:
+        self._distrust.replaced()
+        self._ask_for_turn()
 
     # --- construction -----------------------------------------------------------------------------
 
@@ -321,6 +360,7 @@ class RaftNode:
             on_other=self._other_message,
             on_leader_heard=self._leader_heard,
             on_checkpoint_needed=lambda member: self._checkpointing.offer(member),
+            may_stand=lambda: not self._distrust.stands_back,
             writer=self._writer,
             fatal=self._fail,
         )
@@ -366,7 +406,8 @@ class RaftNode:
             log_bytes_max=options.checkpoint_log_bytes,
             new_dialer=lambda: Dialer(me=self._me, cluster=self._cluster, secret=self._secret),
             introduce=self.introduce,
-            on_installed=self._ask_for_turn,
+            on_installed=self._checkpoint_installed,
+            distrust=self._distrust,
             fatal=self._fail,
         )
 
@@ -390,6 +431,7 @@ class RaftNode:
             self._append_waiting()
             if (
                 not self._writer.out_of_space
+                and not self._distrust.stands_back
                 and not self._stopping_as_follower()
                 and self._elections.may_tick()
             ):
@@ -400,7 +442,10 @@ class RaftNode:
                 self._engine.send_now()
             self._writer.kick()
             self._watch_commits()
-            self._engine.apply_committed()
+            if self._distrust.state_wanted:
+                self._ask_for_checkpoint()
+            else:
+                self._engine.apply_committed()
             self._finish_turn()
         except Exception as error:  # a bug, ours or pysyncobj's: a state machine must not skip or repeat (F3)
             self._fail(error)
@@ -417,8 +462,10 @@ class RaftNode:
             self._applied_something = False
             self._state.commit()
             self._group.release()
-            self._checkpointing.make_if_due()
-        if engine.applied_index < min(engine.commit_index, self._log.durable_index):
+            if not self._distrust.stands_back:
+                self._checkpointing.make_if_due()
+        behind = engine.applied_index < min(engine.commit_index, self._log.durable_index)
+        if behind and not self._distrust.state_wanted:
             self._ask_for_turn()
         self._leadership.notify()
         if self._leadership.is_ready():
@@ -526,8 +573,10 @@ class RaftNode:
     def messages_done(self) -> None:
         self._ask_for_turn()
 
-    def serve_piece(self, request: FetchPiece) -> Awaitable[msgspec.Struct]:
-        return serve_piece(self._checkpoints, self._checkpoint_threads, request)
+    async def serve_piece(self, request: FetchPiece) -> msgspec.Struct:
+        if self._distrust.stands_back:
+            return NoSuchCheckpoint()
+        return await serve_piece(self._checkpoints, self._checkpoint_threads, request)
 
     def _ask_the_prompt(self, message: ReadIndexRequest) -> None:
         """Ask as many as make a majority with us; all of them if they let us wait (see overdue)."""
@@ -556,6 +605,9 @@ class RaftNode:
             case CheckpointOffer(term, manifest):
                 if term == engine.term and engine.leader == member:
                     self._checkpointing.take_offer(member, manifest)
+            case CheckpointWanted(term, index_min):
+                if term == engine.term and engine.is_leader and not self._distrust.stands_back:
+                    self._checkpointing.offer_later_than(member, index_min)
             case CheckpointInstalled(term, index):
                 if term == engine.term and engine.is_leader and engine.next_index(member) <= index:
                     engine.set_next_index(member, min(index, self._log.end.index) + 1)

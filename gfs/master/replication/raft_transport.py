@@ -63,16 +63,18 @@ class RaftTransport(Transport):
         on_checkpoint_needed: Callable[[MasterId], None],
         writer: DiskState,
         fatal: Callable[[BaseException], None],
+        may_stand: Callable[[], bool] = lambda: True,
     ) -> None:
         """
         Args:
             on_other: takes the messages that pysyncobj has no part in.
             on_leader_heard: a message of the current leader has come in, with its commit index if it has one.
+            may_stand: whether this master may be asked to take over the leadership.
         """
         super().__init__(None, None, None)
         self._log, self._wire, self._call_later, self._away_seconds = log, wire, call_later, away_seconds
         self._on_other, self._on_leader_heard = on_other, on_leader_heard
-        self._on_checkpoint_needed = on_checkpoint_needed
+        self._on_checkpoint_needed, self._may_stand = on_checkpoint_needed, may_stand
         self._writer, self._fatal = writer, fatal
         self._held: list[_Held] = []
         self._waiting_for_our_disk: dict[MasterId, AppendAnswer] = {}
@@ -204,7 +206,8 @@ class RaftTransport(Transport):
             case Vote(term):
                 self._onMessageReceived(node, {"type": "response_vote", "term": term})
             case TimeoutNow(term):
-                self._onMessageReceived(node, {"type": "timeout_now", "term": term})
+                if self._may_stand():
+                    self._onMessageReceived(node, {"type": "timeout_now", "term": term})
             case Ping():
                 pass
             case _:

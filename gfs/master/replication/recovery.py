@@ -29,12 +29,14 @@ def recover(
     cluster: ClusterId,
     state: StateMachine,
     checkpoints: CheckpointStore,
+    state_wanted: bool,
     segment_bytes: int,
 ) -> Recovered:
     """Open the log in `directory` and compare it with the newest checkpoint and the state.
 
     A log that ends before the checkpoint is what a crash between installing one and writing that down leaves
     behind: it starts over from the checkpoint. Anything else that does not fit was lost or mixed up.
+    `state_wanted`: the state is to be thrown away, so that nothing needs to fit to it.
     Raises: CorruptState, UnsupportedVersion, WrongCluster.
     """
     newest = checkpoints.newest()
@@ -51,7 +53,8 @@ def recover(
         )
     base = Position(newest.index, newest.term) if newest is not None else None
     log = OperationLog(log_directory, disk, segment_bytes=segment_bytes, base=base)
-    _check(log, applied)
+    if not state_wanted:
+        _check(log, applied)
     return Recovered(log, disks, applied)
 
 
