@@ -34,6 +34,7 @@ HTTP_CALL_SECONDS_MAX = 300.0
 HTTP_HEAD_BYTES_MAX = 16 * 2**10  # bulk wire
 PUSH_BYTES_MAX = 16 * MIB  # one pushed piece; larger writes are split by the client (GFS §3.1)
 LIST_PAGE_MAX = 4096
+STATS_TOGETHER_MAX = 64  # paths in one StatMany: the master's loop does nothing else while it looks them up
 GLOB_SCAN_MAX = 20_000  # entries looked at for one page of a glob
 TRASH_SCAN_MAX = 5000  # entries looked at for one page of the trash
 TRASH_SUM_MAX = 1000  # entries whose bytes are added up for 'gfs status'

@@ -18,6 +18,7 @@ from gfs.client.paths import checked_path
 from gfs.client.reader import Reader
 from gfs.client.record_appender import RecordAppenders
 from gfs.client.records import Record, RecordReader
+from gfs.client.stat_batches import StatBatches
 from gfs.client.transfer import Progress
 from gfs.errors import (
     InvalidArgument,
@@ -88,6 +89,7 @@ class AsyncClient:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._masters = connections.masters
+        self._stats = StatBatches(connections.masters)
         self.operator = Operator(connections)
         self.backups = Backups(connections)
         self._appenders = RecordAppenders(connections)
@@ -529,5 +531,7 @@ class AsyncClient:
 
     async def _stat(self, path: str, consistency: Consistency | None) -> EntryReply:
         how = consistency or self._connections.consistency
+        if how == "linearizable":
+            return await self._stats.stat(checked_path(path))
         request = Stat(path=checked_path(path), consistency=how, min_applied_index=self._seen())
-        return await self._connections.ask(request, EntryReply, f"stat {path}", how)
+        return await self._masters.ask_any(request, EntryReply, f"stat {path}")

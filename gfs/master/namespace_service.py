@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from gfs.clock import Clock
-from gfs.errors import InvalidArgument
+from gfs.errors import GfsError, InvalidArgument
 from gfs.master.callers import Callers, everybody
 from gfs.master.commit import Commits
 from gfs.master.core.access import READ, SEARCH
 from gfs.master.core.glob import glob_page
 from gfs.master.core.lookup import NamePath, list_page, names_of, stat
-from gfs.master.core.policies import policy_at, trash_expiry
+from gfs.master.core.policies import InheritedPolicies, policy_at, trash_expiry
 from gfs.master.core.tables import ReadTables
 from gfs.master.reads import Reads
 from gfs.messages import operations
-from gfs.messages.base import Reply, Request
+from gfs.messages.base import ErrorReply, Reply, Request
 from gfs.messages.namespace import (
     CreateFile,
     DeletePath,
     EntriesReply,
+    EntryReplies,
     EntryReply,
     Glob,
     ListDirectory,
@@ -32,8 +33,11 @@ from gfs.messages.namespace import (
     RenamePath,
     SetLengthHint,
     Stat,
+    StatMany,
 )
 from gfs.messages.operations import AnyOperation, ChunkGranted, Done, RequestId
+from gfs.settings import STATS_TOGETHER_MAX
+from gfs.transport.frames import error_reply
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import REPLICATION_GOAL_MAX
 
@@ -68,6 +72,26 @@ class NamespaceService:
             return EntryReply(entry=stat(tables, path))
 
         return self._reads.replied(request.consistency, request.min_applied_index, read)
+
+    def stat_many(self, request: Request, context: CallContext) -> Awaitable[Reply]:
+        assert isinstance(request, StatMany)
+        paths = request.paths
+        if len(paths) > STATS_TOGETHER_MAX:
+            raise InvalidArgument(f"{len(paths)} paths at once are over the limit of {STATS_TOGETHER_MAX}")
+
+        def read(tables: ReadTables) -> EntryReplies:
+            access, policies = self._callers.access(tables, context), InheritedPolicies(tables)
+            replies: list[EntryReply | ErrorReply] = []
+            for path in paths:
+                try:
+                    if access is not None:
+                        access.require_path(names_of(path))
+                    replies.append(EntryReply(entry=stat(tables, path, policies)))
+                except GfsError as error:
+                    replies.append(error_reply(error))
+            return EntryReplies(replies=replies)
+
+        return self._reads.replied("linearizable", 0, read)
 
     async def list_directory(self, request: Request, context: CallContext) -> Reply:
         assert isinstance(request, ListDirectory)

@@ -26,6 +26,7 @@ from gfs.messages.namespace import (
     RenamePath,
     SetLengthHint,
     Stat,
+    StatMany,
 )
 from gfs.messages.policies import ChangeMode, ChangeOwner, SetPolicy, ShowPolicy
 from gfs.messages.snapshots import TakeSnapshot
@@ -49,6 +50,7 @@ class MasterService:
         handlers: dict[type[Request], Handler] = {
             Ping: answer_ping,
             Stat: self.namespace.stat,
+            StatMany: self.namespace.stat_many,
             ListDirectory: self.namespace.list_directory,
             Glob: self.namespace.glob,
             MakeDirectory: self.namespace.make_directory,

@@ -26,6 +26,7 @@ from gfs.messages.namespace import (
     RenamePath,
     SetLengthHint,
     Stat,
+    StatMany,
 )
 from gfs.messages.placement import (
     Explain,
@@ -83,6 +84,7 @@ REPLICA_CHECK_REQUESTS: tuple[type[Request], ...] = (VerifyReplica, MendReplica)
 MASTER_REQUESTS: tuple[type[Request], ...] = (
     Ping,
     Stat,
+    StatMany,
     ListDirectory,
     Glob,
     MakeDirectory,

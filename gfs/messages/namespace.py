@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from gfs.messages.base import Consistency, Reply, Request, ViewReply
+from gfs.messages.base import Consistency, ErrorReply, Reply, Request, ViewReply
 from gfs.messages.operations import RequestId
 from gfs.vocabulary import InodeId
 
@@ -38,6 +38,12 @@ class EntryReply(ViewReply, tag="entry", frozen=True, kw_only=True):
     entry: Entry
 
 
+class EntryReplies(ViewReply, tag="entry_replies", frozen=True, kw_only=True):
+    """For each path, in order, what a Stat of it alone would have been answered, all of one view."""
+
+    replies: list[EntryReply | ErrorReply]
+
+
 class EntriesReply(ViewReply, tag="entries", frozen=True, kw_only=True):
     """`next_after` is empty at the end; else pass it as `after` for the following page."""
 
@@ -50,6 +56,13 @@ class Stat(Request, tag="stat", frozen=True, kw_only=True):
     path: str
     consistency: Consistency = "linearizable"
     min_applied_index: int = 0
+
+
+class StatMany(Request, tag="stat_many", frozen=True, kw_only=True):
+    """What one client wants to know at one time, at most STATS_TOGETHER_MAX paths; linearizable."""
+
+    reply: ClassVar[type[Reply]] = EntryReplies
+    paths: list[str]
 
 
 class ListDirectory(Request, tag="list", frozen=True, kw_only=True):

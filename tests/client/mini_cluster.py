@@ -31,7 +31,7 @@ from gfs.errors import (
     StaleVersion,
     Unavailable,
 )
-from gfs.messages.base import Ack, Ping, Reply, Request
+from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request
 from gfs.messages.chunks import AcquireLease, ChunkLease, ChunkPlace, FileChunks, FindChunks, Replica
 from gfs.messages.data import PushAnswer
 from gfs.messages.members import FindMasters, MastersReply
@@ -40,6 +40,7 @@ from gfs.messages.namespace import (
     DeletePath,
     EntriesReply,
     Entry,
+    EntryReplies,
     EntryReply,
     ListDirectory,
     MakeDirectory,
@@ -47,10 +48,12 @@ from gfs.messages.namespace import (
     RenamePath,
     SetLengthHint,
     Stat,
+    StatMany,
 )
 from gfs.messages.operations import RequestId
 from gfs.messages.replicas import ChunkStatus, ChunkStatusReply, WriteChunk, WriteReply
 from gfs.settings import ClientSettings
+from gfs.transport.frames import error_reply
 from gfs.transport.interface import CallContext, Handlers
 from gfs.vocabulary import (
     KIB,
@@ -117,7 +120,8 @@ class Server:
 class MiniCluster:
     """Masters m1…m3, chunk servers cs1…; `leader` is who may answer, "" while there is none."""
 
-    def __init__(self, *, servers: int = 4, clock: Clock | None = None) -> None:
+    def __init__(self, *, servers: int = 4, clock: Clock | None = None, knows_stat_many: bool = True) -> None:
+        self.knows_stat_many = knows_stat_many
         self.clock: Clock = clock or SystemClock()
         self.network = FakeNetwork(self.clock)
         self.leader = "m1:9500"
@@ -225,6 +229,7 @@ class MiniCluster:
             Ping: _ping,
             FindMasters: find_masters,
             Stat: led(self._stat),
+            **({StatMany: led(self._stat_many)} if self.knows_stat_many else {}),
             ListDirectory: led(self._list),
             FindChunks: led(self._find_chunks),
             AcquireLease: led(self._acquire),
@@ -252,6 +257,16 @@ class MiniCluster:
     def _stat(self, request: Request) -> Reply:
         assert isinstance(request, Stat)
         return EntryReply(entry=self._entry(request.path), applied_index=1)
+
+    def _stat_many(self, request: Request) -> Reply:
+        assert isinstance(request, StatMany)
+        replies: list[EntryReply | ErrorReply] = []
+        for path in request.paths:
+            try:
+                replies.append(EntryReply(entry=self._entry(path)))
+            except GfsError as error:
+                replies.append(error_reply(error))
+        return EntryReplies(replies=replies, applied_index=1)
 
     def _list(self, request: Request) -> Reply:
         assert isinstance(request, ListDirectory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,6 +54,8 @@ async def test_each_user_may_do_what_owner_group_and_mode_say(tmp_path: Path) ->
         await ann.chmod("/ann", 0o700)
         with pytest.raises(PermissionDenied, match="ben may not enter /ann"):
             await ben.stat("/ann/f")
+        together = await asyncio.gather(*(ben.stat("/ann/f") for _ in range(3)), return_exceptions=True)
+        assert [type(refused) for refused in together] == [PermissionDenied] * 3
         with pytest.raises(PermissionDenied, match="ben may not list /ann"):
             await ben.listdir("/ann")
         assert await superuser.read_bytes("/ann/f") == b"hers"

@@ -18,12 +18,13 @@ from gfs.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from gfs.messages.base import Reply, Request
+from gfs.messages.base import ErrorReply, Reply, Request
 from gfs.messages.chunks import FileChunks, FindChunks
 from gfs.messages.namespace import (
     CreateFile,
     DeletePath,
     EntriesReply,
+    EntryReplies,
     EntryReply,
     Glob,
     ListDirectory,
@@ -32,8 +33,10 @@ from gfs.messages.namespace import (
     RenamePath,
     SetLengthHint,
     Stat,
+    StatMany,
 )
 from gfs.messages.operations import RequestId
+from gfs.settings import STATS_TOGETHER_MAX
 from gfs.vocabulary import ChunkIndex, ClientId, InodeId
 from tests.fakes.clock import settle
 from tests.master.lease_world import LeaseWorld
@@ -97,6 +100,28 @@ async def test_file_without_a_goal_takes_the_clusters() -> None:
     assert (await here.call(Stat(path="/f"), EntryReply)).entry.replication_goal == 2
 
 
+async def test_many_paths_are_looked_up_in_one_view_and_each_has_its_own_answer() -> None:
+    here = await world()
+    await here.call(CreateFile(path="/g"), MutationReply)
+    asked = StatMany(paths=["/f", "/missing", "/g", "relative", "/f"])
+    reply = await here.call(asked, EntryReplies)
+    assert reply.applied_index > 0
+    first, missing, second, bad, again = reply.replies
+    alone = (await here.call(Stat(path="/f"), EntryReply)).entry
+    assert isinstance(first, EntryReply) and isinstance(again, EntryReply)
+    assert first.entry == again.entry == alone
+    assert isinstance(second, EntryReply) and second.entry.path == "/g"
+    assert isinstance(missing, ErrorReply) and missing.code == "not_found" and "/missing" in missing.message
+    assert isinstance(bad, ErrorReply) and bad.code == "invalid_path"
+
+
+async def test_more_paths_at_once_than_allowed_are_refused() -> None:
+    here = await world()
+    await here.call(StatMany(paths=["/f"] * STATS_TOGETHER_MAX), EntryReplies)
+    with pytest.raises(InvalidArgument, match="over the limit"):
+        await here.call(StatMany(paths=["/f"] * (STATS_TOGETHER_MAX + 1)), EntryReplies)
+
+
 async def test_list_and_glob_are_paged() -> None:
     here = await world()
     for n in range(5):
@@ -148,6 +173,8 @@ class TestConsistency:
         with pytest.raises(NotLeader) as raised:
             await here.call(Stat(path="/f"), EntryReply, master=old.id)
         assert raised.value.details["leader"] == "m2:1"
+        with pytest.raises(NotLeader):
+            await here.call(StatMany(paths=["/f", "/g"]), EntryReplies, master=old.id)
 
     async def test_stale_read_is_answered_by_any_master_as_it_is(self) -> None:
         here = await world()

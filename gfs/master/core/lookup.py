@@ -164,12 +164,12 @@ def _nameless(tables: ReadTables, inode: InodeId) -> str:
     return f"the {kind} with inode {inode}"
 
 
-def stat(tables: ReadTables, path: str) -> Entry:
-    """Raises: InvalidPath, NotFound, NotADirectory."""
+def stat(tables: ReadTables, path: str, policies: InheritedPolicies | None = None) -> Entry:
+    """`policies`, of this view, serve many. Raises: InvalidPath, NotFound, NotADirectory."""
     names = names_of(path)
     inode, _ = find(tables, names)
     spelled = path if path.count("/") == len(names) > 0 else spell(names, whole=True)
-    return entry_of(tables, spelled, inode)
+    return entry_of(tables, spelled, inode, policies)
 
 
 def entry_of(
