@@ -14,9 +14,9 @@ from gfs.client.client import AsyncClient, Names, Places, WriteMode
 from gfs.client.file import AsyncWriter
 from gfs.client.loop_thread import LoopThread
 from gfs.client.master_session import Freshness
-from gfs.client.operating import Operator
+from gfs.client.operating import Operator, Progress, unheard
 from gfs.client.records import Record
-from gfs.client.transfer import Progress
+from gfs.client.transfer import Progress as TransferProgress
 from gfs.messages.base import Consistency
 from gfs.messages.check import CheckFilesReply
 from gfs.messages.chunks import ChunkPlace
@@ -258,14 +258,14 @@ class Client:
         *,
         replace: bool = True,
         atomic: bool = True,
-        progress: Progress | None = None,
+        progress: TransferProgress | None = None,
     ) -> int:
         """As AsyncClient.put_file(); `progress` is called in the client's thread."""
         return self._thread.run(
             self._client.put_file(source, destination, replace=replace, atomic=atomic, progress=progress)
         )
 
-    def get_file(self, source: str, destination: str, *, progress: Progress | None = None) -> int:
+    def get_file(self, source: str, destination: str, *, progress: TransferProgress | None = None) -> int:
         """As AsyncClient.get_file(); `progress` is called in the client's thread."""
         return self._thread.run(self._client.get_file(source, destination, progress=progress))
 
@@ -283,14 +283,17 @@ class BlockingOperator:
     def members(self) -> MembersReply:
         return self._thread.run(self._operator.members())
 
-    def add_member(self, member: str, *, control: str, raft: str) -> MemberChangeReply:
-        return self._thread.run(self._operator.add_member(member, control=control, raft=raft))
+    def add_member(
+        self, member: str, *, control: str, raft: str, progress: Progress = unheard
+    ) -> MemberChangeReply:
+        adding = self._operator.add_member(member, control=control, raft=raft, progress=progress)
+        return self._thread.run(adding)
 
-    def remove_member(self, member: str) -> MemberChangeReply:
-        return self._thread.run(self._operator.remove_member(member))
+    def remove_member(self, member: str, *, progress: Progress = unheard) -> MemberChangeReply:
+        return self._thread.run(self._operator.remove_member(member, progress=progress))
 
-    def transfer_leadership(self, to: str = "") -> MemberChangeReply:
-        return self._thread.run(self._operator.transfer_leadership(to))
+    def transfer_leadership(self, to: str = "", *, progress: Progress = unheard) -> MemberChangeReply:
+        return self._thread.run(self._operator.transfer_leadership(to, progress=progress))
 
     def compare_states(self, *, trust: str = "", read_rows: bool = False) -> CompareStatesReply:
         return self._thread.run(self._operator.compare_states(trust=trust, read_rows=read_rows))

@@ -37,7 +37,7 @@ READ_ROWS_SECONDS = 3600.0
 Progress = Callable[[str], None]
 
 
-def _unheard(_: str) -> None: ...
+def unheard(_: str) -> None: ...
 
 
 class Operator:
@@ -66,7 +66,7 @@ class Operator:
         return max(replies, key=lambda reply: (reply.answered_by == reply.leader, reply.term))
 
     async def add_member(
-        self, member: str, *, control: str, raft: str, progress: Progress = _unheard
+        self, member: str, *, control: str, raft: str, progress: Progress = unheard
     ) -> MemberChangeReply:
         """Make a running master a voter; returns once it has caught up and is one. Asking twice is harmless.
 
@@ -76,7 +76,7 @@ class Operator:
         request = AddMember(member=MasterId(member), control=Address(control), raft=Address(raft))
         return await self._until_done(request, f"add {member}", progress)
 
-    async def remove_member(self, member: str, *, progress: Progress = _unheard) -> MemberChangeReply:
+    async def remove_member(self, member: str, *, progress: Progress = unheard) -> MemberChangeReply:
         """Let a master go; the leader hands over first.
 
         Raises: NotFound; InvalidArgument for the last voter, or when the rest could write nothing.
@@ -86,7 +86,7 @@ class Operator:
             raise NotFound(f"no master {member!r} is a member; members are {', '.join(known)}")
         return await self._until_done(RemoveMember(member=MasterId(member)), f"remove {member}", progress)
 
-    async def transfer_leadership(self, to: str = "", *, progress: Progress = _unheard) -> MemberChangeReply:
+    async def transfer_leadership(self, to: str = "", *, progress: Progress = unheard) -> MemberChangeReply:
         """Have `to` lead, or whoever is nearest to the present leader.
 
         Raises: InvalidArgument when `to` is no voter.

@@ -208,9 +208,9 @@ class TestConsistency:
 
     async def test_master_whose_state_differs_answers_no_read_at_all(self) -> None:
         here = await world()
-        here.masters["m2"].standing.report_untrusted("digest at index 5 differs")
+        here.masters["m2"].standing.report_untrusted("digest at index 5 differs", step="Wait")
         for consistency in ("stale", "session", "linearizable"):
-            with pytest.raises(Unavailable, match="out of service"):
+            with pytest.raises(Unavailable, match="quarantined: digest at index 5 differs"):
                 request = Stat(path="/f", consistency=consistency)
                 await here.call(request, EntryReply, master="m2")
 
