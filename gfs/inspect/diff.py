@@ -27,7 +27,6 @@ from gfs.master.core.records import (
     file_chunk_key,
     id_key,
     inode_share,
-    read_dentry,
     read_id,
 )
 from gfs.master.core.soundness import batches
@@ -94,16 +93,22 @@ class _Trees:
                 continue
             before = {entry[0]: entry for entry in old}
             after = {entry[0]: entry for entry in new}
+            same: _Entries = []  # a run of them: one look at their inodes for all
             for name in sorted({*before, *after}):
                 if before.get(name) == after.get(name):
-                    yield from self._same_entries([before[name]], prefix)
+                    same.append(before[name])
                     continue
+                yield from self._same_entries(same, prefix)
+                same = []
                 if name in before:
                     yield from self._gone(before[name], prefix)
                 if name in after:
                     yield from self._come(after[name], prefix)
+            yield from self._same_entries(same, prefix)
 
     def _same_entries(self, entries: _Entries, prefix: str) -> Iterator[Difference | tuple[int, str]]:
+        if not entries:
+            return
         keys = [id_key(inode) for _, inode, _ in entries]
         old = self._old.get_many(Table.INODES, keys)
         new = self._new.get_many(Table.INODES, keys)
@@ -152,7 +157,8 @@ class _Trees:
 
 def _batches(tables: CheckpointTables, directory: int) -> Iterator[_Entries]:
     for batch in batches(tables, Table.DENTRIES, id_key(directory), id_key(directory + 1)):
-        yield [(key[8:], *read_dentry(value)) for key, value in batch]
+        numbers = [int.from_bytes(value, "big") for _, value in batch]  # as read_dentry(), for less
+        yield [(key[8:], both >> 1, both & 1 == 1) for (key, _), both in zip(batch, numbers, strict=True)]
 
 
 def _in_step(old: Iterator[_Entries], new: Iterator[_Entries]) -> Iterator[tuple[_Entries, _Entries]]:

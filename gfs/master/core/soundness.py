@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from gfs.master.core.tables import ReadTables, Table
 
@@ -26,7 +26,6 @@ class ManyTables(ReadTables, Protocol):
         ...
 
 
-@runtime_checkable
 class BatchTables(Protocol):
     """Tables that hand out many rows at once for much less than one after the other."""
 
@@ -93,8 +92,9 @@ def batches(
     tables: ReadTables, table: Table, start: bytes = b"", stop: bytes | None = None
 ) -> Iterator[list[tuple[bytes, bytes]]]:
     """All rows in lists of up to BATCH_ROWS, in key order."""
-    if isinstance(tables, BatchTables):
-        yield from tables.batches(table, start, stop)
+    own: BatchTables | None = tables if hasattr(tables, "batches") else None  # type: ignore[assignment]
+    if own is not None:
+        yield from own.batches(table, start, stop)
         return
     rows = iter(tables.scan(table, start, stop))
     while batch := list(islice(rows, BATCH_ROWS)):
