@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from gfs.cli.checkpoint_view import serve
 from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_many, emit_one, emit_schema, human_bytes, human_time, note, text_table
 from gfs.errors import InvalidArgument
@@ -55,6 +56,9 @@ def checkpoint() -> None:
     FILE is a checkpoint (.lmdb), its manifest, or a master's directory, which stands for its newest sound
     checkpoint. Before it is asked, its length and checksum are compared with its manifest's.
     """
+
+
+checkpoint.add_command(serve)
 
 
 @checkpoint.command("ls")

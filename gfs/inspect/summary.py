@@ -134,7 +134,7 @@ def summarize(file: CheckpointFile) -> Summary:
 
 def detail_of_path(file: CheckpointFile, path: str) -> PathDetail:
     """Raises: NotFound, NotADirectory, InvalidPath; as ask()."""
-    (frame,) = ask(file, lambda tables: [_encode(_path_detail(tables, path))])
+    (frame,) = ask(file, lambda tables: [_encode(told_of_path(tables, path))])
     return _decode_one(frame, type=PathDetail)
 
 
@@ -203,7 +203,8 @@ def _biggest(tables: CheckpointTables, top: int, path: str, depth: int) -> Itera
         yield from _biggest(tables, inode, inner, depth + 1)
 
 
-def _path_detail(tables: CheckpointTables, path: str) -> PathDetail:
+def told_of_path(tables: CheckpointTables, path: str) -> PathDetail:
+    """Within a guarded child. Raises: as detail_of_path()."""
     names = names_of(path)
     inode, _ = find(tables, names)
     row = tables.get(Table.INODES, id_key(inode))
