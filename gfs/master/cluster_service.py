@@ -212,10 +212,10 @@ class ClusterService:
         role, reason = known.role, ""
         if self._standing.reason:
             role, reason = self._standing.role, f"{self._standing.reason}. {self._standing.next_step()}"
-        elif known.role != "leader" and (why := dict(known.kept_out).get(known.me)):
-            role, reason = "refused", why
         elif outside := self._roster.outside():
             role, reason = outside, self._roster.why_outside()
+        elif known.role != "leader" and (why := dict(known.kept_out).get(known.me)):
+            role, reason = "refused", why
         elif known.role != "leader" and known.disk_full:
             role = "disk full"
         member = self._roster.find(known.me)

@@ -27,6 +27,7 @@ class ProcessCluster:
             str(directory), masters=masters, chunkservers=chunkservers, first_port=0
         )
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.configs: dict[str, str] = {}  # of nodes that do not use the layout's
 
     @property
     def masters(self) -> list[str]:
@@ -40,9 +41,19 @@ class ProcessCluster:
     def addresses(self) -> list[str]:
         return [node.control for node in self.layout.settings.masters.values()]
 
-    def start(self, nodes: Iterable[str] | None = None, *, failpoint: str = "", **environment: str) -> None:
+    def start(
+        self,
+        nodes: Iterable[str] | None = None,
+        *,
+        failpoint: str = "",
+        config: str = "",
+        **environment: str,
+    ) -> None:
+        """`config`: a gfs.toml of their own, from now on."""
         for node in self.masters + self.chunkservers if nodes is None else nodes:
             role = "master" if node in self.layout.settings.masters else "chunkserver"
+            if config:
+                self.configs[node] = config
             env = dict(os.environ, **environment)
             if failpoint:
                 env[failpoints.ENVIRONMENT_KEY] = failpoint
@@ -56,7 +67,8 @@ class ProcessCluster:
                 )
 
     def command(self, role: str, node: str) -> list[str]:
-        return [sys.executable, "-m", "gfs", "--config", self.layout.config_path, role, node]
+        config = self.configs.get(node, self.layout.config_path)
+        return [sys.executable, "-m", "gfs", "--config", config, role, node]
 
     def kill(self, nodes: Iterable[str] | None = None, number: int = signal.SIGKILL) -> None:
         chosen = list(self.processes if nodes is None else nodes)
