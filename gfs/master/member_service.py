@@ -14,12 +14,15 @@ from typing import Any
 from gfs.clock import Clock
 from gfs.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     GfsError,
     InvalidArgument,
     NoQuorum,
     NotFound,
     NotLeader,
     Overloaded,
+    PartlyDone,
+    Superseded,
     Unavailable,
     WrongCluster,
 )
@@ -45,7 +48,7 @@ from gfs.transport.interface import CallContext, Handlers, RpcCaller
 from gfs.vocabulary import ClusterId, MasterId
 
 ANSWER_SECONDS = 2.0  # a change that takes longer is answered with how far it is
-LOOK_SECONDS = 1.0  # for the word of a master that is to be added
+LOOK_SECONDS = 3.0  # for the word of a master that is to be added
 
 _log = logger("master")
 
@@ -77,6 +80,7 @@ class MemberService:
         self._masters = masters
         self._has_secret = has_secret
         self._allow_insecure_network = allow_insecure_network
+        self._stopping = False
         self._changes: dict[tuple[str, MasterId], asyncio.Task[str]] = {}
 
     def handlers(self) -> Handlers:
@@ -90,6 +94,7 @@ class MemberService:
         }
 
     async def stop(self) -> None:
+        self._stopping = True
         for change in self._changes.values():
             change.cancel()
         await asyncio.gather(*self._changes.values(), return_exceptions=True)
@@ -153,7 +158,8 @@ class MemberService:
 
         Raises: NotLeader; InvalidArgument (addresses, or no secret to join with); AlreadyExists: a member has
             this id or one of the addresses; NotFound, WrongCluster: no master of this cluster with that id
-            answers there; NoQuorum; what the change itself failed with.
+            answers there; NoQuorum; PartlyDone: it does not catch up, and stays a learner; what else the
+            change itself failed with.
         """
         assert isinstance(request, AddMember)
         self._commits.leading()
@@ -181,6 +187,7 @@ class MemberService:
             return MemberChangeReply(member=member, done=True, state=f"{member} is no member")
         if key not in self._changes and (hindrance := removal_hindrance(await self._rows(), member)):
             raise InvalidArgument(f"{member} cannot be removed: {hindrance}", hint=_LS_HINT)
+        await self._give_up_adding(member)
         return await self._under_way(key, lambda: self._remove(member))
 
     async def transfer(self, request: Request, _context: CallContext) -> Reply:
@@ -199,8 +206,18 @@ class MemberService:
             raise InvalidArgument("there is no other voter that could lead", hint=_LS_HINT)
         return await self._under_way(("transfer", me), lambda: self._transfer(request.target or None))
 
+    async def _give_up_adding(self, member: MasterId) -> None:
+        adding = self._changes.get(("add", member))
+        if adding is not None:
+            adding.cancel()
+            await asyncio.wait({adding})
+
     async def _add(self, member: Member) -> str:
-        await self._replicator.add_member(member)
+        try:
+            await self._replicator.add_member(member)
+        except DeadlineExceeded as error:
+            # Not as it is: a client would take it for a lost answer, ask again, and never come to an end.
+            raise PartlyDone(error.message, hint=error.hint, details=error.details) from error
         _log.info("a master was added", member=member.id, control=member.control, raft=member.raft)
         return f"{member.id} is a voter"
 
@@ -232,7 +249,9 @@ class MemberService:
         if not change.done():
             return MemberChangeReply(member=key[1], done=False, state=await self._progress(*key))
         if change.cancelled():
-            raise Unavailable("this master is stopping")
+            if self._stopping:
+                raise Unavailable("this master is stopping")
+            raise Superseded(f"{key[1]} is to be removed: it is not added any more")
         try:
             return MemberChangeReply(member=key[1], done=True, state=change.result())
         except (NotLeader, NoQuorum) as error:

@@ -16,6 +16,7 @@ from gfs.chunkserver.core import append_window, chunk_record
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated, Redo, RedoDropped
 from gfs.chunkserver.index_journal import JournalSegment, read_segment, segment_path
 from gfs.chunkserver.index_tables import seal_header, seal_window
+from gfs.chunkserver.known_masters import MASTERS_FILE, KnownMasters
 from gfs.disk import read_whole_file
 from gfs.master.checkpoint_directory import decode_manifest, encode_manifest
 from gfs.master.core import records as rows
@@ -23,7 +24,7 @@ from gfs.master.replication import group_commit
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
 from gfs.master.replication.log_format import Kind, Record, encode_header, encode_records, scan_segment
 from gfs.messages.replicas import AppendedRecord
-from gfs.vocabulary import ChunkHandle, ChunkVersion, ClientId, ClusterId, LogIndex, MasterId, Term
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClientId, ClusterId, LogIndex, MasterId, Term
 from tests.fakes.disk import ForgetfulDisk
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "disk_formats_v1.txt"
@@ -107,6 +108,14 @@ def journal_segment(disk: ForgetfulDisk) -> bytes:
     return read_whole_file(disk, segment_path("/d", 2))
 
 
+def remembered_masters(disk: ForgetfulDisk) -> bytes:
+    disk.make_directory("/c")
+    KnownMasters(disk, "/c", seeds=[Address("a:1")], cluster=ClusterId("c")).remember(
+        [Address("b:2"), Address("a:1")], ClusterId("c")
+    )
+    return read_whole_file(disk, f"/c/{MASTERS_FILE}")
+
+
 def formats(disk: ForgetfulDisk) -> dict[str, bytes]:
     return {
         "operation log segment": encode_header(3)
@@ -125,6 +134,7 @@ def formats(disk: ForgetfulDisk) -> dict[str, bytes]:
         "chunk index window": seal_window(HANDLE, window()),
         "chunk journal records": chunk_record.encode_records(JOURNALLED),
         "chunk journal segment": journal_segment(disk),
+        "remembered masters": remembered_masters(disk),
     }
 
 
@@ -164,3 +174,7 @@ def test_the_bytes_of_old_files_are_read_as_what_they_meant(disk: ForgetfulDisk)
     disk.make_directory("/d")
     disk.open(segment_path("/d", 2), create=True).pwrite(old["chunk journal segment"], 0)
     assert [payload for _, payload in read_segment(disk, "/d", 2).payloads] == [b"first", b"second"]
+    disk.make_directory("/m")
+    disk.open(f"/m/{MASTERS_FILE}", create=True).pwrite(old["remembered masters"], 0)
+    known = KnownMasters(disk, "/m", seeds=[Address("x:9")], cluster=ClusterId("c"))
+    assert known.at_start == ("a:1", "b:2", "x:9")

@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
-from gfs.errors import AlreadyExists, GfsError, InvalidArgument, NotFound, NotLeader, WrongCluster
+from gfs.client.core.retry_plan import may_pass
+from gfs.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    GfsError,
+    InvalidArgument,
+    NotFound,
+    NotLeader,
+    PartlyDone,
+    Superseded,
+    WrongCluster,
+)
 from gfs.master.member_service import ANSWER_SECONDS
 from gfs.master.replication.replicator import Member
 from gfs.messages.cluster import ClusterStatus, ClusterStatusReply
@@ -137,6 +148,36 @@ class TestAdding:
         caught_up.set()
         second = await add(here, "m4")
         assert second.done and begun == [member_at("m4")]  # one change, whoever asks how often
+
+    async def test_a_learner_that_does_not_catch_up_ends_the_command_with_a_clear_word(self) -> None:
+        here = await world()
+        newcomer(here, "m4")
+
+        async def stuck(member: Member) -> None:
+            here.log.configure([*here.log.configuration, member._replace(voter=False)])
+            raise DeadlineExceeded("m4 is 7 entries behind: it stays a learner", hint="See its log.")
+
+        here.leader.replicator.add_member = stuck  # type: ignore[method-assign]
+        with pytest.raises(PartlyDone, match="stays a learner") as raised:
+            await add(here, "m4")
+        assert not may_pass(raised.value)  # or clients would try it for ever
+
+    async def test_a_learner_is_removed_although_it_is_being_added(self) -> None:
+        here = await world()
+        newcomer(here, "m4")
+
+        async def for_ever(member: Member) -> None:
+            here.log.configure([*here.log.configuration, member._replace(voter=False)])
+            await asyncio.get_running_loop().create_future()
+
+        here.leader.replicator.add_member = for_ever  # type: ignore[method-assign]
+        assert not (await add(here, "m4")).done
+        adding = asyncio.ensure_future(add(here, "m4"))
+        await here.clock.advance(0.5)
+        assert (await remove(here, "m4")).done
+        with pytest.raises(Superseded, match="m4 is to be removed"):
+            await adding
+        assert [member.id for member in here.log.configuration] == ["m1", "m2", "m3"]
 
     async def test_a_new_leader_goes_on_with_a_learner(self) -> None:
         here = await world()
