@@ -9,6 +9,7 @@ from gfs.cli.compare import compare
 from gfs.cli.garbage import gc
 from gfs.cli.members import members
 from gfs.cli.placement import chunkservers, rebalance, replication
+from gfs.cli.recover import recover
 
 
 @click.group(cls=CommandGroup)
@@ -22,3 +23,4 @@ admin.add_command(replication)
 admin.add_command(members)
 admin.add_command(compare)
 admin.add_command(gc)
+admin.add_command(recover)

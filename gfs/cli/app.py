@@ -81,6 +81,9 @@ COMMANDS: dict[str, CommandRow] = {
     "checkpoint": CommandRow(
         "checkpoint", "checkpoint", "Look inside", "Ask a master's checkpoints, without any server."
     ),
+    "backup": CommandRow(
+        "backup", "backup", "Look inside", "Save the masters' state while the cluster runs, and put it back."
+    ),
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
     "oplog": CommandRow("oplog", "oplog", "Look inside", "Read a master's operation log, offline."),
     "chunk": CommandRow("chunk", "chunk", "Look inside", "Look at a chunk server's disk, offline."),

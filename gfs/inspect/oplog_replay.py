@@ -26,7 +26,7 @@ from gfs.inspect.oplog_entries import (
 )
 from gfs.inspect.read_only import open_read_only
 from gfs.master.checkpoint_directory import checkpoint_name, encode_manifest, verified_pieces
-from gfs.master.core.records import APPLIED_KEY
+from gfs.master.core.records import APPLIED_KEY, Counters
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import ReadTables, Table
 from gfs.master.lmdb_tables import LmdbTables
@@ -57,6 +57,11 @@ class Replay:
         self.digests_compared = 0
         self.records = 0
         self.last_at_ms = 0 if base is None else base.manifest.made_at_ms
+
+    @property
+    def counters(self) -> Counters:
+        """How many files and chunks there are, as far as it is applied."""
+        return self._state.counters
 
     @property
     def tables(self) -> ReadTables:

@@ -59,6 +59,21 @@ class MasterDirectory:
             self._descriptor = -1
 
 
+def is_in_use(directory: str) -> bool:
+    """Whether a master is running in it."""
+    try:
+        descriptor = os.open(os.path.join(directory, LOCK_FILE), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _hint(found: _Identity, mine: _Identity) -> str:
     if found.cluster != mine.cluster:
         return ""  # the default: it belongs to another cluster

@@ -6,6 +6,7 @@ from gfs.errors import InvalidArgument, Superseded
 from gfs.master.replication.engine import Engine
 from gfs.master.replication.group_commit import Readmission, encode_readmission
 from gfs.master.replication.handshake import Introduction
+from gfs.master.replication.log import FIRST_INDEX
 from gfs.master.replication.member_disks import MemberDisks
 from gfs.vocabulary import MasterId
 
@@ -17,6 +18,7 @@ class Admission:
 
     def check(self, member: MasterId, introduction: Introduction) -> None:
         """Raises: Superseded: the peer, or this master itself, does not vote from the disk it used to."""
+        self._disks.settle_life(member, introduction, has_log=self._engine.log.end.index > FIRST_INDEX)
         self._kept_out[member] = introduction.disk
         self._disks.check(member, introduction)
         acknowledged = self._engine.match_index(member) if self._engine.is_leader else 0

@@ -46,12 +46,16 @@ class Challenge(_Step, frozen=True):
     proof: bytes
 
 
-class Introduction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`disk`: the identity made when this member's log was created; `known`: what it knows of the others'."""
+class Introduction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`disk`: the identity made when this member's log was created; `known`: what it knows of the others'.
+
+    `life`: of the cluster, as far as its log goes; empty for the first one, and for who has no log yet.
+    """
 
     disk: str
     known: dict[MasterId, str]
     log_end: int
+    life: str = ""
 
 
 class Response(_Step, frozen=True):

@@ -16,6 +16,7 @@ import msgspec
 from gfs.disk import Disk, read_whole_file, write_file_durably
 from gfs.errors import CorruptState, NoSpace, Superseded, UnsupportedVersion, WrongCluster
 from gfs.master.replication.handshake import Introduction
+from gfs.master.replication.log import FIRST_INDEX
 from gfs.telemetry import logger
 from gfs.vocabulary import ClusterId, MasterId
 
@@ -23,12 +24,15 @@ IDENTITY_FILE = "identity.json"
 _FORMAT = 1
 
 
-class _Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`life`: which life of the cluster this log is of, see core/incarnation; empty for the first."""
+
     format: int
     cluster: ClusterId
     member: MasterId
     disk: str
     known: dict[MasterId, str]
+    life: str = ""
 
 
 class _Format(msgspec.Struct):
@@ -58,7 +62,33 @@ class MemberDisks:
             )
         self.mine = secrets.token_hex(16)
         self.known: dict[MasterId, str] = {}
+        self.life = ""
         self._save()
+
+    def settle_life(self, member: MasterId, introduction: Introduction, *, has_log: bool) -> None:
+        """See that a peer is of the same life of the cluster. A master without a log joins that of its peer;
+        one with a log of another life has a history that never happened in this one.
+
+        Raises: Superseded, and no readmission helps; NoSpace.
+        """
+        theirs, theirs_is_empty = introduction.life, introduction.log_end <= FIRST_INDEX
+        if theirs == self.life or (theirs_is_empty and not theirs):
+            return
+        if not has_log and not self.life:
+            self.life = theirs
+            try:
+                self._save()
+            except OSError as error:
+                self.life = ""
+                raise NoSpace(f"{self._path} cannot be written: {error.strerror}") from error
+            return
+        older = self._me if _began(self.life) < _began(theirs) else member
+        raise Superseded(
+            f"{older} has a log from before the cluster's state was put back, which is of no use any more",
+            hint=f"Stop {older}, move its directory aside, start it with an empty one, and let it in with "
+            f"'gfs admin members readmit {older}'.",
+            details={"master": older},
+        )
 
     def check(self, member: MasterId, introduction: Introduction) -> None:
         """Compare what a peer says of itself and of us with what is known, and remember what is new.
@@ -122,12 +152,35 @@ class MemberDisks:
                 f"{self._path} is the log of master {identity.member!r}, not of {self._me!r}",
                 hint=swapped_hint(self._me, identity.member),
             )
-        self.mine, self.known = identity.disk, identity.known
+        self.mine, self.known, self.life = identity.disk, identity.known, identity.life
 
     def _save(self) -> None:
-        identity = _Identity(_FORMAT, self._cluster, self._me, self.mine, self.known)
+        identity = _Identity(_FORMAT, self._cluster, self._me, self.mine, self.known, life=self.life)
         write_file_durably(self._disk, self._path, msgspec.json.encode(identity))
         logger("raft").info("member_disks_noted", known=sorted(self.known))
+
+
+def found_identity(
+    directory: str,
+    disk: Disk,
+    *,
+    me: MasterId,
+    cluster: ClusterId,
+    disks: dict[MasterId, str],
+    life: str,
+) -> None:
+    """Write the identity of a log that begins a life of the cluster. `disks`: of all its masters: each knows
+    the others from the start, so that none of an earlier life can take the place of one of them."""
+    disk.make_directory(directory)
+    others = {member: found for member, found in disks.items() if member != me}
+    identity = _Identity(_FORMAT, cluster, me, disks[me], others, life=life)
+    write_file_durably(disk, f"{directory}/{IDENTITY_FILE}", msgspec.json.encode(identity))
+
+
+def _began(life: str) -> int:
+    """When a life began; its name starts with that."""
+    number = life.partition("-")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def swapped_hint(mine: MasterId, found: MasterId) -> str:

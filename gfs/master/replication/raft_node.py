@@ -552,7 +552,8 @@ class RaftNode:
     # --- ConnectionEvents -------------------------------------------------------------------------
 
     def introduce(self) -> Introduction:
-        return Introduction(self._disks.mine, self._disks.all(), self._log.end.index)
+        disks = self._disks
+        return Introduction(disks.mine, disks.all(), self._log.end.index, life=disks.life)
 
     def check_peer(self, member: MasterId, introduction: Introduction) -> None:
         self._admission.check(member, introduction)
