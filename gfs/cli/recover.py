@@ -56,7 +56,7 @@ def recover(
             else "  all its entries are known to be committed"
         )
         note(
-            f"  lost is whatever the other masters acknowledged after entry {survivor.last} without this one; "
+            f"  lost is what the other masters acknowledged after entry {survivor.last} without this one; "
             "nobody can say how much that is"
         )
         if not accept_data_loss:

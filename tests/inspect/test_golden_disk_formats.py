@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gfs.backups import manifest as backups
 from gfs.chunkserver import index_journal
 from gfs.chunkserver.core import append_window, chunk_record
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated, Redo, RedoDropped
@@ -20,6 +21,8 @@ from gfs.chunkserver.known_masters import MASTERS_FILE, KnownMasters
 from gfs.disk import read_whole_file
 from gfs.master.checkpoint_directory import decode_manifest, encode_manifest
 from gfs.master.core import records as rows
+from gfs.master.core.incarnation import INCARNATION_KEY, Incarnation, encode_incarnation, read_incarnation
+from gfs.master.core.tables import MemoryTables, Table
 from gfs.master.replication import group_commit
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
 from gfs.master.replication.log_format import Kind, Record, encode_header, encode_records, scan_segment
@@ -47,6 +50,31 @@ MANIFEST = CheckpointManifest(
     crc32c=0xDEADBEEF,
     members={MasterId("m1"): "disk-1", MasterId("m2"): "disk-2"},
     made_at_ms=1_700_000_000_000,
+)
+BACKUP = backups.BackupManifest(
+    format=backups.BACKUP_FORMAT,
+    cluster=ClusterId("c"),
+    index=LogIndex(42),
+    term=Term(3),
+    length_bytes=40960,
+    crc32c=0xDEADBEEF,
+    taken_at_ms=1_700_000_000_001,
+    taken_from=MasterId("m1"),
+    masters=[MasterId("m1"), MasterId("m2")],
+    checkpoint_format=CHECKPOINT_FORMAT,
+    state_format=2,
+    files=3,
+    directories=2,
+    chunks=1,
+)
+LIFE = Incarnation(
+    name="1795000000-00ff",
+    number=1_795_000_000,
+    began_ms=1_795_000_000_123,
+    at_index=2**45,
+    old_handles=77,
+    settled=False,
+    garbage_held=True,
 )
 INODE = rows.InodeRecord(
     is_directory=False,
@@ -135,6 +163,8 @@ def formats(disk: ForgetfulDisk) -> dict[str, bytes]:
         "chunk journal records": chunk_record.encode_records(JOURNALLED),
         "chunk journal segment": journal_segment(disk),
         "remembered masters": remembered_masters(disk),
+        "life of the cluster": encode_incarnation(LIFE),
+        "backup manifest": backups.encode_manifest(BACKUP),
     }
 
 
@@ -171,6 +201,10 @@ def test_the_bytes_of_old_files_are_read_as_what_they_meant(disk: ForgetfulDisk)
     found = append_window.decode_window(old["chunk index window"][4:])
     assert append_window.encode_window(found) == append_window.encode_window(window())
     assert chunk_record.decode_records(old["chunk journal records"]) == JOURNALLED
+    assert backups.decode_manifest(old["backup manifest"]) == BACKUP
+    tables = MemoryTables()
+    tables.put(Table.META, INCARNATION_KEY, old["life of the cluster"])
+    assert read_incarnation(tables) == LIFE
     disk.make_directory("/d")
     disk.open(segment_path("/d", 2), create=True).pwrite(old["chunk journal segment"], 0)
     assert [payload for _, payload in read_segment(disk, "/d", 2).payloads] == [b"first", b"second"]

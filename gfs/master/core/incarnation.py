@@ -50,7 +50,7 @@ class Incarnation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 FIRST = Incarnation()
-_encode = msgspec.msgpack.Encoder().encode
+_encode = encode_incarnation = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Incarnation).decode
 
 
