@@ -10,12 +10,17 @@ import contextvars
 import logging
 import secrets
 import sys
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 trace_id: contextvars.ContextVar[str] = contextvars.ContextVar("trace_id", default="")
 
@@ -117,6 +122,26 @@ def set_up_logging(*, role: str, node: str, level: str = "info", style: str = "a
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger(room=name)
     return log
+
+
+class SecondsHistogram(Collector):
+    """A Prometheus histogram without labels, for the hot path of one thread: a tenth of their own's price."""
+
+    def __init__(self, name: str, meaning: str, bounds: Sequence[float], metrics: Metrics) -> None:
+        """`bounds`: upper ends of the buckets but for the last, in seconds and ascending."""
+        self._name, self._meaning, self._bounds = name, meaning, tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._seconds = 0.0
+        metrics.registry.register(self)
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._seconds += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        ends = (*map(str, self._bounds), "+Inf")
+        buckets = [(end, float(up_to)) for end, up_to in zip(ends, accumulate(self._counts), strict=True)]
+        yield HistogramMetricFamily(self._name, self._meaning, buckets, self._seconds)
 
 
 class Metrics:

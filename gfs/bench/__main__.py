@@ -22,7 +22,7 @@ def main() -> None:
     if arguments.what == "failover":
         run(failover.report(arguments.runs), loop="auto")
     elif arguments.what == "metadata":
-        run(metadata.report(as_json=False), loop="auto")
+        print(metadata.in_words(run(metadata.measure(), loop="auto")))
     elif arguments.what == "snapshot":
         run(snapshot.report(arguments.entries), loop="auto")
     elif arguments.what == "append":

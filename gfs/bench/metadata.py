@@ -17,6 +17,7 @@ import msgspec
 
 from gfs.bench.fixture import local_cluster
 from gfs.bench.machine import Machine, cpu_seconds, describe
+from gfs.bench.plot import Mark, curve_chart
 from gfs.client.client import AsyncClient
 from gfs.local.supervisor import Supervisor
 from gfs.messages.base import Ack, Ping
@@ -28,6 +29,7 @@ ROUNDS = 5
 SECONDS = 2.0
 SINGLES = 200  # of each kind, in every round
 SYNCED_BYTES = 256  # what the log writes for one create, about
+TARGETS = {"create": 25, "stat": 50}  # per cent of the echo rate
 
 Work = Callable[[int], Awaitable[object]]
 
@@ -175,25 +177,35 @@ async def measure(
     )
 
 
-async def report(
-    *, in_flight: int = IN_FLIGHT, rounds: int = ROUNDS, seconds: float = SECONDS, as_json: bool
-) -> None:
-    """Measure and print: lines for people, or one JSON document."""
-    if as_json:
-        found = await measure(in_flight=in_flight, rounds=rounds, seconds=seconds, say=lambda _: None)
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
-        return
-    found = await measure(in_flight=in_flight, rounds=rounds, seconds=seconds)
+def in_words(found: Report) -> str:
     machine = found.machine
-    print(
-        f"{machine.cores} cores of {machine.processor}, Linux {machine.kernel}, Python {machine.python}, "
-        f"{machine.event_loop}; load average {machine.load} before"
+    used = "; ".join(_cpu_in_words(found.rounds, kind) for kind in KINDS)
+    return "\n".join(
+        (
+            f"{machine.cores} cores of {machine.processor}, Linux {machine.kernel}, Python {machine.python}, "
+            f"{machine.event_loop}; load average {machine.load} before",
+            f"{found.in_flight} in flight, medians of {len(found.rounds)} rounds (lowest … highest):",
+            f"  create: {_spread(found.create_share)} % of the echo rate",
+            f"  linearizable stat: {_spread(found.stat_share)} % of the echo rate",
+            f"one create alone: {_spread(found.single_create)} × (bare fdatasync + round trip)",
+            f"CPU time a call, µs: {used}",
+        )
     )
-    print(f"{in_flight} in flight, medians of {rounds} rounds (lowest … highest):")
-    print(f"  create: {_spread(found.create_share)} % of the echo rate")
-    print(f"  linearizable stat: {_spread(found.stat_share)} % of the echo rate")
-    print(f"one create alone: {_spread(found.single_create)} × (bare fdatasync + round trip)")
-    print("CPU time a call, µs: " + "; ".join(_cpu_in_words(found.rounds, kind) for kind in KINDS))
+
+
+def chart(found: Report) -> str:
+    """The shares of every round, as SVG."""
+    shares = {
+        "create": [100 * one.create.per_second / one.echo.per_second for one in found.rounds],
+        "linearizable stat": [100 * one.stat.per_second / one.echo.per_second for one in found.rounds],
+    }
+    return curve_chart(
+        f"Namespace calls beside echoes, {found.in_flight} in flight",
+        {name: list(enumerate(values, start=1)) for name, values in shares.items()},
+        x_label="round",
+        y_label="per cent of the echo rate",
+        marks=[Mark(f"{name} ≥ {share}", y=share) for name, share in TARGETS.items()],
+    )
 
 
 KINDS = ("echo", "create", "stat")

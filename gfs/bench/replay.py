@@ -39,13 +39,14 @@ from gfs.messages.namespace import (
     MakeDirectory,
     RenamePath,
     Stat,
+    StatMany,
 )
 from gfs.settings import ClientSettings
 from gfs.telemetry import trace_id
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.vocabulary import CHUNK_BYTES, Address, split_path
 
-READS: tuple[type[Request], ...] = (Stat, ListDirectory, Glob, FindChunks)
+READS: tuple[type[Request], ...] = (Stat, StatMany, ListDirectory, Glob, FindChunks)
 MUTATIONS: tuple[type[Request], ...] = (MakeDirectory, CreateFile, DeletePath, RenamePath)
 BULK_READ = "bulk_read"
 IN_FLIGHT_MAX = 256
@@ -130,6 +131,8 @@ def _playable(record: RpcRecord, files: Mapping[int, tuple[str, int]], under: st
     fields = {key: value for key, value in record.request.items() if key not in ("request", "type")}
     fields.pop("min_applied_index", None)  # of another log
     fields |= {key: under + fields[key] for key in _PATHS if key in fields}
+    if "paths" in fields:
+        fields["paths"] = [under + path for path in fields["paths"]]
     return Recorded(at, record.seconds, record.method, record.code, msgspec.convert(fields, kind))
 
 

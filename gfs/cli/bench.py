@@ -81,17 +81,39 @@ def failover(ctx: click.Context, runs: int, kinds: tuple[str, ...], plot: str | 
 @click.option(
     "--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="For each kind of call."
 )
+@click.option(
+    "--plot", type=click.Path(dir_okay=False), help="Write the shares of all rounds as an SVG picture."
+)
 @click.pass_context
-def metadata(ctx: click.Context, in_flight: int, rounds: int, seconds: float) -> None:
+def metadata(ctx: click.Context, in_flight: int, rounds: int, seconds: float, plot: str | None) -> None:
     """Creates and linearizable stats a second, beside the echo rate of the same round.
 
     One create alone is told beside one bare fdatasync and one bare round trip. With -o json one document says
-    all of it, CPU time by program and the machine included: gfs -o json bench metadata --rounds 9
+    all of it, CPU time by program and the machine included.
+
+    \b
+    Example:
+      gfs bench metadata --rounds 9 --plot metadata.svg
+      gfs -o json bench metadata --in-flight 64
     """
     from gfs.bench import metadata as program
+    from gfs.cli.render import emit_one
+    from gfs.transport.event_loop import run
 
-    as_json = ctx.obj.output != "table"
-    _run(program.report(in_flight=in_flight, rounds=rounds, seconds=seconds, as_json=as_json))
+    as_table = ctx.obj.output == "table"
+    found = run(
+        program.measure(
+            in_flight=in_flight,
+            rounds=rounds,
+            seconds=seconds,
+            say=click.echo if as_table else lambda line: click.echo(line, err=True),
+        ),
+        loop="auto",
+    )
+    emit_one(found, ctx.obj.output, program.in_words(found))
+    if plot is not None:
+        with open(plot, "w", encoding="utf-8") as file:
+            file.write(program.chart(found))
 
 
 @bench.command()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from gfs import failpoints
 from gfs.clock import Clock
@@ -29,7 +29,7 @@ from gfs.messages.operations import (
     Refused,
     RequestId,
 )
-from gfs.telemetry import Metrics
+from gfs.telemetry import Metrics, SecondsHistogram
 from gfs.transport.interface import Later
 from gfs.vocabulary import Term
 
@@ -59,11 +59,11 @@ class Commits:
         self.freezes = Freezes()
         self._leads_term: Term | None = None
         replicator.on_leadership(self._note_leadership)
-        self._seconds = Histogram(
+        self._seconds = SecondsHistogram(
             "gfs_commit_seconds",
             "From proposing an operation until it is on a majority's disks and applied here",
-            buckets=COMMIT_SECONDS_BOUNDS,
-            registry=metrics.registry,
+            COMMIT_SECONDS_BOUNDS,
+            metrics,
         )
         self._failures = Counter(
             "gfs_commit_failures", "Proposals that failed", ["code"], registry=metrics.registry

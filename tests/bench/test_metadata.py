@@ -9,7 +9,7 @@ import time
 import msgspec
 
 from gfs.bench.machine import cpu_seconds
-from gfs.bench.metadata import Report, measure
+from gfs.bench.metadata import Report, chart, in_words, measure
 
 
 async def test_every_round_has_all_figures_and_the_shares_are_those_of_its_own_echo() -> None:
@@ -23,6 +23,9 @@ async def test_every_round_has_all_figures_and_the_shares_are_those_of_its_own_e
         assert one.create_us > one.round_trip_us > 0 and one.fdatasync_us > 0
     assert msgspec.json.decode(msgspec.json.encode(found), type=Report) == found
     assert found.machine.cores > 0
+    assert f"create: {found.create_share.median:.1f} (" in in_words(found)
+    picture = chart(found)
+    assert picture.count("<polyline") == 2 and "create ≥ 25" in picture
 
 
 def test_cpu_time_of_a_program_is_told_without_its_idle_time() -> None:

@@ -11,7 +11,7 @@ from gfs.bench.replay import Player, load, report
 from gfs.errors import InvalidArgument
 from gfs.messages.base import Request
 from gfs.messages.diagnosis import ReadRpcLog, RpcLogPage, RpcRecord
-from gfs.messages.namespace import CreateFile, RenamePath, Stat
+from gfs.messages.namespace import CreateFile, RenamePath, Stat, StatMany
 from gfs.settings import ClientSettings
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.vocabulary import CHUNK_BYTES, Address
@@ -43,6 +43,7 @@ def test_names_and_reads_are_played_and_what_was_no_answer_or_changes_bytes_is_n
             line(40, "rename", source="/a", destination="/b"),
             line(50, "write", handle=3, version=1),
             line(60, "heartbeat", server="c1"),
+            line(70, "stat_many", paths=["/b", "/c"]),
         ]
     )
     calls = load(text, under="/replay/")
@@ -51,10 +52,11 @@ def test_names_and_reads_are_played_and_what_was_no_answer_or_changes_bytes_is_n
         CreateFile(path="/replay/a"),
         Stat(path="/replay/a", consistency="stale"),
         RenamePath(source="/replay/a", destination="/replay/b"),
+        StatMany(paths=["/replay/b", "/replay/c"]),
     ]
     assert [call.request for call in calls] == requests
-    assert [call.begins for call in calls] == pytest.approx([0.0, 0.010, 0.020, 0.030])
-    assert [call.code for call in calls] == ["ok", "already_exists", "ok", "ok"]
+    assert [call.begins for call in calls] == pytest.approx([0.0, 0.010, 0.020, 0.030, 0.060])
+    assert [call.code for call in calls] == ["ok", "already_exists", "ok", "ok", "ok"]
 
 
 def test_a_bulk_read_becomes_a_read_of_the_file_that_the_log_knows_its_chunk_of() -> None:
