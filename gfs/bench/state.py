@@ -1,0 +1,375 @@
+"""What many files cost a master and the inspection tool: checkpoint, start, memory, verify, diff.
+
+The states are big_state's, at rest on a disk; the master that is started on one is a real process, alone in
+its cluster. Targets are marked in the plot; other programs on the machine make every time longer, which is
+why CPU seconds are told beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from gfs import aio
+from gfs.bench import plot
+from gfs.bench.big_state import (
+    BEGAN_MS,
+    STATE_BYTES_MAX,
+    file_path,
+    write_checkpoint,
+    write_rows,
+)
+from gfs.bench.machine import Machine, cpu_seconds, describe
+from gfs.bench.processes import gfs, mapped_memory, own_memory, run_measured
+from gfs.disk import SystemDisk
+from gfs.local.layout import Layout, make_layout
+from gfs.master.core.state import MasterState
+from gfs.master.lmdb_tables import LmdbTables
+from gfs.master.replication.member_disks import MemberDisks
+from gfs.messages import operations as op
+from gfs.vocabulary import ClusterId, MasterId
+
+CHECKPOINTS = 3  # made one after the other; the median counts
+CHANGES_EVERY = 100  # of so many files one is changed for the second checkpoint of a comparison
+CHECKPOINT_INDEX = 1_000_000
+MUTATION_SECONDS = 15.0
+MUTATIONS_A_SECOND = 100
+LOG_BYTES_FOR_A_CHECKPOINT = 48 * 2**10
+START_SECONDS_MAX = 300.0
+POLL_SECONDS = 0.01
+MASTER = "m1"
+
+
+class Latency(msgspec.Struct, kw_only=True):
+    """Milliseconds of creates, one at a time at a steady pace: while a checkpoint is made, and otherwise."""
+
+    checkpoints: int
+    quiet_p50: float
+    quiet_p99: float
+    during_p50: float
+    during_p99: float
+    added_p99: float
+    quiet_samples: int
+    during_samples: int
+
+
+class Figures(msgspec.Struct, kw_only=True):
+    """Of one size. `*_own_bytes`: written memory, without pages of mapped files; see processes."""
+
+    files: int
+    bytes_per_file: float
+    checkpoint_seconds: float
+    verify_seconds: float
+    verify_cpu_seconds: float
+    verify_files_per_second: float
+    verify_own_bytes: int
+    diff_seconds: float
+    diff_cpu_seconds: float
+    diff_own_bytes: int
+    differences: int
+    start_seconds: float  # from the checkpoint, as after a power cut
+    start_cpu_seconds: float
+    restart_seconds: float  # with the state a killed process has left
+    master_own_bytes: int
+    master_mapped_bytes: int
+    latency: Latency | None = None
+
+
+class Report(msgspec.Struct, kw_only=True):
+    machine: Machine
+    sizes: list[Figures]
+
+
+async def report(sizes: Sequence[int], *, directory: str | None, picture: str, as_json: bool) -> None:
+    """`directory`: where the states lie while they are measured; some 400 bytes a file."""
+    found = Report(machine=describe(), sizes=[])
+    for files in sizes:
+        place = tempfile.mkdtemp(prefix="gfs-state-", dir=directory)
+        try:
+            found.sizes.append(await measure(files, place))
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        if not as_json:
+            print("\n".join(in_words(found.sizes[-1])), flush=True)
+    if picture:
+        Path(picture).write_text(drawn(found.sizes), encoding="utf-8")
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+
+
+async def measure(files: int, place: str) -> Figures:
+    tables = LmdbTables(f"{place}/state.lmdb", bytes_max=STATE_BYTES_MAX)
+    write_rows(tables, files)
+    seconds: list[float] = []
+    for index in range(CHECKPOINTS):
+        began = time.monotonic()
+        manifest = write_checkpoint(tables, f"{place}/first", index=CHECKPOINT_INDEX + index)
+        seconds.append(time.monotonic() - began)
+    _change(tables, files)
+    write_checkpoint(tables, f"{place}/second", index=CHECKPOINT_INDEX + CHECKPOINTS)
+    tables.close()
+    os.unlink(f"{place}/state.lmdb")
+    verified = run_measured("-o", "json", "checkpoint", "verify", f"{place}/first")
+    compared = run_measured("-o", "jsonl", "checkpoint", "diff", f"{place}/first", f"{place}/second")
+    shutil.rmtree(f"{place}/second")
+    figures = Figures(
+        files=files,
+        bytes_per_file=round(manifest.length_bytes / files, 1),
+        checkpoint_seconds=round(statistics.median(seconds), 3),
+        verify_seconds=round(verified.seconds, 3),
+        verify_cpu_seconds=round(verified.cpu_seconds, 3),
+        verify_files_per_second=round(files / verified.seconds),
+        verify_own_bytes=verified.own_bytes,
+        diff_seconds=round(compared.seconds, 3),
+        diff_cpu_seconds=round(compared.cpu_seconds, 3),
+        diff_own_bytes=compared.own_bytes,
+        differences=compared.output.count(b"\n"),
+        start_seconds=0.0,
+        start_cpu_seconds=0.0,
+        restart_seconds=0.0,
+        master_own_bytes=0,
+        master_mapped_bytes=0,
+    )
+    await _measure_master(figures, place)
+    return figures
+
+
+def _change(tables: LmdbTables, files: int) -> None:
+    """Create, delete, move and chmod, one for every CHANGES_EVERY files."""
+    state = MasterState(tables)
+    for number in range(0, files, CHANGES_EVERY):
+        path = file_path(number)
+        changes: tuple[op.AnyOperation, ...] = (
+            op.CreateFile(path=f"{path}.new", replication_goal=3),
+            op.DeletePath(path=path, expires_at_ms=2 * BEGAN_MS),
+            op.RenamePath(source=path, destination=f"{path}.moved", expires_at_ms=2 * BEGAN_MS),
+            op.ChangeMode(path=path, mode=0o600),
+        )
+        operation = changes[number // CHANGES_EVERY % len(changes)]
+        outcome = state.apply(op.LogRecord(at_ms=BEGAN_MS, operation=operation))
+        assert not isinstance(outcome, op.Refused), (operation, outcome)
+    state.save()
+
+
+# --- a master on such a state -------------------------------------------------------------------------
+
+
+async def _measure_master(figures: Figures, place: str) -> None:
+    """A fresh master is stopped, given the checkpoint, and started again: as one whose state was lost."""
+    layout = make_layout(f"{place}/cluster", masters=1, chunkservers=1, first_port=0)
+    master = _Master(layout)
+    await master.start("/")
+    master.kill()
+    _give_checkpoint(layout, figures.files, f"{place}/first")
+    path = file_path(figures.files - 1)
+    try:
+        figures.start_seconds = round(await master.start(path), 3)
+        figures.start_cpu_seconds = round(cpu_seconds(master.process), 3)
+        master.kill()
+        figures.restart_seconds = round(await master.start(path), 3)
+        figures.latency = await _latency(master)
+        figures.master_own_bytes = own_memory(master.process)
+        figures.master_mapped_bytes = mapped_memory(master.process)
+    finally:
+        master.kill()
+
+
+def _give_checkpoint(layout: Layout, files: int, source: str) -> None:
+    directory = layout.node_directory(MASTER)
+    cluster = layout.settings.cluster.id
+    disks = MemberDisks(
+        f"{directory}/log", SystemDisk(), me=MasterId(MASTER), cluster=ClusterId(cluster), has_history=True
+    )
+    # The bytes are those of another cluster's checkpoint; what is in them says nothing of clusters.
+    tables = LmdbTables(_newest(source), bytes_max=STATE_BYTES_MAX)
+    write_checkpoint(
+        tables,
+        f"{directory}/checkpoints",
+        index=CHECKPOINT_INDEX + CHECKPOINTS,
+        cluster=cluster,
+        members=disks.all(),
+    )
+    tables.close()
+    shutil.rmtree(source)
+    for name in ("state.lmdb", "state.lmdb-lock"):
+        Path(directory, name).unlink(missing_ok=True)
+
+
+def _newest(folder: str) -> str:
+    return str(max(Path(folder).glob("*.lmdb")))
+
+
+class _Master:
+    """The one master of a layout, as a process."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.control = layout.settings.masters[MASTER].control
+        self.checkpoints = f"{layout.node_directory(MASTER)}/checkpoints"
+        self._running: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> int:
+        assert self._running is not None
+        return self._running.pid
+
+    async def start(self, path: str) -> float:
+        """Seconds from its start until it has answered a linearizable lookup of `path`."""
+        began = time.monotonic()
+        environment = os.environ | {"GFS__RAFT__CHECKPOINT_LOG_BYTES": str(LOG_BYTES_FOR_A_CHECKPOINT)}
+        with open(self.layout.log_path(MASTER), "ab") as log:
+            self._running = subprocess.Popen(  # noqa: ASYNC220 - nothing else is on this loop
+                gfs("--config", self.layout.config_path, "master", MASTER),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        body = msgspec.json.encode({"path": path})
+        while not await asyncio.to_thread(_answers, f"http://{self.control}/v1/stat", body):
+            assert self._running.poll() is None, f"the master has ended; see {self.layout.log_path(MASTER)}"
+            assert time.monotonic() - began < START_SECONDS_MAX, "the master does not answer"
+            await asyncio.sleep(POLL_SECONDS)
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        if self._running is not None:
+            self._running.send_signal(signal.SIGKILL)
+            self._running.wait()
+            self._running = None
+
+
+def _answers(url: str, body: bytes) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=START_SECONDS_MAX):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except OSError:
+        return False
+
+
+async def _latency(master: _Master) -> Latency:
+    """Creates at a steady pace, while small amounts of log make one checkpoint after the other due."""
+    client = await aio.connect([master.control], settings=master.layout.settings.client)
+    watch = _Watch(master.checkpoints)
+    taken: list[tuple[float, float]] = []
+    try:
+        await client.mkdir("/latency")
+        began, number = time.monotonic(), 0
+        while (due := began + number / MUTATIONS_A_SECOND) < began + MUTATION_SECONDS:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            sent = time.monotonic()
+            await client.create(f"/latency/{number}")
+            taken.append((sent, time.monotonic()))
+            number += 1
+            watch.look()
+    finally:
+        await client.close()
+    during = [_milliseconds(one) for one in taken if watch.overlaps(*one)]
+    quiet = [_milliseconds(one) for one in taken if not watch.overlaps(*one)]
+    return Latency(
+        checkpoints=watch.seen,
+        quiet_p50=statistics.median(quiet) if quiet else 0.0,
+        quiet_p99=_p99(quiet),
+        during_p50=statistics.median(during) if during else 0.0,
+        during_p99=_p99(during),
+        added_p99=round(_p99(during) - _p99(quiet), 2),
+        quiet_samples=len(quiet),
+        during_samples=len(during),
+    )
+
+
+def _p99(samples: Sequence[float]) -> float:
+    return plot.percentile(samples, 99) if samples else 0.0
+
+
+class _Watch:
+    """When checkpoints were on their way, as their unfinished files show."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._spans: list[tuple[float, float]] = []
+        self._under_way = False
+        self._looked_at = time.monotonic()
+
+    @property
+    def seen(self) -> int:
+        return len(self._spans)
+
+    def look(self) -> None:
+        now, is_under_way = time.monotonic(), any(name.endswith(".tmp") for name in os.listdir(self._folder))
+        if is_under_way and not self._under_way:
+            self._spans.append((self._looked_at, now))  # it may have begun right after the last look
+        elif is_under_way or self._under_way:
+            self._spans[-1] = (self._spans[-1][0], now)
+        self._under_way, self._looked_at = is_under_way, now
+
+    def overlaps(self, began: float, ended: float) -> bool:
+        return any(began <= end and start <= ended for start, end in self._spans)
+
+
+def _milliseconds(one: tuple[float, float]) -> float:
+    return round(1000 * (one[1] - one[0]), 3)
+
+
+# --- what is told -------------------------------------------------------------------------------------
+
+
+def in_words(found: Figures) -> list[str]:
+    lines = [
+        f"{found.files} files of one chunk",
+        f"  checkpoint    {found.bytes_per_file} bytes a file, {found.checkpoint_seconds:.2f} s to write",
+        f"  verify        {found.verify_seconds:.2f} s: {found.verify_files_per_second} files/s; CPU "
+        f"{found.verify_cpu_seconds:.2f} s, {_mib(found.verify_own_bytes)} of its own",
+        f"  diff          {found.diff_seconds:.2f} s for {found.differences} differences; CPU "
+        f"{found.diff_cpu_seconds:.2f} s, {_mib(found.diff_own_bytes)} of its own",
+        f"  start         {found.start_seconds:.2f} s from the checkpoint (CPU "
+        f"{found.start_cpu_seconds:.2f} s), {found.restart_seconds:.2f} s after kill -9",
+        f"  master        {_mib(found.master_own_bytes)} of its own, "
+        f"{_mib(found.master_mapped_bytes)} mapped",
+    ]
+    if (latency := found.latency) is not None:
+        lines += [
+            f"  create        p50 {latency.quiet_p50:.2f} ms, p99 {latency.quiet_p99:.2f} ms",
+            f"    during {latency.checkpoints} checkpoints p50 {latency.during_p50:.2f} ms, "
+            f"p99 {latency.during_p99:.2f} ms: {latency.added_p99:+.2f} ms",
+        ]
+    return lines
+
+
+def drawn(sizes: Sequence[Figures]) -> str:
+    """Seconds by the number of files."""
+    kinds: dict[str, Callable[[Figures], float]] = {
+        "write a checkpoint": lambda one: one.checkpoint_seconds,
+        "start from it": lambda one: one.start_seconds,
+        "restart after kill -9": lambda one: one.restart_seconds,
+        "verify": lambda one: one.verify_seconds,
+        "diff": lambda one: one.diff_seconds,
+    }
+    return plot.curve_chart(
+        "States of many files",
+        {name: [(float(one.files), max(value(one), 1e-3)) for one in sizes] for name, value in kinds.items()},
+        x_label="files of one chunk",
+        y_label="seconds",
+        log_x=True,
+        log_y=True,
+        marks=[plot.Mark("checkpoint of 1 M: 1 s", y=1.0), plot.Mark("start with 10 M: 15 s", y=15.0)],
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"
