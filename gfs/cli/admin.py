@@ -10,6 +10,7 @@ from gfs.cli.garbage import gc
 from gfs.cli.members import members
 from gfs.cli.placement import chunkservers, rebalance, replication
 from gfs.cli.recover import recover
+from gfs.cli.restart import restart_masters_
 
 
 @click.group(cls=CommandGroup)
@@ -22,5 +23,6 @@ admin.add_command(rebalance)
 admin.add_command(replication)
 admin.add_command(members)
 admin.add_command(compare)
+admin.add_command(restart_masters_)
 admin.add_command(gc)
 admin.add_command(recover)
