@@ -174,6 +174,10 @@ async def survive(directory: Path, *, cuts: int, seed: int, tell: bool = False) 
         finally:
             await client.close()
         return load
+    except BaseException as error:
+        for master in cluster.masters:
+            error.add_note(f"--- {master}:\n{cluster.log(master)[-3000:]}")
+        raise
     finally:
         cluster.stop()
 
