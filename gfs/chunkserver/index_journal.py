@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from gfs.checksums import crc32c
 from gfs.disk import Disk, OpenFile, read_whole_file, write_file_durably
-from gfs.errors import CorruptState
+from gfs.errors import CorruptState, UnsupportedVersion
 
 SEGMENT_MAGIC = b"GFSJRNL1"
 FRAME_MAGIC = b"FRM1"
@@ -134,7 +134,8 @@ class SegmentContents:
 def read_segment(disk: Disk, directory: str, sequence: int) -> SegmentContents:
     """Read a segment after a stop of any kind.
 
-    Raises: CorruptState naming file, frame and offset, for damage that no crash can have done.
+    Raises: CorruptState naming file, frame and offset, for damage that no crash can have done;
+        UnsupportedVersion.
     """
     path = segment_path(directory, sequence)
     content = read_whole_file(disk, path)
@@ -143,6 +144,12 @@ def read_segment(disk: Disk, directory: str, sequence: int) -> SegmentContents:
     head = content[: _SEGMENT_HEADER.size]
     magic, own_sequence, salt, durable, boot_id = _SEGMENT_HEADER.unpack(head)
     (expected,) = _SUM.unpack_from(content, _SEGMENT_HEADER.size)
+    is_newer = magic[:-1] == SEGMENT_MAGIC[:-1] and magic > SEGMENT_MAGIC
+    if is_newer and crc32c(SEGMENT_MAGIC + head[len(magic) :]) != expected:  # else a bit of ours has flipped
+        raise UnsupportedVersion(
+            f"{path} has journal format {magic[-1:].decode('ascii', 'replace')}; this program reads format 1",
+            hint="A newer gfs wrote it. Start that one, or upgrade this one.",
+        )
     if magic != SEGMENT_MAGIC or crc32c(head) != expected or own_sequence != sequence:
         raise CorruptState(f"{path}: its header is damaged (offset 0)")
     power_cut = boot_id.rstrip(b"\0").decode("ascii") != disk.boot_id()

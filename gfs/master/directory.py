@@ -24,6 +24,10 @@ IDENTITY_FILE = "master.json"
 LOCK_FILE = "lock"
 
 
+class _Format(msgspec.Struct, frozen=True):
+    format: int
+
+
 class _Identity(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     cluster: ClusterId
@@ -126,12 +130,17 @@ def _check_identity(disk: Disk, directory: str, cluster: ClusterId, master: Mast
     if not disk.exists(path):
         write_file_durably(disk, path, msgspec.json.encode(mine) + b"\n")
         return
+    content = read_whole_file(disk, path)
     try:
-        found = msgspec.json.decode(read_whole_file(disk, path), type=_Identity)
+        form = msgspec.json.decode(content, type=_Format).format  # first: a later one has other fields
+        if form != FORMAT_VERSION:
+            raise UnsupportedVersion(
+                f"{path} has format {form}; this program reads format {FORMAT_VERSION}",
+                hint="A newer gfs wrote it. Start that one, or upgrade this one.",
+            )
+        found = msgspec.json.decode(content, type=_Identity)
     except msgspec.DecodeError as error:
         raise CorruptState(f"{path} cannot be read: {error}") from error
-    if found.format != FORMAT_VERSION:
-        raise UnsupportedVersion(f"{path} has format {found.format}; this gfs reads {FORMAT_VERSION}")
     if (found.cluster, found.master) != (cluster, master):
         raise WrongCluster(
             f"{directory} belongs to master {found.master} of cluster {found.cluster}, "

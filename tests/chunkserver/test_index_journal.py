@@ -12,7 +12,7 @@ from gfs.chunkserver.index_journal import (
     segment_path,
     segment_sequences,
 )
-from gfs.errors import CorruptState
+from gfs.errors import CorruptState, UnsupportedVersion
 from tests.fakes.disk import ForgetfulDisk
 
 PATH = segment_path("/index", 1)
@@ -75,6 +75,13 @@ def test_a_torn_header_cannot_come_from_a_crash() -> None:
     written(disk)
     disk.open(PATH).truncate(SEGMENT_HEADER_BYTES - 1)
     with pytest.raises(CorruptState, match="header"):
+        read_segment(disk, "/index", 1)
+
+
+def test_a_journal_of_a_later_gfs_is_refused_by_its_format() -> None:
+    disk = new_disk()
+    disk.open(PATH, create=True).pwrite(b"GFSJRNL2" + bytes(range(200)), 0)
+    with pytest.raises(UnsupportedVersion, match=r"chunks-0000000000000001\.journal has journal format 2"):
         read_segment(disk, "/index", 1)
 
 

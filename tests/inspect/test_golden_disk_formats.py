@@ -7,6 +7,7 @@ would have to change means a new format version, and a migration. Log records ha
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,21 @@ from gfs.backups import manifest as backups
 from gfs.chunkserver import index_journal
 from gfs.chunkserver.core import append_window, chunk_record
 from gfs.chunkserver.core.chunk_record import ChunkHeader, Deleted, Mutated, Redo, RedoDropped
+from gfs.chunkserver.disk_identity import DiskIdentity
 from gfs.chunkserver.index_journal import JournalSegment, read_segment, segment_path
 from gfs.chunkserver.index_tables import seal_header, seal_window
 from gfs.chunkserver.known_masters import MASTERS_FILE, KnownMasters
+from gfs.client.core.record_framing import RecordScanner, frame
 from gfs.disk import read_whole_file
 from gfs.master.checkpoint_directory import decode_manifest, encode_manifest
 from gfs.master.core import records as rows
 from gfs.master.core.incarnation import INCARNATION_KEY, Incarnation, encode_incarnation, read_incarnation
 from gfs.master.core.tables import MemoryTables, Table
+from gfs.master.directory import _check_identity
 from gfs.master.replication import group_commit
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
 from gfs.master.replication.log_format import Kind, Record, encode_header, encode_records, scan_segment
+from gfs.master.replication.member_disks import MemberDisks
 from gfs.messages.replicas import AppendedRecord
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClientId, ClusterId, LogIndex, MasterId, Term
 from tests.fakes.disk import ForgetfulDisk
@@ -113,6 +118,8 @@ MUTATED = Mutated(
     data_synced=True,
     appended=(AppendedRecord(ClientId(7), 1, 1, 10),),
 )
+# It has random parts and grows by fields with defaults, so only its reading is held fast.
+OLD_MEMBER_DISKS = b'{"format":1,"cluster":"c","member":"m1","disk":"disk-1","known":{"m2":"disk-2"}}'
 JOURNALLED: list[chunk_record.Record] = [
     MUTATED,
     Redo(MUTATED, 5, b"new bytes"),
@@ -144,6 +151,18 @@ def remembered_masters(disk: ForgetfulDisk) -> bytes:
     return read_whole_file(disk, f"/c/{MASTERS_FILE}")
 
 
+def master_directory(disk: ForgetfulDisk) -> bytes:
+    disk.make_directory("/m")
+    _check_identity(disk, "/m", ClusterId("c"), MasterId("m1"))
+    return read_whole_file(disk, "/m/master.json")
+
+
+def chunkserver_directory(disk: ForgetfulDisk) -> bytes:
+    disk.make_directory("/s")
+    DiskIdentity.load_or_create(disk, "/s")
+    return read_whole_file(disk, "/s/identity.json")
+
+
 def formats(disk: ForgetfulDisk) -> dict[str, bytes]:
     return {
         "operation log segment": encode_header(3)
@@ -165,12 +184,16 @@ def formats(disk: ForgetfulDisk) -> dict[str, bytes]:
         "remembered masters": remembered_masters(disk),
         "life of the cluster": encode_incarnation(LIFE),
         "backup manifest": backups.encode_manifest(BACKUP),
+        "framed record": frame(b"payload", bytes(range(16))),
+        "master directory": master_directory(disk),
+        "chunk server directory": chunkserver_directory(disk),
     }
 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> ForgetfulDisk:
     monkeypatch.setattr(index_journal.secrets, "randbits", lambda bits: 0xABCD)
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "5a" * count)
     return ForgetfulDisk()
 
 
@@ -212,3 +235,24 @@ def test_the_bytes_of_old_files_are_read_as_what_they_meant(disk: ForgetfulDisk)
     disk.open(f"/m/{MASTERS_FILE}", create=True).pwrite(old["remembered masters"], 0)
     known = KnownMasters(disk, "/m", seeds=[Address("x:9")], cluster=ClusterId("c"))
     assert known.at_start == ("a:1", "b:2", "x:9")
+    scanner = RecordScanner()
+    scanner.feed(old["framed record"])
+    record = scanner.next(is_all=True)
+    assert record is not None and (record.id, record.payload) == (bytes(range(16)), b"payload")
+    check_directories(disk, old)
+
+
+def check_directories(disk: ForgetfulDisk, old: dict[str, bytes]) -> None:
+    for directory, name, golden_name in (
+        ("/old-master", "master.json", "master directory"),
+        ("/old-server", "identity.json", "chunk server directory"),
+    ):
+        disk.make_directory(directory)
+        disk.open(f"{directory}/{name}", create=True).pwrite(old[golden_name], 0)
+    disk.make_directory("/old-log")
+    disk.open("/old-log/identity.json", create=True).pwrite(OLD_MEMBER_DISKS, 0)
+    me, cluster = MasterId("m1"), ClusterId("c")
+    disks = MemberDisks("/old-log", disk, me=me, cluster=cluster, has_history=True)
+    assert disks.all() == {"m1": "disk-1", "m2": "disk-2"}
+    _check_identity(disk, "/old-master", cluster, me)
+    assert DiskIdentity.load_or_create(disk, "/old-server").server == "cs-" + "5a" * 4
