@@ -6,6 +6,8 @@ What one checkpoint directory promises by itself is in tests/master/test_checkpo
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,6 +18,7 @@ import pytest
 
 from gfs.errors import CorruptState, GfsError, UnsupportedVersion
 from gfs.master.checkpoint_directory import encode_manifest
+from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointReceiver
 from gfs.master.replication.handshake import Dialer
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_messages import FetchPiece, Piece, frame
@@ -225,6 +228,36 @@ def test_a_newer_checkpoint_takes_the_place_of_the_one_that_is_being_sent(
         assert len({request.index for request in asked}) >= 2, "another one was asked for"
         assert follower.checkpoints_installed == 1
         assert not [n for n in follower.disk.listdir(f"{follower.directory}/checkpoints") if "part" in n]
+        cluster.check()
+
+    run(scenario)
+
+
+def test_a_disk_that_refuses_a_fetch_is_asked_again_less_and_less_often(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(cluster: WholeCluster) -> None:
+        unheard: list[dict[str, object]] = []
+        cluster.loop.set_exception_handler(lambda loop, context: unheard.append(context))
+        _, follower = await leave_behind(cluster)
+        assert follower.node is not None
+        store, tries = follower.node._checkpoints, [0]
+        receive = store.receive
+
+        def failing(manifest: CheckpointManifest) -> CheckpointReceiver:
+            tries[0] += 1
+            if tries[0] <= 5:
+                raise OSError(errno.EIO, "the disk does not answer")
+            return receive(manifest)
+
+        monkeypatch.setattr(store, "receive", failing)
+        cluster.loop.network.heal()
+        began = cluster.loop.now
+        await until(cluster, lambda: tries[0] == 6)
+        assert cluster.loop.now - began > 3, "0.1 + 0.2 + 0.4 + 0.8 + 1.6"
+        await cluster.settled()
+        gc.collect()
+        assert follower.checkpoints_installed == 1 and not unheard
         cluster.check()
 
     run(scenario)

@@ -92,6 +92,7 @@ class CheckpointFetcher:
 
     async def _fetch(self, leader: MasterId, address: tuple[str, int], manifest: CheckpointManifest) -> None:
         log = logger("raft").bind(leader=leader, index=manifest.index)
+        receiver: CheckpointReceiver | None = None
         before = 0
         try:
             receiver = self._store.receive(manifest)
@@ -101,8 +102,8 @@ class CheckpointFetcher:
             await self._in_worker(receiver.prepare)
         except (OSError, TimeoutError, EOFError, GfsError, msgspec.DecodeError) as error:
             log.warning("checkpoint_fetch_interrupted", reason=str(error) or type(error).__name__)
-            self._wait_before_the_next(progress=receiver.received_bytes() > before)
-            if isinstance(error, ChecksumMismatch | NotFound):
+            self._wait_before_the_next(progress=receiver is not None and receiver.received_bytes() > before)
+            if receiver is not None and isinstance(error, ChecksumMismatch | NotFound):
                 receiver.discard()
             return
         finally:
