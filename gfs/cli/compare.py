@@ -21,7 +21,7 @@ def compare(ctx: click.Context, trust: str, rows: bool) -> None:
     They do so by themselves every 10,000 log records. A master that differs from the majority is quarantined:
     it answers nothing, takes a new state from the leader, and is back after another comparison. Where no
     majority says who is right, all are quarantined, until masters that are away come back or --trust says it:
-    then the others throw away what they have. Ends with status 5 when they differ.
+    then the others throw away what they have. Ends with status 7 when they differ.
 
     \b
     Example:
