@@ -92,6 +92,11 @@ class DiskIdentity:
         write_file_durably(self._disk, os.path.join(self._directory, _FILE), content)
 
 
+def read_identity(disk: Disk, directory: str) -> Identity:
+    """Whose disk this is, for who only looks. Raises: CorruptState, UnsupportedVersion; OSError."""
+    return _read(disk, os.path.join(directory, _FILE))
+
+
 def _read(disk: Disk, path: str) -> Identity:
     content = read_whole_file(disk, path)
     try:

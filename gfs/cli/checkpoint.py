@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import click
-import msgspec
 
+from gfs.cli.checkpoint_answers import EXIT_DAMAGE, emit_rows, find_noted, open_noted
 from gfs.cli.checkpoint_view import serve
+from gfs.cli.checkpoint_what_if import what_if
 from gfs.cli.command_group import CommandGroup
+from gfs.cli.oplog import blame, replay
 from gfs.cli.render import emit_many, emit_one, emit_schema, human_bytes, human_time, note, text_table
 from gfs.errors import InvalidArgument
 from gfs.inspect import diff as differences
 from gfs.inspect import export as exporting
 from gfs.inspect import query as querying
 from gfs.inspect import summary as summaries
-from gfs.inspect.checkpoint_files import CheckpointFile, CheckpointRow, find_checkpoint, list_checkpoints
+from gfs.inspect.checkpoint_files import CheckpointRow, list_checkpoints
+from gfs.inspect.oplog_blame import Blame
 from gfs.inspect.relations import RELATIONS, documentation
 from gfs.inspect.verify import Verdict
 from gfs.inspect.verify import verify as verify_file
-from gfs.inspect.what_if import AffectedFile, Outlook, read_racks
-from gfs.inspect.what_if import what_if as look_ahead
+from gfs.inspect.what_if import AffectedFile, Outlook
+from gfs.master.replication.checkpoints import CheckpointManifest
 
-EXIT_DAMAGE = 7
 FINDINGS_SHOWN = 50
-ROWS_ALIGNED = 1000  # so many rows are gathered to align their columns; the next ones are aligned anew
 
 _HANDLE = re.compile(r"^(?:0x)?([0-9a-fA-F]{1,16})$")
 _DOCUMENTS: dict[str, type] = {
@@ -37,15 +37,10 @@ _DOCUMENTS: dict[str, type] = {
     "inspect --path": summaries.PathDetail,
     "inspect --handle": summaries.HandleDetail,
     "diff": differences.Difference,
+    "blame": Blame,
+    "replay": CheckpointManifest,
     "what-if, first": Outlook,
     "what-if, then": AffectedFile,
-}
-_FATES = {
-    "lost": "lost",
-    "last_replica": "one failure from loss: a single replica left",
-    "one_rack": "one rack from loss: all that is left in one rack",
-    "short": "fewer replicas than before",
-    "untouched": "untouched",
 }
 
 
@@ -59,6 +54,9 @@ def checkpoint() -> None:
 
 
 checkpoint.add_command(serve)
+checkpoint.add_command(what_if)
+checkpoint.add_command(blame)  # of log and checkpoints together: looked for in either place
+checkpoint.add_command(replay)
 
 
 @checkpoint.command("ls")
@@ -102,7 +100,7 @@ def verify(ctx: click.Context, files: Sequence[str]) -> None:
     """
     verdicts: list[Verdict] = []
     for file in files:
-        verdict = verify_file(_find(file))
+        verdict = verify_file(find_noted(file))
         verdicts.append(verdict)
         if ctx.obj.output != "json":
             emit_one(verdict, ctx.obj.output, _verdict_text(verdict))
@@ -137,7 +135,7 @@ def inspect(ctx: click.Context, file: str, path: str | None, handle: str | None)
     """Show what a checkpoint holds: totals, sizes of files, the biggest directories."""
     if path is not None and handle is not None:
         raise InvalidArgument("--path and --handle ask for different things: give one of them")
-    found = _open(file)
+    found = open_noted(file)
     if path is not None:
         detail = summaries.detail_of_path(found, path)
         emit_one(detail, ctx.obj.output, _path_text(detail))
@@ -165,13 +163,13 @@ def diff(ctx: click.Context, first: str, second: str, chunks: bool) -> None:
     What moved is shown where it was and where it is, under the same inode. What is deleted lies in the trash.
     """
     work = differences.diff_chunks if chunks else differences.diff_paths
-    found = work(_open(first), _open(second))
+    found = work(open_noted(first), open_noted(second))
     title = ["change", "chunk" if chunks else "path", "what"]
     rows = (
         (one, [one.change, f"{one.handle:016x}" if chunks else one.path, _difference_text(one)])
         for one in found
     )
-    if not _stream(ctx.obj.output, title, rows) and ctx.obj.output == "table":
+    if not emit_rows(ctx.obj.output, title, rows) and ctx.obj.output == "table":
         note("no difference")
 
 
@@ -189,7 +187,7 @@ def diff(ctx: click.Context, first: str, second: str, chunks: bool) -> None:
 @click.pass_context
 def export(ctx: click.Context, file: str, table: str, form: exporting.Format) -> None:
     """Write one table of a checkpoint to standard output. 'query --help' lists the columns of each."""
-    for piece in exporting.export(_open(file), table, form):
+    for piece in exporting.export(open_noted(file), table, form):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 
@@ -212,112 +210,18 @@ def query(ctx: click.Context, file: str, sql: str) -> None:
 
     For example: SELECT server, count(*) FROM replicas GROUP BY server
     """
-    answer = querying.query(_open(file), sql)
+    answer = querying.query(open_noted(file), sql)
     rows = (
         (dict(zip(answer.columns, row, strict=True)), ["" if cell is None else str(cell) for cell in row])
         for row in answer.rows
     )
-    _stream(ctx.obj.output, answer.columns, rows)
-
-
-@checkpoint.group("what-if", cls=CommandGroup)
-def what_if() -> None:
-    """Say what would be lost with some chunk servers, by the replica sets in a checkpoint.
-
-    Servers that were removed count as lost. The checkpoint does not know which disks are damaged, nor racks:
-    --servers takes a FILE made by 'gfs -o json admin chunkservers ls'.
-    """
+    emit_rows(ctx.obj.output, answer.columns, rows)
 
 
 @checkpoint.command("schema")
 def schema() -> None:
     """Print the JSON Schema of what the other commands answer with '-o json' and '-o jsonl'."""
     emit_schema(_DOCUMENTS)
-
-
-_servers_option = click.option("--servers", "report", metavar="FILE", help="In which rack each server is.")
-
-
-@what_if.command("lose-server")
-@click.argument("file")
-@click.argument("servers", metavar="ID…", nargs=-1, required=True)
-@_servers_option
-@click.pass_context
-def lose_server(ctx: click.Context, file: str, servers: Sequence[str], report: str | None) -> None:
-    """Chunks and files lost, or one failure from loss, without chunk servers ID. Exits 7 when any is lost."""
-    rack_of = read_racks(report) if report is not None else {}
-    _tell_outlook(ctx, *look_ahead(_open(file), servers=servers, rack_of=rack_of))
-
-
-@what_if.command("lose-rack")
-@click.argument("file")
-@click.argument("racks", metavar="RACK…", nargs=-1, required=True)
-@_servers_option
-@click.pass_context
-def lose_rack(ctx: click.Context, file: str, racks: Sequence[str], report: str | None) -> None:
-    """As lose-server, for all chunk servers of some racks; needs --servers."""
-    if report is None:
-        hint = "Give --servers FILE, made by 'gfs -o json admin chunkservers ls > FILE'."
-        raise InvalidArgument("a checkpoint does not know which server is in which rack", hint=hint)
-    _tell_outlook(ctx, *look_ahead(_open(file), racks=racks, rack_of=read_racks(report)))
-
-
-def _tell_outlook(ctx: click.Context, outlook: Outlook, files: Iterator[AffectedFile]) -> None:
-    """In JSON the outlook comes first, then the files."""
-    if ctx.obj.output == "table":
-        click.echo(f"without {', '.join(outlook.servers_lost)}, {outlook.servers_left} chunk servers left:")
-        counts = ([f"{count}", _FATES[fate]] for fate, count in outlook.chunks.items())
-        click.echo(text_table([">chunks", "what becomes of them"], counts))
-        rows = ((None, [one.fate, f"{one.chunks} of {one.of_chunks}", one.path]) for one in files)
-        _stream("table", ["worst", ">chunks", "file"], rows)
-    else:
-        _stream(ctx.obj.output, [], ((one, []) for one in _with_first(outlook, files)))
-    if outlook.chunks["lost"]:
-        ctx.exit(EXIT_DAMAGE)
-
-
-def _with_first(first: Outlook, others: Iterator[AffectedFile]) -> Iterator[Outlook | AffectedFile]:
-    yield first
-    yield from others
-
-
-def _find(path: str) -> CheckpointFile:
-    file = find_checkpoint(path)
-    for other in file.passed_over:
-        note(f"passed over as it is not whole: {other}")
-    return file
-
-
-def _open(path: str) -> CheckpointFile:
-    file = _find(path)
-    if file.manifest is None and file.fault is not None:
-        note(f"{file.path}: {file.fault.message}; its bytes cannot be checked")
-    return file
-
-
-# Any: whatever msgspec can encode, as in render
-def _stream(output: str, headers: Sequence[str], rows: Iterator[tuple[Any, Sequence[str]]]) -> bool:
-    """Print documents, or rows of a table, as they come; whether there were any."""
-    count = 0
-    waiting: list[Sequence[str]] = []
-    for document, cells in rows:
-        if output == "table":
-            waiting.append(cells)
-            if len(waiting) == ROWS_ALIGNED:
-                click.echo(
-                    text_table(headers if count < ROWS_ALIGNED else [""] * len(headers), waiting), nl=False
-                )
-                waiting = []
-        else:
-            before = "" if output == "jsonl" else ",\n" if count else "["
-            line = msgspec.json.encode(document).decode()
-            click.echo(before + line, nl=output == "jsonl")
-        count += 1
-    if output == "json":
-        click.echo("]" if count else "[]")
-    elif waiting:
-        click.echo(text_table(headers if count <= ROWS_ALIGNED else [""] * len(headers), waiting), nl=False)
-    return count > 0
 
 
 # --- what a person sees ---------------------------------------------------------------------------

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gfs.cli.render import note
-from gfs.inspect.checkpoint_files import find_checkpoint
+from gfs.cli.checkpoint_answers import open_noted
 
 HOST_DEFAULT = "127.0.0.1"
 
@@ -26,9 +25,7 @@ def serve(file: str, port: int, host: str) -> None:
     from gfs.inspect.web_view import WebView
     from gfs.transport.event_loop import run
 
-    found = find_checkpoint(file)
-    for other in found.passed_over:
-        note(f"passed over as it is not whole: {other}")
+    found = open_noted(file)
     view = WebView(found)
 
     async def work() -> None:

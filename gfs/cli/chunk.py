@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
+import msgspec
 
 from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_one, emit_schema, emit_stream, human_bytes, note
@@ -18,6 +19,7 @@ from gfs.inspect.chunk_verify import (
     ReplicaRow,
     replica_rows,
 )
+from gfs.inspect.inventories import InventoryRow, inventory_rows
 from gfs.vocabulary import ChunkHandle
 
 EXIT_DAMAGE = 7
@@ -37,6 +39,7 @@ def _parse_handle(_: click.Context, __: click.Parameter, value: str | None) -> C
 
 _DOCUMENTS: dict[str, type] = {
     "inspect": ReplicaRow,
+    "inventory": InventoryRow,
     "verify -o json": ChunkVerdict,
     "verify -o jsonl": ChunkFinding,
 }
@@ -126,6 +129,20 @@ def verify(ctx: click.Context, place: str, handle: ChunkHandle | None) -> None:
             "fsck' tells whether any file is in danger."
         )
         ctx.exit(EXIT_DAMAGE)
+
+
+@chunk.command()
+@click.argument("places", metavar="DIR…", nargs=-1, required=True)
+def inventory(places: Sequence[str]) -> None:
+    """Tell which replicas chunk servers' disks hold, one JSON document a line, for 'gfs checkpoint what-if'.
+
+    A running server's disk may be read, too.
+
+    For example: gfs chunk inventory /disks/c1 /disks/c2 > inventory.jsonl
+    """
+    for place in places:
+        for row in inventory_rows(place):
+            click.echo(msgspec.json.encode(row).decode())
 
 
 @chunk.command()
