@@ -40,6 +40,7 @@ class LmdbCheckpoints:
         self.newest = directory.newest
         self.kept = directory.kept
         self.read_piece = directory.read_piece
+        self.distrust = directory.distrust
 
     def begin(
         self, *, cluster: ClusterId, index: LogIndex, term: Term, members: dict[MasterId, str], now_ms: int

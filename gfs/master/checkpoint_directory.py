@@ -182,6 +182,22 @@ class CheckpointDirectory:
             dropped = self._kept.pop()
         self._log.error("checkpoint_skipped", checkpoint=checkpoint_name(dropped), reason=reason)
 
+    def distrust(self, manifest: CheckpointManifest) -> bool:
+        """Read one whole, and give it up when it has gone bad. Its files stay until the next is written.
+
+        Returns: whether it was given up.
+        """
+        try:
+            for _ in self.pieces(manifest):
+                pass
+            return False
+        except (CorruptState, OSError) as error:
+            with self._lock:
+                self._kept = [found for found in self._kept if found != manifest]
+            name = checkpoint_name(manifest)
+            self._log.error("checkpoint_dropped", checkpoint=name, reason=str(error))
+            return True
+
     def _add(self, manifest: CheckpointManifest) -> None:
         others = [found for found in self._kept if _order(found) != _order(manifest)]
         self._kept = sorted([*others, manifest], key=_order)

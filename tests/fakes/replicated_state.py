@@ -105,6 +105,13 @@ class FileCheckpoints:
             raise NotFound(_name(manifest))
         return self._read(_name(manifest))[1][offset : offset + length]
 
+    def distrust(self, manifest: CheckpointManifest) -> bool:
+        content = self._read(_name(manifest))[1]
+        if (len(content), crc32c.crc32c(content)) == (manifest.length_bytes, manifest.crc32c):
+            return False
+        self._disk.unlink(f"{self._directory}/{_name(manifest)}")
+        return True
+
     def receive(self, manifest: CheckpointManifest) -> _Receiver:
         return _Receiver(self, manifest)
 

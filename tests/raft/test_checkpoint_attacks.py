@@ -183,6 +183,33 @@ def test_shipping_ends_though_the_connection_is_cut_after_each_piece(
     run(scenario)
 
 
+@pytest.mark.parametrize("how", ["bit in the file", "file cut short", "no file"])
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_checkpoint_that_has_gone_bad_on_the_leader_is_replaced_and_the_follower_comes_up(
+    run: Callable[..., None], how: str, written: int
+) -> None:
+    """Nothing is proposed meanwhile, so that no later checkpoint becomes due by itself."""
+
+    async def scenario(cluster: WholeCluster) -> None:
+        leader, follower = await leave_behind(cluster)
+        names = checkpoint_names(leader)
+        assert len(names) == 2
+        for name in names[-written:]:
+            damage_checkpoint(leader, name, how)
+        cluster.loop.network.heal()
+        await cluster.settled()
+        assert follower.checkpoints_installed >= 1
+        assert leader.node is not None and leader.node._checkpoints.newest() is not None
+        cluster.check()
+        leader.cut_power(torn=False)
+        leader.power_on()
+        await leader.start()
+        await cluster.settled()
+        cluster.check()
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("how", ["receiver killed", "receiver loses power", "sender killed"])
 def test_shipping_goes_on_after_the_death_of_either_side_at_any_piece(
     run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, how: str
@@ -324,6 +351,12 @@ def test_who_asks_for_pieces_faster_than_it_takes_them_is_cut_off_and_costs_one_
 # --- damage -------------------------------------------------------------------------------------------
 
 
+def checkpoint_names(master: WholeMaster) -> list[str]:
+    """Oldest first, without their endings."""
+    found = master.disk.listdir(f"{master.directory}/checkpoints")
+    return sorted(name.removesuffix(".manifest") for name in found if name.endswith(".manifest"))
+
+
 def damage_checkpoint(master: WholeMaster, name: str, how: str) -> None:
     path = f"{master.directory}/checkpoints/{name}"
     if how == "bit in the file":
@@ -356,11 +389,7 @@ def test_a_master_whose_newest_checkpoints_are_damaged_starts_from_an_older_one_
         await cluster.settled()
         leader.cut_power(torn=False)
         leader.power_on()
-        names = sorted(
-            name.removesuffix(".manifest")
-            for name in leader.disk.listdir(f"{leader.directory}/checkpoints")
-            if name.endswith(".manifest")
-        )
+        names = checkpoint_names(leader)
         assert len(names) == 3
         for name in names[-newest:]:
             damage_checkpoint(leader, name, how)

@@ -8,8 +8,9 @@ Source: Raft §7, InstallSnapshot, with the transfer turned round so that the sl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -30,30 +31,43 @@ from gfs.telemetry import logger
 from gfs.vocabulary import MasterId
 
 PIECE_SECONDS_MAX = 10.0
+COMPLAINT_SECONDS_MAX = 60.0  # the leader reads its whole file again
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 10.0  # after a fetch that brought nothing, doubling
 
 _decode_answer = msgspec.msgpack.Decoder(Piece | NoSuchCheckpoint).decode
 
 
 async def serve_piece(
-    store: CheckpointStore, executor: Executor, request: FetchPiece
+    store: CheckpointStore,
+    executor: Executor,
+    request: FetchPiece,
+    *,
+    on_gone_bad: Callable[[], object],
 ) -> Piece | NoSuchCheckpoint:
-    """The leader's side: one piece of a checkpoint that may have been replaced meanwhile."""
+    """The leader's side: one piece of a checkpoint that may have been replaced meanwhile.
+
+    What follows the last byte is asked for by who has found that all of them do not verify. A checkpoint that
+    cannot be read, or is so complained of, is looked at; `on_gone_bad` hears of one that was given up.
+    """
     wanted = (request.index, request.term)
     manifest = next((found for found in store.kept() if (found.index, found.term) == wanted), None)
-    if manifest is None or not 0 <= request.offset < manifest.length_bytes:
+    if manifest is None or not 0 <= request.offset <= manifest.length_bytes:
         return NoSuchCheckpoint()
     length = min(CHECKPOINT_PIECE_BYTES, manifest.length_bytes - request.offset)
 
     def read() -> bytes:
         return store.read_piece(manifest, offset=request.offset, length=length)
 
+    loop = asyncio.get_running_loop()
     try:
-        content = await asyncio.get_running_loop().run_in_executor(executor, read)
+        content = await loop.run_in_executor(executor, read)
+        if length and len(content) == length:
+            return Piece(request.offset, content)
     except (NotFound, OSError) as error:
         logger("raft").warning("checkpoint_piece_unreadable", index=manifest.index, reason=str(error))
-        return NoSuchCheckpoint()
-    return Piece(request.offset, content)
+    if manifest in store.kept() and await loop.run_in_executor(executor, store.distrust, manifest):
+        on_gone_bad()
+    return NoSuchCheckpoint()
 
 
 class CheckpointFetcher:
@@ -105,6 +119,8 @@ class CheckpointFetcher:
             self._wait_before_the_next(progress=receiver is not None and receiver.received_bytes() > before)
             if receiver is not None and isinstance(error, ChecksumMismatch | NotFound):
                 receiver.discard()
+            if isinstance(error, ChecksumMismatch):
+                await self._complain(leader, address, manifest)
             return
         finally:
             self._task = None
@@ -134,11 +150,7 @@ class CheckpointFetcher:
         manifest: CheckpointManifest,
         receiver: CheckpointReceiver,
     ) -> None:
-        async with asyncio.timeout(PIECE_SECONDS_MAX):
-            reader, writer = await asyncio.open_connection(*address, limit=2 * CHECKPOINT_PIECE_BYTES)
-        try:
-            async with asyncio.timeout(PIECE_SECONDS_MAX):
-                await self._shake_hands(leader, reader, writer)
+        async with self._connection(leader, address) as (reader, writer):
             while (offset := receiver.received_bytes()) < manifest.length_bytes:
                 writer.write(frame(FetchPiece(manifest.index, manifest.term, offset)))
                 async with asyncio.timeout(PIECE_SECONDS_MAX):
@@ -148,6 +160,29 @@ class CheckpointFetcher:
                 if answer.offset != offset or not answer.content:
                     raise ProtocolFault(f"{leader} sent bytes of {answer.offset}, not of {offset}")
                 await self._in_worker(receiver.write_piece, offset, answer.content)
+
+    async def _complain(
+        self, leader: MasterId, address: tuple[str, int], manifest: CheckpointManifest
+    ) -> None:
+        """Have the leader look at what it ships; else it would offer the same damage for ever."""
+        try:
+            async with self._connection(leader, address) as (reader, writer):
+                writer.write(frame(FetchPiece(manifest.index, manifest.term, manifest.length_bytes)))
+                async with asyncio.timeout(COMPLAINT_SECONDS_MAX):
+                    await _read_frame(reader)
+        except (OSError, TimeoutError, EOFError, GfsError) as error:
+            logger("raft").warning("checkpoint_complaint_unheard", leader=leader, reason=str(error))
+
+    @asynccontextmanager
+    async def _connection(
+        self, leader: MasterId, address: tuple[str, int]
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        async with asyncio.timeout(PIECE_SECONDS_MAX):
+            reader, writer = await asyncio.open_connection(*address, limit=2 * CHECKPOINT_PIECE_BYTES)
+        try:
+            async with asyncio.timeout(PIECE_SECONDS_MAX):
+                await self._shake_hands(leader, reader, writer)
+            yield reader, writer
         finally:
             writer.close()
 

@@ -95,6 +95,13 @@ class CheckpointStore(Protocol):
         """
         ...
 
+    def distrust(self, manifest: CheckpointManifest) -> bool:
+        """Worker thread: read it whole, and give it up unless it is what its manifest says.
+
+        Returns: whether it was given up.
+        """
+        ...
+
     def receive(self, manifest: CheckpointManifest) -> CheckpointReceiver:
         """Start or resume receiving; bytes of another checkpoint half received are thrown away."""
         ...

@@ -577,7 +577,12 @@ class RaftNode:
     async def serve_piece(self, request: FetchPiece) -> msgspec.Struct:
         if self._distrust.stands_back:
             return NoSuchCheckpoint()
-        return await serve_piece(self._checkpoints, self._checkpoint_threads, request)
+        return await serve_piece(
+            self._checkpoints,
+            self._checkpoint_threads,
+            request,
+            on_gone_bad=self._checkpointing.make,
+        )
 
     def _ask_the_prompt(self, message: ReadIndexRequest) -> None:
         """Ask as many as make a majority with us; all of them if they let us wait (see overdue)."""
