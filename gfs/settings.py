@@ -46,6 +46,7 @@ MUTATIONS_IN_FLIGHT_MAX = 256  # of one chunk version, at its primary and held a
 ANSWERED_WRITES_KEPT = 256  # of one chunk version: a repeated write is answered as the first was
 APPLIED_MUTATIONS_KEPT = 1024  # of one chunk version: a repeated mutation is recognised, not applied again
 INLINE_RECORD_BYTES_MAX = 64 * 2**10  # a record up to this comes with its request, a longer one is pushed
+INLINE_WRITE_BYTES_MAX = 64 * 2**10  # and so does a write: a push down the chain costs more than the bytes
 RECORD_BATCH_MAX = 512  # records that one mutation takes to the secondaries
 RECORD_BATCH_BYTES_MAX = MIB
 RECORD_GATHER_SECONDS = 0.001  # how long records may wait for others to make up a batch with
@@ -104,6 +105,7 @@ assert READ_RANGES_IN_FLIGHT <= CLIENT_WORKERS_MAX
 assert READ_LONG_RANGE_BYTES % READ_RANGE_BYTES == 0 and CHUNK_BYTES % READ_LONG_RANGE_BYTES == 0
 assert LOOKUP_CHUNKS <= FIND_CHUNKS_MAX
 assert INLINE_RECORD_BYTES_MAX <= RECORD_BATCH_BYTES_MAX < FRAME_BYTES_MAX // 2
+assert INLINE_WRITE_BYTES_MAX < FRAME_BYTES_MAX // 2
 assert APPLIED_MUTATIONS_KEPT > MUTATIONS_IN_FLIGHT_MAX  # whatever a primary may still repeat is known
 
 

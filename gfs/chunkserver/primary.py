@@ -94,10 +94,17 @@ class PrimaryWrites:
         self._on_acknowledged = on_acknowledged
         self._forwards: set[asyncio.Task[None]] = set()
 
-    async def write(self, handle: ChunkHandle, order: VersionOrder, request: WriteChunk) -> WriteReply:
+    async def write(
+        self,
+        handle: ChunkHandle,
+        order: VersionOrder,
+        request: WriteChunk,
+        inline: InlineBytes | None = None,
+    ) -> WriteReply:
         """Order one write, apply it on every replica, and answer when all have it (I2).
 
-        Up to the first await nothing else runs, so writes are ordered as they arrive.
+        `inline`: its bytes, verified, when they came with it. Up to the first await nothing else runs, so
+        writes are ordered as they arrive.
         Raises: definite errors before it is ordered; ReplicaFailed afterwards.
         """
         lead = order.lead
@@ -110,9 +117,11 @@ class PrimaryWrites:
                 return WriteReply(serial=serial, length_bytes=length_bytes)
             case UnderWay(serial):
                 return await asyncio.shield(order.writes[serial])
-        pushed = take_push(
-            self._pushes, request.push, request.length_bytes, offset_bytes=request.offset_bytes
-        )
+        pushed = None
+        if inline is None:
+            pushed = take_push(
+                self._pushes, request.push, request.length_bytes, offset_bytes=request.offset_bytes
+            )
         try:
             mutation = lead.admit(
                 request.push,
@@ -122,10 +131,11 @@ class PrimaryWrites:
                 now=self._clock.monotonic(),
             )
         except GfsError:
-            self._pushes.release(pushed, used=False)
+            if pushed is not None:
+                self._pushes.release(pushed, used=False)
             raise
         # Shielded: a client that goes away must not leave a gap in the order.
-        return await asyncio.shield(self.send_everywhere(handle, order, mutation, pushed))
+        return await asyncio.shield(self.send_everywhere(handle, order, mutation, pushed, inline))
 
     async def append_pushed(
         self, handle: ChunkHandle, order: VersionOrder, request: AppendRecord
@@ -205,7 +215,7 @@ class PrimaryWrites:
             offset_bytes=mutation.offset_bytes,
             length_bytes=mutation.length_bytes,
             push=mutation.push,
-            kind=mutation.kind,
+            kind=mutation.kind if inline is None else "record",
             records=list(mutation.records),
             data=b"" if inline is None else inline.data,
             checksums=[] if inline is None else list(inline.checksums),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from gfs.checksums import piece_checksums
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
 from gfs.chunkserver.clone_receiver import CloneReceiver, ReadReplica
 from gfs.chunkserver.core.mutations import InlineBytes, Mutation
@@ -25,6 +26,7 @@ from gfs.chunkserver.tallies import Tallies
 from gfs.chunkserver.version_changes import VersionChanges
 from gfs.clock import Clock
 from gfs.errors import (
+    ChecksumMismatch,
     ChunkSealed,
     GfsError,
     InvalidArgument,
@@ -49,7 +51,13 @@ from gfs.messages.replicas import (
     WriteChunk,
 )
 from gfs.messages.snapshots import CopyReplica, RevokeLeases
-from gfs.settings import APPEND_BYTES_MAX, INLINE_RECORD_BYTES_MAX, PUSH_BYTES_MAX, RECORD_BATCH_MAX
+from gfs.settings import (
+    APPEND_BYTES_MAX,
+    INLINE_RECORD_BYTES_MAX,
+    INLINE_WRITE_BYTES_MAX,
+    PUSH_BYTES_MAX,
+    RECORD_BATCH_MAX,
+)
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
 from gfs.vocabulary import (
@@ -272,8 +280,9 @@ class ChunkService:
     async def _write(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, WriteChunk)
         self._check_mutation(request.offset_bytes, request.length_bytes)
+        inline = _inline_write(request)
         order = await self._led_order(request.handle, request.version)
-        return await self._primary.write(request.handle, order, request)
+        return await self._primary.write(request.handle, order, request, inline)
 
     async def _append(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, AppendRecord)
@@ -382,6 +391,22 @@ class ChunkService:
         self._changing.add(task)
         task.add_done_callback(self._changing.discard)
         return await asyncio.shield(task)
+
+
+def _inline_write(request: WriteChunk) -> InlineBytes | None:
+    """The bytes that came with a write. Raises: InvalidArgument; ChecksumMismatch."""
+    if not request.data:
+        return None
+    if len(request.data) != request.length_bytes or request.length_bytes > INLINE_WRITE_BYTES_MAX:
+        raise InvalidArgument(
+            f"{len(request.data)} bytes came with a write of {request.length_bytes}: all of them come with "
+            f"it, at most {INLINE_WRITE_BYTES_MAX}, or all are pushed"
+        )
+    if piece_checksums(request.offset_bytes, request.data) != request.checksums:
+        raise ChecksumMismatch(
+            f"the bytes for offset {request.offset_bytes} did not arrive as they were sent"
+        )
+    return InlineBytes(request.data, request.checksums)
 
 
 def _check_record(request: AppendRecord) -> None:

@@ -132,6 +132,16 @@ def recovery() -> None:
     _run(program.report())
 
 
+@bench.command(name="small-files")
+@click.option("--in-flight", type=click.IntRange(1, 256), default=12, show_default=True, help="At a time.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+def small_files(in_flight: int, rounds: int) -> None:
+    """Files of 4 KiB created and written, opened and read a second: gfs bench small-files --in-flight 64"""
+    from gfs.bench import small_files as program
+
+    _run(program.report(in_flight=in_flight, rounds=rounds))
+
+
 @bench.command(name="io")
 def io_() -> None:
     """Streaming write and read, beside the limit of the same run."""

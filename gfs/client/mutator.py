@@ -1,5 +1,7 @@
 """The streaming writer: pieces are pushed side by side and ordered one after another (GFS §3.1-3.2).
 
+A short piece comes with its order instead, the first time it is tried: a small file, the rest of a long one.
+
 One try at a piece, and what follows a failed one, is in chunk_calls; leases are chunk_leases'.
 """
 
@@ -18,6 +20,7 @@ from gfs.errors import GfsError, StaleVersion, Unavailable
 from gfs.messages.chunks import ChunkLease
 from gfs.messages.data import PushAnswer
 from gfs.messages.replicas import WriteChunk, WriteReply
+from gfs.settings import INLINE_WRITE_BYTES_MAX
 from gfs.vocabulary import CHUNK_BYTES, KIB, ChunkIndex, InodeId, PushId
 
 # The first buffer starts small: most files are, and fresh memory costs more than what is put there.
@@ -188,10 +191,12 @@ class Mutator:
             lease = await self._leases.current(piece.chunk)
             asked = lease.replicas[0].server
             try:
-                push = await self._push(piece, lease)
+                # After a failure it is pushed: that is the way every chunk server knows.
+                is_inline = len(piece.data) <= INLINE_WRITE_BYTES_MAX and tries is None
+                push = self._connections.new_push_id() if is_inline else await self._push(piece, lease)
                 await self._wait_for_turn(piece, chunk, lease)
                 asked = lease.primary
-                await self._order(piece, chunk, lease, push)
+                await self._order(piece, chunk, lease, push, is_inline=is_inline)
             except GfsError as error:
                 chunk.order.failed(piece.first)
                 tries = tries or self._first_failure(piece, lease)
@@ -229,14 +234,18 @@ class Mutator:
     def _is_superseded(self, piece: _Piece, lease: ChunkLease) -> bool:
         return self._leases.version(piece.chunk) > lease.version
 
-    async def _order(self, piece: _Piece, chunk: _Chunk, lease: ChunkLease, push: PushId) -> None:
-        """Have the primary put the pushed bytes in their place on every replica (GFS §3.1 steps 4-7)."""
+    async def _order(
+        self, piece: _Piece, chunk: _Chunk, lease: ChunkLease, push: PushId, *, is_inline: bool
+    ) -> None:
+        """Have the primary put the bytes in their place on every replica (GFS §3.1 steps 4-7)."""
         request = WriteChunk(
             handle=lease.handle,
             version=lease.version,
             offset_bytes=piece.first,
             length_bytes=len(piece.data),
             push=push,
+            data=bytes(piece.data) if is_inline else b"",
+            checksums=piece_checksums(piece.first, piece.data) if is_inline else [],
         )
 
         async def sent() -> None:

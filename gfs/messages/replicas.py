@@ -152,7 +152,11 @@ class WriteReply(Reply, tag="written", frozen=True, kw_only=True):
 
 
 class WriteChunk(Request, tag="write", frozen=True, kw_only=True):
-    """Client to primary: apply the bytes pushed as `push` at `offset_bytes`, on every replica."""
+    """Client to primary: apply the bytes pushed as `push` at `offset_bytes`, on every replica.
+
+    With `data` nothing was pushed: `checksums` are those of each block the bytes touch, and `push` only names
+    the write. A primary that does not know these fields answers PushMissing; then the client pushes.
+    """
 
     reply: ClassVar[type[Reply]] = WriteReply
     handle: ChunkHandle
@@ -160,6 +164,8 @@ class WriteChunk(Request, tag="write", frozen=True, kw_only=True):
     offset_bytes: int
     length_bytes: int
     push: PushId
+    data: bytes = b""
+    checksums: list[int] = []
 
 
 class AppendReply(Reply, tag="appended", frozen=True, kw_only=True):
@@ -229,7 +235,8 @@ class ApplyMutation(Request, tag="apply", frozen=True, kw_only=True):
     `kind`: "write", bytes pushed for this offset; "record", bytes pushed before their offset was known;
     "pad", zeros up to the chunk's end, of `push` (the record that had no room) no byte is needed. `records`
     are those that the bytes consist of, as far as they are identified. With `data` nothing was pushed:
-    `checksums` are those of each block the bytes touch, and `push` only names the mutation.
+    `checksums` are those of each block the bytes touch, and `push` only names the mutation; `kind` is then
+    always "record", which is all that earlier secondaries take.
     """
 
     reply: ClassVar[type[Reply]] = Ack

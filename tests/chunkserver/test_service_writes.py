@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
 from gfs.errors import (
+    ChecksumMismatch,
     DeadlineExceeded,
     InvalidArgument,
     LeaseExpired,
@@ -19,10 +22,11 @@ from gfs.errors import (
     Unavailable,
 )
 from gfs.messages.base import Ack
+from gfs.messages.chunks import Replica
 from gfs.messages.replicas import ApplyMutation, WriteChunk, WriteReply
-from gfs.settings import PUSH_BYTES_MAX
+from gfs.settings import INLINE_WRITE_BYTES_MAX, PUSH_BYTES_MAX
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkVersion, PushId, SerialNumber, ServerId
-from tests.chunkserver.rig import FORWARD_SECONDS, HANDLE, LEASE_SECONDS, Rig
+from tests.chunkserver.rig import FORWARD_SECONDS, HANDLE, LEASE_SECONDS, Rig, block_checksums
 from tests.fakes.clock import settle
 from tests.paper.boxes import keeps
 
@@ -50,6 +54,81 @@ async def test_an_acknowledged_write_is_on_all_three_replicas(rig: Rig) -> None:
     assert (reply.serial, reply.length_bytes) == (1, len(data))
     assert [node.content(V1) for node in nodes] == [data] * 3
     assert all(node.pushes.used_bytes == 0 for node in nodes)  # used pushes are forgotten
+
+
+def with_bytes(data: bytes, offset: int = 0, name: str = "w-1", **other: Any) -> WriteChunk:
+    return WriteChunk(
+        handle=HANDLE,
+        version=V1,
+        offset_bytes=offset,
+        length_bytes=other.get("length_bytes", len(data)),
+        push=PushId(name),
+        data=data,
+        checksums=other.get("checksums", block_checksums(data, offset)),
+    )
+
+
+async def test_a_write_that_brings_its_bytes_is_on_all_replicas_and_nothing_was_pushed(rig: Rig) -> None:
+    nodes = await rig.three()
+    first, second = b"1" * INLINE_WRITE_BYTES_MAX, b"2" * 5000
+    await rig.ask("a", with_bytes(first), WriteReply)
+    reply = await rig.ask("a", with_bytes(second, len(first) - 100, "w-2"), WriteReply)
+    assert (reply.serial, reply.length_bytes) == (2, len(first) + 4900)
+    assert [node.content(V1) for node in nodes] == [first[:-100] + second] * 3
+    assert all(node.pushes.used_bytes == 0 for node in nodes)
+
+
+async def test_a_repeated_write_that_brings_its_bytes_is_applied_once(rig: Rig) -> None:
+    nodes = await rig.three()
+    first = await rig.ask("a", with_bytes(b"abc"), WriteReply)
+    await rig.ask("a", with_bytes(b"xyz", 3, "w-2"), WriteReply)
+    assert await rig.ask("a", with_bytes(b"abc"), WriteReply) == first
+    assert [node.content(V1) for node in nodes] == [b"abcxyz"] * 3
+
+
+async def test_bytes_that_changed_on_the_way_to_the_primary_are_refused_and_nothing_is_ordered(
+    rig: Rig,
+) -> None:
+    nodes = await rig.three()
+    with pytest.raises(ChecksumMismatch):
+        await rig.ask("a", with_bytes(b"abd", checksums=block_checksums(b"abc", 0)), WriteReply)
+    assert (await rig.ask("a", with_bytes(b"abc"), WriteReply)).serial == 1
+    assert [node.content(V1) for node in nodes] == [b"abc"] * 3
+
+
+async def test_bytes_that_changed_on_the_way_to_a_secondary_fail_it_and_are_not_acknowledged(
+    rig: Rig,
+) -> None:
+    _, b, _ = await rig.three()
+    mutation = msgspec.structs.replace(
+        apply_mutation(1, PushId("w-1"), 3), kind="record", data=b"abd", checksums=block_checksums(b"abc", 0)
+    )
+    with pytest.raises(ChecksumMismatch):
+        await rig.ask("b", mutation, Ack)
+    assert b.content(V1) == b""
+
+
+@pytest.mark.parametrize("length, said", [(INLINE_WRITE_BYTES_MAX + 1, 0), (10, 11), (10, 9)])
+async def test_bytes_that_came_with_a_write_are_all_of_it_and_not_too_many(
+    rig: Rig, length: int, said: int
+) -> None:
+    await rig.three()
+    with pytest.raises(InvalidArgument):
+        await rig.ask("a", with_bytes(bytes(length), length_bytes=said or length), WriteReply)
+
+
+async def test_bytes_that_came_with_a_write_go_on_as_earlier_secondaries_take_them(rig: Rig) -> None:
+    await rig.three()
+    passed_on: list[ApplyMutation] = []
+    send = rig.nodes["a"].service._primary._call
+
+    async def call(replica: Replica, request: ApplyMutation) -> None:
+        passed_on.append(request)
+        await send(replica, request)
+
+    rig.nodes["a"].service._primary._call = call  # type: ignore[method-assign]  # in front of the real one
+    await rig.ask("a", with_bytes(b"abc"), WriteReply)
+    assert [(one.kind, one.data, one.records) for one in passed_on] == [("record", b"abc", [])] * 2
 
 
 async def test_a_set_of_one_replica_writes(rig: Rig) -> None:

@@ -420,6 +420,11 @@ class MiniCluster:
             raise LeaseExpired(f"{primary.id} is not the primary")
         if request.version != grant.version:
             raise StaleVersion("another version", details={"version": str(grant.version)})
+        if request.data:
+            assert piece_checksums(request.offset_bytes, request.data) == request.checksums
+            for name in grant.servers:
+                if self.servers[name].alive:
+                    self.servers[name].pushes[request.push] = request.data
         if request.push not in primary.pushes:
             raise PushMissing(f"{request.push} is not here")
         failed = []

@@ -23,7 +23,7 @@ from gfs.errors import (
 )
 from gfs.messages.namespace import SetLengthHint
 from gfs.messages.replicas import WriteChunk
-from gfs.settings import ClientSettings
+from gfs.settings import INLINE_WRITE_BYTES_MAX, ClientSettings
 from gfs.vocabulary import CHUNK_BYTES, MIB, ServerId
 from tests.client.mini_cluster import PIECE_BYTES, MiniCluster, eventually, lost
 from tests.fakes.clock import settle
@@ -48,7 +48,7 @@ async def test_what_was_written_is_on_every_replica_and_read_back_equal() -> Non
 
 async def test_small_writes_are_gathered_into_pieces_that_end_at_the_same_places_as_large_ones() -> None:
     cluster = MiniCluster()
-    data = _bytes(2 * PIECE_BYTES + 10)
+    data = _bytes(2 * PIECE_BYTES + 100_000)
     async with cluster.client() as client:
         async with await client.open("/a", "wb") as file:
             at = 0
@@ -58,6 +58,30 @@ async def test_small_writes_are_gathered_into_pieces_that_end_at_the_same_places
             assert file.tell() == len(data)
         assert cluster.contents("/a") == [data]
     assert sorted(cluster.bulk.pushed_offsets) == [0, PIECE_BYTES, 2 * PIECE_BYTES]
+
+
+async def test_a_short_piece_comes_with_its_order_and_a_longer_one_is_pushed_first() -> None:
+    cluster = MiniCluster()
+    async with cluster.client() as client:
+        for length in (1, 4096, INLINE_WRITE_BYTES_MAX):
+            await client.write_bytes(f"/{length}", _bytes(length))
+            assert cluster.contents(f"/{length}") == [_bytes(length)]
+        assert cluster.bulk.pushed_offsets == []
+        await client.write_bytes("/long", _bytes(INLINE_WRITE_BYTES_MAX + 1))
+        assert cluster.bulk.pushed_offsets == [0]
+        await client.write_bytes("/rest", _bytes(PIECE_BYTES + 5))
+        assert cluster.bulk.pushed_offsets == [0, 0], "the rest of a long file is short"
+        assert cluster.contents("/rest") == [_bytes(PIECE_BYTES + 5)]
+
+
+async def test_a_short_piece_is_pushed_when_the_primary_does_not_take_it_with_its_order() -> None:
+    """A primary of an earlier version skips the bytes that came along, and looks for a push."""
+    cluster = MiniCluster()
+    cluster.servers["cs1"].refusals = [PushMissing("not here")]
+    async with cluster.client() as client:
+        await client.write_bytes("/a", b"abc")
+        assert cluster.contents("/a") == [b"abc"]
+    assert cluster.bulk.pushed_offsets == [0]
 
 
 async def test_a_buffer_may_be_changed_as_soon_as_write_has_returned() -> None:
@@ -217,9 +241,11 @@ async def test_an_overloaded_chunk_server_is_asked_again_under_the_same_lease() 
 async def test_bytes_lost_from_the_push_buffers_are_pushed_again() -> None:
     cluster = MiniCluster()
     cluster.bulk.lose_pushes = 1
+    data = _bytes(INLINE_WRITE_BYTES_MAX + 1)
     async with cluster.client() as client:
-        await client.write_bytes("/a", b"abc")
-        assert cluster.contents("/a") == [b"abc"]
+        await client.write_bytes("/a", data)
+        assert cluster.contents("/a") == [data]
+    assert cluster.bulk.pushed_offsets == [0, 0]
 
 
 async def test_a_lease_grant_during_a_change_of_leader_only_delays_the_writer() -> None:

@@ -50,7 +50,7 @@ async def test_a_put_is_followed_through_all_programs_and_its_bytes_are_in_no_lo
     async with await cluster.connect() as client:
         await cluster.ready(client)
         leader = (await client.cluster_status()).leader
-    secret = b"nobody reads this in a log " * 100
+    secret = b"nobody reads this in a log " * 3000  # long enough to be pushed
     stored = gfs(cluster, "--request-id", "put-1", "put", "-", "/file", stdin=secret)
     assert stored.returncode == 0, stored.stderr
     steps = documents(gfs(cluster, "-o", "jsonl", "trace", "put-1"))
