@@ -13,7 +13,7 @@ from gfs.master.core.invariants import check_invariants
 from gfs.master.core.state import MasterState
 from gfs.master.core.tables import MemoryTables
 from gfs.messages import operations as op
-from gfs.vocabulary import ChunkHandle, ServerId
+from gfs.vocabulary import ChunkHandle, MasterId, ServerId
 
 WORDS = st.sampled_from(
     ["/", "/a", "/a/b", "/a/b/c", "/f", "/f/g", "/g", "//g/", "", "x", "/../a", "cs-a", "cs-b"]
@@ -26,6 +26,8 @@ INTEGERS = st.one_of(
 # The setting's /t lies in the trash under the first of these names.
 TRASH_NAMES = st.just(op.TrashName(9, 5)) | st.builds(op.TrashName, INTEGERS, INTEGERS)  # type: ignore[arg-type]
 SERVERS = st.lists(st.one_of(st.sampled_from(["cs-a", "cs-b", "cs-c"]), TEXT), max_size=5).map(tuple)
+
+MASTERS = st.lists(st.one_of(st.sampled_from(["m1", "m2", "m3"]), TEXT), max_size=5).map(tuple)
 
 
 def values(annotation: object) -> st.SearchStrategy[object]:
@@ -48,6 +50,8 @@ def values(annotation: object) -> st.SearchStrategy[object]:
         return st.lists(TRASH_NAMES, max_size=4).map(tuple)
     if of is str:
         return st.lists(st.sampled_from(op.POLICY_FIELDS) | TEXT, max_size=3).map(tuple)
+    if of is MasterId:
+        return MASTERS
     assert of is ServerId, annotation
     return SERVERS
 
