@@ -19,6 +19,7 @@ from gfs.vocabulary import KIB
 
 DATA_WINDOW_BYTES = 256 * KIB  # fits L2 beside its checksum work; measured best
 BYTES_PER_SECOND_MIN = 256 * KIB  # a peer that moves less than this on the whole is cut off
+LIMIT_SLACK_SECONDS = 0.05  # so much longer than allowed one call may wait
 SEND_BY_BYTES_MAX = 1024 * KIB  # in one call, so that the time left is looked at between them
 _HEAD_READ_BYTES = 4 * KIB
 _TIMEVAL = struct.Struct("@ll")
@@ -182,7 +183,8 @@ class DataSocket:
         if left <= 0:
             raise TimeoutError("out of time")
         limit = min(left, self._stall_seconds)
-        if limit != self._limit_set:
+        # Time passes between any two windows; for so little of it the kernel need not be told again.
+        if not limit <= self._limit_set < limit + LIMIT_SLACK_SECONDS:
             whole = int(limit)
             # A zero timeval means no limit at all.
             timeval = _TIMEVAL.pack(whole, max(1000, int((limit - whole) * 1e6)))
