@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gfs.errors import GfsError, NotFound, Unavailable
+from gfs.errors import GfsError, NotFound, NotLeader, Unavailable
 from gfs.master.core.records import id_key
 from gfs.master.core.tables import Table
 from gfs.master.lmdb_tables import LmdbTables
@@ -265,6 +265,9 @@ async def test_two_masters_that_differ_serve_nothing_until_an_operator_says_who_
     for master in cluster.masters.values():
         with pytest.raises(Unavailable, match="none has a majority"):
             await exists(cluster, master, "/d")
+        with pytest.raises((Unavailable, NotLeader)):
+            request = MakeDirectory(path="/written in doubt")
+            await cluster.caller.call(master.address, request, MutationReply, deadline_seconds=5.0)
     status = await cluster.caller.call(
         leader.address, ClusterStatus(), ClusterStatusReply, deadline_seconds=5.0
     )
@@ -278,6 +281,8 @@ async def test_two_masters_that_differ_serve_nothing_until_an_operator_says_who_
     await until_back(cluster, wrong)
     assert not await exists(cluster, cluster.masters[wrong], "/ghost")
     await mkdir(cluster, "/f")
+    for master in cluster.masters.values():
+        assert not await exists(cluster, master, "/written in doubt")
     await cluster.stop()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from gfs.errors import GfsError
@@ -55,6 +56,22 @@ def test_a_read_asks_no_more_members_than_make_a_majority() -> None:
             assert len(asked) == needed
             for machine in cluster.running:
                 machine.kill()
+
+    run_virtual(scenario)
+
+
+def test_readers_that_wait_share_a_round_and_who_comes_during_it_waits_for_the_next() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        cluster = Cluster(loop)
+        await cluster.start()
+        leader = await cluster.elected()
+        assert leader.node is not None
+        asked = watch_requests(leader)
+        first = [loop.create_task(leader.node.read_barrier()) for _ in range(100)]
+        await cluster.until(lambda: asked)
+        second = [loop.create_task(leader.node.read_barrier()) for _ in range(100)]
+        await asyncio.gather(*first, *second)
+        assert len(asked) == 2
 
     run_virtual(scenario)
 
