@@ -199,6 +199,7 @@ class ClientSettings(_Section, frozen=True, kw_only=True):
     metadata_cache_seconds: float = 5.0
     call_seconds: float = 5.0
     retry_seconds: float = 60.0
+    quorum_seconds: float = 20.0  # give up after so long already, when a majority of masters is missing
     data_seconds: float = 10.0
     congestion_control: str = "cubic"
 

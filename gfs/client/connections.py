@@ -133,6 +133,7 @@ class Connections:
             budget_seconds=self.settings.retry_seconds,
             chance=self.chance.random,
             has_effects=has_effects,
+            quorum_seconds=self.settings.quorum_seconds,
         )
 
     def in_worker(self, work: Callable[[], T]) -> asyncio.Future[T]:

@@ -204,6 +204,7 @@ class MasterSession:
             budget_seconds=self._budget_seconds,
             chance=self._chance.random,
             has_effects=effects,
+            quorum_seconds=self._settings.quorum_seconds,
         )
 
     async def _until_answered(
@@ -293,14 +294,17 @@ class MasterSession:
 
     async def _find_leader(self, plan: RetryPlan) -> Address:
         search = self._start_search()
-        left = plan.seconds_left(self._clock.monotonic())
-        alarm = asyncio.ensure_future(self._clock.sleep(left))
-        try:
-            await asyncio.wait({search, alarm}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            alarm.cancel()
-        if search.done() and not search.cancelled():
-            return search.result()
+        # A master that can be reached and lacks the others knows that waiting does not help for now.
+        for left in (plan.quorum_seconds_left, plan.seconds_left):
+            alarm = asyncio.ensure_future(self._clock.sleep(left(self._clock.monotonic())))
+            try:
+                await asyncio.wait({search, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                alarm.cancel()
+            if search.done() and not search.cancelled():
+                return search.result()
+            if any(isinstance(said, NoQuorum) for said in self._said.values()):
+                break
         nobody = Unavailable(
             "no master answers as the leader",
             hint="See that the masters run, and that these are their addresses: 'gfs status' asks all.",

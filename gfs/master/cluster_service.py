@@ -249,7 +249,8 @@ class ClusterService:
         return sorted((_with_lag(master, newest) for master in found), key=lambda master: master.id)
 
     async def _ask(self, master: MasterId, address: Address) -> MasterStatus:
-        away = MasterStatus(id=master, control=address, role="unreachable", term=Term(0))
+        why = dict(self._replicator.status().silent).get(master, "")
+        away = MasterStatus(id=master, control=address, role="unreachable", term=Term(0), reason=why)
         try:
             reply = await self._rpc.call(
                 address,

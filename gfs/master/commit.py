@@ -198,11 +198,12 @@ class Commits:
             return refusal
         status, roster = self._replicator.status(), self.roster
         leader, voters = status.leader, roster.voters()
-        here = sum(voter in status.reachable or voter == status.me for voter in voters)
-        if leader is None and 2 * here <= len(voters):
-            away = sorted(set(voters) - status.reachable - {status.me})
+        here = [voter for voter in voters if voter in status.reachable or voter == status.me]
+        if leader is None and 2 * len(here) <= len(voters):
+            why = dict(status.silent)
+            away = [f"{v} ({why[v]})" if v in why else v for v in sorted(set(voters) - set(here))]
             return NoQuorum(
-                f"no quorum: {here} of {len(voters)} masters can reach each other, "
+                f"no quorum: {len(here)} of {len(voters)} masters reachable ({', '.join(sorted(here))}), "
                 f"waiting for {', '.join(away)}"
             )
         masters = ",".join(roster.controls().values())

@@ -261,7 +261,7 @@ async def test_when_no_master_leads_the_one_that_can_be_reached_says_why() -> No
     cluster = MiniCluster(clock=clock)
 
     async def no_quorum(_: str, __: Request) -> None:
-        raise NoQuorum("no quorum: 1 of 3 masters can reach each other, waiting for m2, m3")
+        raise NoQuorum("no quorum: 1 of 3 masters reachable (m1), waiting for m2, m3")
 
     await cluster.kill_master("m2:9500")
     await cluster.kill_master("m3:9500")
@@ -270,6 +270,38 @@ async def test_when_no_master_leads_the_one_that_can_be_reached_says_why() -> No
         making = asyncio.create_task(client.mkdir("/a"))
         await clock.advance(2.1)
         with pytest.raises(NoQuorum, match=r"mkdir /a: no quorum: 1 of 3 .* for m2, m3; gave up"):
+            await making
+
+
+async def test_a_lost_quorum_is_told_sooner_than_the_end_of_all_patience() -> None:
+    clock = VirtualClock()
+    cluster = MiniCluster(clock=clock)
+
+    async def no_quorum(_: str, __: Request) -> None:
+        raise NoQuorum("no quorum: 1 of 3 masters reachable (m1), waiting for m2, m3")
+
+    cluster.before_answer = no_quorum
+    async with cluster.client(ClientSettings(retry_seconds=60.0, quorum_seconds=5.0)) as client:
+        making = asyncio.create_task(client.mkdir("/a"))
+        await clock.advance(4.8)
+        assert not making.done()
+        await clock.advance(0.3)
+        with pytest.raises(NoQuorum, match=r"gave up after [45]\.\d s"):
+            await making
+
+
+async def test_masters_that_are_all_silent_are_waited_for_to_the_end() -> None:
+    """They may be starting, or the way to them is cut: nobody has said that a quorum is missing."""
+    clock = VirtualClock()
+    cluster = MiniCluster(clock=clock)
+    for master in ("m1:9500", "m2:9500", "m3:9500"):
+        await cluster.kill_master(master)
+    async with cluster.client(ClientSettings(retry_seconds=60.0, quorum_seconds=5.0)) as client:
+        making = asyncio.create_task(client.mkdir("/a"))
+        await clock.advance(55.0)
+        assert not making.done()
+        await clock.advance(5.1)
+        with pytest.raises(Unavailable, match="no master answers"):
             await making
 
 

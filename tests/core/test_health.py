@@ -52,7 +52,7 @@ def test_no_quorum_says_how_many_are_there_and_whom_it_waits_for() -> None:
     masters = (master("m1"), master("m2", "unreachable"), master("m3", "unreachable"))
     health, reasons = judge(masters=masters, leader="")
     assert health == "down"
-    assert reasons.startswith("no quorum: 1 of 3 masters reachable, waiting for m2, m3")
+    assert reasons.startswith("no quorum: 1 of 3 masters reachable (m1), waiting for m2, m3")
 
 
 def test_election_under_way_is_named() -> None:

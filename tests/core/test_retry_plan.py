@@ -136,3 +136,13 @@ def test_every_indefinite_error_of_the_network_may_pass_and_no_error_of_the_call
         assert may_pass(kind("x"))
     if kind.exit_status in (2, 3, 4, 5):
         assert not may_pass(kind("x"))
+
+
+def test_a_lost_quorum_is_given_up_sooner_and_by_its_own_words() -> None:
+    plan = RetryPlan("create /a", started=100.0, budget_seconds=60.0, chance=lambda: 0.5, quorum_seconds=20.0)
+    lost = NoQuorum("no quorum: 1 of 3 masters reachable (m1), waiting for m2, m3")
+    assert isinstance(plan.after(lost, target="m1", now=119.0), TryAgain)
+    assert isinstance(plan.after(Unavailable("starting"), target="m1", now=121.0), TryAgain)
+    verdict = plan.after(lost, target="m1", now=121.0)
+    assert isinstance(verdict, GiveUp) and isinstance(verdict.error, NoQuorum)
+    assert "waiting for m2, m3; gave up after 21.0 s" in verdict.error.message

@@ -163,7 +163,7 @@ class TestStatus:
         assert here.clock.monotonic() - before < 1.0
         assert [m.role for m in status.masters] == ["unreachable", "follower", "unreachable"]
         assert status.health == "down"
-        assert status.reasons[0].startswith("no quorum: 1 of 3 masters reachable, waiting for m1, m3")
+        assert status.reasons[0].startswith("no quorum: 1 of 3 masters reachable (m2), waiting for m1, m3")
 
     async def test_lag_of_a_follower_is_shown(self) -> None:
         here = await world()

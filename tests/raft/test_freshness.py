@@ -34,3 +34,9 @@ def test_silence_of_the_leader_makes_the_state_older() -> None:
     fresh = Freshness()
     fresh.leader_said(5, applied=5, now=0.0)
     assert fresh.lag(applied=5, now=60.0)[1] == pytest.approx(60.0)
+
+
+def test_who_led_until_now_was_the_newest_until_then() -> None:
+    found = Freshness()
+    found.leading(now=50.0)
+    assert found.lag(applied=7, now=53.5) == (0, 3.5)

@@ -5,6 +5,7 @@ It decides; it neither waits nor sends. Times are monotonic seconds, chance is a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -89,8 +90,12 @@ class RetryPlan:
         budget_seconds: float,
         chance: Callable[[], float],
         has_effects: bool = True,
+        quorum_seconds: float = math.inf,
     ) -> None:
+        """`quorum_seconds`: give up after so long already, when what is missing is a quorum of masters."""
         assert budget_seconds > 0, budget_seconds
+        assert quorum_seconds > 0, quorum_seconds
+        self._quorum_ends = started + min(budget_seconds, quorum_seconds)
         self._what = what
         self._started = started
         self._ends = started + budget_seconds
@@ -104,6 +109,9 @@ class RetryPlan:
     def seconds_left(self, now: float) -> float:
         return max(0.0, self._ends - now)
 
+    def quorum_seconds_left(self, now: float) -> float:
+        return max(0.0, self._quorum_ends - now)
+
     def after(self, error: GfsError, *, target: str, now: float) -> TryAgain | GiveUp:
         """Decide on the failure of one try at `target`. The first retry is at once."""
         self._attempts += 1
@@ -116,7 +124,8 @@ class RetryPlan:
             self._failing_since = now
         else:
             wait = wait_seconds(now - self._failing_since, self._chance())
-        if now + wait + LAST_TRY_SECONDS_MIN > self._ends:
+        ends = self._quorum_ends if isinstance(error, NoQuorum) else self._ends
+        if now + wait + LAST_TRY_SECONDS_MIN > ends:
             return GiveUp(self.exhausted(error, now=now))
         return TryAgain(wait)
 

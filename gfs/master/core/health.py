@@ -72,9 +72,17 @@ def _no_quorum(view: ClusterView) -> list[str]:
     useless = [master.id for master in view.masters if master.role in _TAKES_NO_PART]
     here = len(view.masters) - len(away) - len(useless)
     if 2 * here <= len(view.masters) and not useless:
+        present = [master.id for master in view.masters if master.id not in away]
+        told = [f"{m.id} ({m.reason})" if m.reason else m.id for m in view.masters if m.id in away]
+        missing = len(view.masters) // 2 + 1 - here
         return [
-            f"no quorum: {here} of {len(view.masters)} masters reachable, waiting for {', '.join(away)}; "
-            "nothing can be written until one more is started"
+            f"no quorum: {here} of {len(view.masters)} masters reachable ({', '.join(present)}), waiting for "
+            f"{', '.join(told)}",
+            "nothing can be written, and no read is surely the newest, until "
+            f"{_count(missing, 'more master')} can be reached; reads with --consistency stale are answered "
+            "meanwhile",
+            f"start {', '.join(away)}; should a majority be gone for good: 'gfs backup restore', or "
+            "'gfs admin recover' from a master that is left",
         ]
     if 2 * here <= len(view.masters):
         return [

@@ -35,6 +35,10 @@ class Freshness:
             self._note_reached(applied)
             self._reached_next = word
 
+    def leading(self, *, now: float) -> None:
+        """This master leads: its state is the newest, and was until now should it lead no more."""
+        self._fresh_at, self._reached_next = now, None
+
     def lag(self, *, applied: int, now: float) -> tuple[int, float]:
         """Entries, and seconds since this state was surely the newest; LAG_UNKNOWN when it never was."""
         self._note_reached(applied)

@@ -26,6 +26,7 @@ from gfs.master.replication.options import (
     RaftOptions,
 )
 from gfs.master.replication.raft_messages import FRAME_HEAD_BYTES, FetchPiece, Message, Ping, frame
+from gfs.master.replication.silence import CLOSED, SILENT, Silence
 from gfs.telemetry import logger
 from gfs.vocabulary import ClusterId, MasterId
 
@@ -77,6 +78,7 @@ class PeerConnections:
         self.options, self.clock, self.events = options, clock, events
         self._chance = chance
         self.members = frozenset(peers)
+        self.silence = Silence()
         self.last_refusal: dict[MasterId, str] = {}  # why a peer is not let in, or does not let us in
         self._refusal_errors: dict[MasterId, GfsError] = {}
         self._listen = listen
@@ -150,6 +152,7 @@ class PeerConnections:
     def lost(self, connection: Connection, member: MasterId) -> None:
         if self._live.get(member) is connection:
             del self._live[member]
+            self.silence.lost(member, heard_at=connection.last_heard, why=connection.ended_because)
             if not self._closed:
                 self.events.peer_down(member)
 
@@ -197,7 +200,8 @@ class PeerConnections:
                     lambda: Connection(self, member), *self.peers[member]
                 )
                 await connection.settled.wait()
-        except (OSError, TimeoutError):
+        except OSError as error:  # also when it takes too long
+            self.silence.not_reached(member, error)
             return  # the next attempt is a moment away; peers that stay away show in status()
         finally:
             self._dialing.discard(member)
@@ -211,6 +215,7 @@ class PeerConnections:
                     connection.abort()
             for connection in list(self._live.values()):
                 if now - connection.last_heard > too_long:
+                    connection.ended_because = SILENT
                     connection.abort()
                 elif not connection.is_full:
                     connection.write(_PING_FRAME)
@@ -238,6 +243,7 @@ class Connection(asyncio.Protocol):
         self.serves: MasterId | None = None  # set once it may fetch pieces of a checkpoint
         self.opened_at = self.last_heard = owner.clock.monotonic()
         self.is_full = False
+        self.ended_because = CLOSED
         self.settled = asyncio.Event()  # the handshake is over, either way
 
     # --- asyncio.Protocol -------------------------------------------------------------------------

@@ -236,7 +236,13 @@ class RaftNode:
             kept_out=tuple(sorted(self._connections.kept_out().items())),
             lag_entries=lag_entries,
             lag_seconds=lag_seconds,
+            silent=self._silent(),
         )
+
+    def _silent(self) -> tuple[tuple[MasterId, str], ...]:
+        connections, now = self._connections, self._clock.monotonic()
+        away = sorted({member.id for member in self.members()} - connections.connected() - {self._me})
+        return tuple((member, connections.silence.in_words(member, now=now)) for member in away)
 
     def _lag(self) -> tuple[int, float]:
         if self._running and self._leadership.is_ready():
@@ -469,6 +475,7 @@ class RaftNode:
             self._ask_for_turn()
         self._leadership.notify()
         if self._leadership.is_ready():
+            self._freshness.leading(now=self._clock.monotonic())
             self._drive_reads()
             if self._group.may_place(self._engine.commit_index):
                 self._ask_for_turn()

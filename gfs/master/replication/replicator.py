@@ -35,6 +35,7 @@ class ReplicatorStatus(NamedTuple):
     kept_out: tuple[tuple[MasterId, str], ...] = ()  # masters, maybe this one, that may not take part; why
     lag_entries: int = 0  # behind what the leader last called committed
     lag_seconds: float = 0.0  # since this state was surely the newest; below zero: no leader was heard yet
+    silent: tuple[tuple[MasterId, str], ...] = ()  # other masters that are not reachable; since when and why
     disks: tuple[tuple[MasterId, str], ...] = ()  # which log each master votes from, as known here
     part: str = "voter"  # or "learner", "stranger" (not added yet) or "removed"
 
