@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.waiting import until
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 DEADLINE_SECONDS = 2.0
-GRACE_SECONDS = 1.0  # of a busy machine
+GRACE_SECONDS = 3.0  # of a machine busy with other tests
 
 
 @pytest_asyncio.fixture
@@ -69,6 +70,12 @@ async def knows(cluster: ProcessCluster, left: str, lost: list[str]) -> None:
         await until(is_so, "the loss is noticed")
 
 
+def _each_with_why(lost: list[str]) -> str:
+    """A pattern: each with since when it is silent (or that it was never met), and why."""
+    since = r"(last heard \d+ s ago|not heard since this master started)"
+    return ", ".join(rf"{name} \({since}[^)]*\)" for name in lost)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_writes_name_the_missing_masters_within_their_deadline_and_stale_reads_go_on(
     cluster: ProcessCluster, number: int
@@ -78,33 +85,34 @@ async def test_writes_name_the_missing_masters_within_their_deadline_and_stale_r
     impatient = msgspec.structs.replace(cluster.layout.settings.client, retry_seconds=DEADLINE_SECONDS)
     async with await aio.connect(cluster.addresses, settings=impatient) as client:
         for failing in (
-            client.mkdir("/e"),
-            client.write_bytes("/d/g", b"new"),
-            client.delete("/d/f"),
-            client.rename("/d/f", "/d/h"),
-            client.record_append("/d/log", b"record"),
-            client.stat("/d/f"),
-            client.listdir("/d"),
+            lambda: client.mkdir("/e"),
+            lambda: client.write_bytes("/d/g", b"new"),
+            lambda: client.delete("/d/f"),
+            lambda: client.rename("/d/f", "/d/h"),
+            lambda: client.record_append("/d/log", b"record"),
+            lambda: client.stat("/d/f"),
+            lambda: client.listdir("/d"),
         ):
             began = time.monotonic()
             with pytest.raises(NoQuorum) as caught:
-                await failing
+                await failing()
             assert time.monotonic() - began < DEADLINE_SECONDS + GRACE_SECONDS
             assert caught.value.definite
             said = caught.value.message
-            assert f"no quorum: 1 of 3 masters reachable ({left}), waiting for {lost[0]} (last heard" in said
-            assert f"{lost[1]} (last heard" in said and " s ago" in said
+            assert re.search(
+                rf"1 of 3 masters reachable \({left}\), waiting for {_each_with_why(lost)}", said
+            )
         assert await client.listdir("/d", consistency="stale") == ["f"]
         assert await client.read_bytes("/d/f", consistency="stale") == b"stored before"
         age = client.freshness
         assert age is not None and age.answered_by == left and age.lag_seconds > 0
 
     status, _, told = await gfs(cluster, "--timeout", str(DEADLINE_SECONDS), "mkdir", "/e")
-    assert status == 6 and f"waiting for {lost[0]} (last heard" in told and "'gfs status'" in told
+    assert status == 6 and re.search(f"waiting for {_each_with_why(lost)}", told) and "'gfs status'" in told
     status, out, _ = await gfs(cluster, "-o", "json", "status")
     reasons = json.loads(out)["reasons"]
     assert status == 6
-    assert reasons[0].startswith(f"no quorum: 1 of 3 masters reachable ({left}), waiting for {lost[0]} (last")
+    assert re.search(rf"1 of 3 masters reachable \({left}\), waiting for {_each_with_why(lost)}", reasons[0])
     assert "nothing can be written" in reasons[1] and "--consistency stale" in reasons[1]
     assert f"start {', '.join(lost)}" in reasons[2] and "gfs admin recover" in reasons[2]
     status, out, told = await gfs(cluster, "cat", "--consistency", "stale", "/d/f")
