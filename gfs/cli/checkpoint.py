@@ -21,7 +21,7 @@ from gfs.inspect import query as querying
 from gfs.inspect import summary as summaries
 from gfs.inspect.checkpoint_files import CheckpointRow, list_checkpoints
 from gfs.inspect.oplog_blame import Blame
-from gfs.inspect.relations import RELATIONS, documentation
+from gfs.inspect.relations import RELATIONS, documentation, row_type
 from gfs.inspect.verify import Verdict
 from gfs.inspect.verify import verify as verify_file
 from gfs.inspect.what_if import AffectedFile, Outlook
@@ -221,7 +221,8 @@ def query(ctx: click.Context, file: str, sql: str) -> None:
 @checkpoint.command("schema")
 def schema() -> None:
     """Print the JSON Schema of what the other commands answer with '-o json' and '-o jsonl'."""
-    emit_schema(_DOCUMENTS)
+    rows = {f"export --table {name}": row_type(relation) for name, relation in RELATIONS.items()}
+    emit_schema(_DOCUMENTS | rows)
 
 
 # --- what a person sees ---------------------------------------------------------------------------

@@ -295,6 +295,14 @@ RELATIONS: dict[str, Relation] = {
 }
 
 
+def row_type(relation: Relation) -> type[msgspec.Struct]:
+    """What one row looks like as JSON, for a schema."""
+    kinds: dict[str, type] = {"INTEGER": int, "TEXT": str}
+    return msgspec.defstruct(
+        f"row_of_{relation.name}", [(name, kinds[kind]) for name, (kind, _) in relation.columns.items()]
+    )
+
+
 def documentation() -> str:
     """All relations and columns, for --help."""
     lines: list[str] = []

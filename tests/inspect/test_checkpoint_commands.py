@@ -116,6 +116,13 @@ def test_what_if_tells_what_is_lost_and_exits_7_when_anything_is(master: Path, t
 def test_the_schema_names_what_each_command_answers(master: Path) -> None:
     told = json.loads(gfs("checkpoint", "schema").stdout)
     assert told["commands"]["verify"] == {"$ref": "#/$defs/Verdict"}
+    for name in RELATIONS:
+        (line, *_) = gfs("checkpoint", "export", str(master), "--table", name).stdout.splitlines()
+        columns = told["$defs"][f"row_of_{name}"]["properties"]
+        kinds = {int: "integer", str: "string"}
+        assert {key: kinds[type(value)] for key, value in json.loads(line).items()} == {
+            key: column["type"] for key, column in columns.items()
+        }
     (row, *_) = json.loads(gfs("-o", "json", "checkpoint", "ls", str(master)).stdout)
     assert set(row) == set(told["$defs"]["CheckpointRow"]["properties"])
 
