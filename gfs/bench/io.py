@@ -1,4 +1,8 @@
-"""Sequential write and read with three replicas and one client, as a share of the limit of the same run."""
+"""Sequential write and read with three replicas and one client, as a share of the limit of the same run.
+
+On a machine with other work the rates of both sides jump by a factor of two and more; the CPU time that a GiB
+costs each program does not, so it is told beside them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from gfs.bench import limit
 from gfs.bench.fixture import local_cluster
+from gfs.bench.machine import cpu_seconds
 from gfs.client.client import AsyncClient
+from gfs.local.supervisor import Supervisor
 from gfs.vocabulary import MIB
 
 FILE_BYTES = 512 * MIB
@@ -60,6 +66,44 @@ async def read_copies_rate(client: AsyncClient, path: str) -> float:
     return FILE_BYTES / MIB / (time.monotonic() - began)
 
 
+class CpuTime:
+    """CPU seconds a GiB of the client, of all masters and of all chunk servers, by what they did."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        settings = supervisor.settings
+        self._programs = {
+            "client": [os.getpid()],
+            "masters": [supervisor.process_id(node) for node in settings.masters],
+            "chunk servers": [supervisor.process_id(node) for node in settings.chunkservers],
+        }
+        self._found: dict[str, dict[str, list[float]]] = {}
+
+    async def of(self, what: str, work: Awaitable[T]) -> T:
+        """The result of `work`, which moves FILE_BYTES."""
+        before = self._used()
+        done = await work
+        for name, after in self._used().items():
+            self.note(what, name, (after - before[name]) / (FILE_BYTES / 2**30))
+        return done
+
+    def note(self, what: str, name: str, seconds_a_gib: float) -> None:
+        self._found.setdefault(what, {}).setdefault(name, []).append(seconds_a_gib)
+
+    def lines(self) -> list[str]:
+        medians = {
+            what: {name: statistics.median(values) for name, values in programs.items()}
+            for what, programs in self._found.items()
+        }
+        return [
+            f"{what}: {sum(programs.values()):.2f} CPU seconds a GiB "
+            f"({', '.join(f'{name} {seconds:.2f}' for name, seconds in programs.items())})"
+            for what, programs in medians.items()
+        ]
+
+    def _used(self) -> dict[str, float]:
+        return {name: sum(map(cpu_seconds, processes)) for name, processes in self._programs.items()}
+
+
 async def report() -> None:
     shares: dict[str, list[float]] = {
         "write": [],
@@ -67,7 +111,8 @@ async def report() -> None:
         "read": [],
         "read in copies": [],
     }
-    async with local_cluster(chunkservers=REPLICAS) as (_, client):
+    async with local_cluster(chunkservers=REPLICAS) as (supervisor, client):
+        cpu = CpuTime(supervisor)
         await client.mkdir("/io")
         with tempfile.TemporaryDirectory(prefix="gfs-limit-") as files:
             for number in range(COLD_ROUNDS):
@@ -77,12 +122,14 @@ async def report() -> None:
                 print(f"  cold round {number + 1}: write {wrote:.0f} of {write_limit:.0f} MiB/s")
         for number in range(ROUNDS):
             await _beside(limit.warm_free_memory, WARM_BYTES)
-            write_limit = await _beside(limit.write_limit, FILE_BYTES)
+            write_limit, used = await _beside(limit.measure_write, FILE_BYTES)
+            cpu.note("limit of write", "with the start of its programs", used)
             await _beside(limit.warm_free_memory, WARM_BYTES)
-            wrote = await write_rate(client, f"/io/{number}")
-            read_limit = await _beside(limit.read_limit, FILE_BYTES)
-            read = await read_rate(client, f"/io/{number}")
-            copies = await read_copies_rate(client, f"/io/{number}")
+            wrote = await cpu.of("write", write_rate(client, f"/io/{number}"))
+            read_limit, used = await _beside(limit.measure_read, FILE_BYTES)
+            cpu.note("limit of read", "with the start of its program", used)
+            read = await cpu.of("read", read_rate(client, f"/io/{number}"))
+            copies = await cpu.of("read in copies", read_copies_rate(client, f"/io/{number}"))
             await client.delete(f"/io/{number}")
             shares["write"].append(wrote / write_limit)
             shares["read"].append(read / read_limit)
@@ -96,6 +143,8 @@ async def report() -> None:
             f"{name}: median {100 * statistics.median(values):.0f} % of the limit "
             f"({100 * min(values):.0f} … {100 * max(values):.0f}), {REPLICAS} replicas, one client"
         )
+    for line in cpu.lines():
+        print(line)
 
 
 async def _beside(measure: Callable[Given, T], *args: Given.args, **kwargs: Given.kwargs) -> T:
