@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import lmdb
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gfs import failpoints
-from gfs.checksums import piece_checksums
+from gfs.checksums import crc32c, piece_checksums
 from gfs.chunkserver.index_journal import segment_path
 from gfs.chunkserver.index_tables import FORMAT_VERSION
 from gfs.chunkserver.replica_store import Durability
@@ -687,6 +689,44 @@ def test_an_index_of_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     with pytest.raises(UnsupportedVersion, match=f"format {FORMAT_VERSION + 1}"):
         machine.open()
+
+
+def test_an_index_of_the_format_before_windows_and_guests_is_read_and_becomes_ours(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    store = machine.open()
+    create(store)
+    store.write(ONE, V1, 0, b"abc")
+    store.close()
+    make_index_old(Path(machine.directory, "chunks.lmdb"))
+    store = machine.open()
+    assert content(store) == b"abc"
+    store.write(ONE, V1, 3, b"def")
+    store.close()
+    assert meta_format(Path(machine.directory, "chunks.lmdb")) == FORMAT_VERSION
+    store = machine.open()
+    assert content(store) == b"abcdef"
+    store.close()
+
+
+def make_index_old(path: Path) -> None:
+    """As format 1 was: headers of the first seven fields, no table of windows."""
+    with lmdb.open(str(path), subdir=False, max_dbs=5) as environment:
+        headers, meta = environment.open_db(b"headers"), environment.open_db(b"meta")
+        windows = environment.open_db(b"windows")
+        with environment.begin(write=True) as transaction:
+            for key, sealed in list(transaction.cursor(headers)):
+                old = msgspec.msgpack.encode(msgspec.msgpack.decode(sealed[4:])[:7])
+                checksum = crc32c(old, crc32c(key))
+                transaction.put(key, checksum.to_bytes(4, "little") + old, db=headers)
+            transaction.drop(windows)
+            transaction.put(b"format", (1).to_bytes(8, "big"), db=meta)
+
+
+def meta_format(path: Path) -> int:
+    with lmdb.open(str(path), subdir=False, max_dbs=5, readonly=True) as environment:
+        with environment.begin() as transaction:
+            row = transaction.get(b"format", db=environment.open_db(b"meta", transaction))
+    return int.from_bytes(row, "big")
 
 
 def test_a_damaged_entry_costs_its_chunk_alone(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
     python -m tests.processes.power_cut --cuts 20 [--seed 1]
 
 Each master's whole directory (log, checkpoints, identity, and the state's LMDB file) lies on a disk of
-forgetful_fs. A cut takes the power of all machines at once, under load; what runs there is killed. Every
-start after it sees another boot, as told by /proc in a mount namespace of its own.
+forgetful_fs. A cut takes the power of all machines at once, under load, or of all but one, whose process
+is killed like theirs. A start after a cut sees another boot: /proc says so in its mount namespace.
 """
 
 from __future__ import annotations
@@ -81,17 +81,19 @@ class PowerCluster(ProcessCluster):
         if role != "master":
             return found
         boot = self._boots / node
-        boot.write_text(f"{self._say('boots')}\n")
+        boot.write_text(
+            next(word for word in self._say("boots").split() if word.startswith(f"{node}=")) + "\n"
+        )
         script = f'mount --bind "$0" {BOOT_ID} && exec "$@"'
         return ["unshare", "--mount", "sh", "-c", script, str(boot), *found]
 
-    def cut_power(self) -> None:
-        """Of all masters' machines at once, whatever they are doing."""
-        assert self._say(f"cut {' '.join(self.masters)}") == "done"
+    def cut_power(self, machines: list[str]) -> None:
+        """Of these masters' machines at once, whatever they are doing; the other masters are killed."""
+        assert self._say(f"cut {' '.join(machines)}") == "done"
         self.kill(self.masters)
 
-    def power_on(self) -> None:
-        assert self._say(f"on {' '.join(self.masters)}") == "done"
+    def power_on(self, machines: list[str]) -> None:
+        assert self._say(f"on {' '.join(machines)}") == "done"
         self.start(self.masters)
 
     def stop(self) -> None:
@@ -162,15 +164,16 @@ async def survive(directory: Path, *, cuts: int, seed: int, tell: bool = False) 
                 before = len(load.there)
                 await _grown(load, before + 40)
                 await asyncio.sleep(chance.uniform(0, 0.6))  # the moment of the cut is what chance decides
-                cluster.cut_power()
+                dark = chance.sample(cluster.masters, chance.choice((3, 3, 2)))
+                cluster.cut_power(dark)
                 stop.set()
-                cluster.power_on()
+                cluster.power_on(dark)
                 await asyncio.gather(*writers)
                 await cluster.ready(client)
                 await load.verify()
                 await cluster.masters_agree()
                 if tell:
-                    _tell(number, load, time.monotonic() - started)
+                    _tell(number, len(dark), load, time.monotonic() - started)
         finally:
             await client.close()
         return load
@@ -189,10 +192,9 @@ async def _grown(load: Load, count: int) -> None:
     await until(enough, "the load goes on")
 
 
-def _tell(number: int, load: Load, seconds: float) -> None:
-    line = (
-        f"cut {number + 1}: {len(load.there)} files there, {len(load.gone)} gone, none lost; {seconds:.1f} s"
-    )
+def _tell(number: int, dark: int, load: Load, seconds: float) -> None:
+    files = f"{len(load.there)} files there, {len(load.gone)} gone, none lost"
+    line = f"cut {number + 1}, of {dark} machines: {files}; {seconds:.1f} s"
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
