@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 import time
@@ -14,15 +13,13 @@ import msgspec
 from gfs.cli.cluster_address import consistency_option, run_with_client
 from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import counted, emit_many, emit_one, human_bytes, human_time, note
-from gfs.errors import ConnectionLost, DeadlineExceeded, GfsError, NotFound, Unavailable
+from gfs.errors import GfsError
 
 if TYPE_CHECKING:
     from gfs.backups.manifest import BackupManifest
-    from gfs.backups.places import Place
     from gfs.client.client import AsyncClient
 
 EXIT_DAMAGE = 7
-TRIES = 3  # a master may go away while it is read
 
 
 @click.group(cls=CommandGroup)
@@ -57,18 +54,18 @@ def create(ctx: click.Context, dest: str, keep: int | None) -> None:
     """
     from gfs.backups.catalogue import retain
     from gfs.backups.places import open_place
+    from gfs.backups.taking import take
 
     place = open_place(dest)
 
     async def work(client: AsyncClient) -> BackupManifest:
-        for left in reversed(range(TRIES)):
-            try:
-                return await _take(client, place, ctx)
-            except (Unavailable, NotFound, ConnectionLost, DeadlineExceeded) as error:
-                if not left:
-                    raise
-                note(f"gfs: {error.message}; trying again")
-        raise AssertionError("unreachable")
+        return await take(
+            client.backups,
+            place,
+            consistency=ctx.obj.consistency,
+            now_ms=_now_ms,
+            say=lambda what: note(f"gfs: {what}"),
+        )
 
     manifest = run_with_client(ctx, work)
     text = (
@@ -80,27 +77,6 @@ def create(ctx: click.Context, dest: str, keep: int | None) -> None:
     if keep is not None:
         for name in retain(place, keep=keep, cluster=manifest.cluster, now_ms=_now_ms()):
             note(f"removed {name}")
-
-
-async def _take(client: AsyncClient, place: Place, ctx: click.Context) -> BackupManifest:
-    """One try. What was begun is withdrawn if it fails."""
-    from gfs.backups import catalogue
-    from gfs.backups.manifest import manifest_of
-
-    opened = await client.backups.open(ctx.obj.consistency)
-    manifest = manifest_of(opened, taken_at_ms=_now_ms())
-    writing = await asyncio.to_thread(catalogue.begin, place, manifest)
-    try:
-        async for piece in client.backups.pieces(opened):
-            # The next piece is on its way meanwhile, and no more: a slow place slows the reading down.
-            await asyncio.to_thread(writing.write, piece)
-        await asyncio.to_thread(writing.publish)
-        await asyncio.to_thread(catalogue.publish, place, manifest)
-    except BaseException:
-        writing.give_up()
-        catalogue.withdraw(place, manifest)
-        raise
-    return manifest
 
 
 @backup.command("ls")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gfs.master.new_life import NewLife
 
 NEXT_STEPS = (
+    "see that gfs.toml names exactly these masters, wherever they, chunk servers and clients read it",
     "start the masters and chunk servers; 'gfs status' tells when files can be read and written again",
     "see that all that is wanted is there, then let garbage be collected again: 'gfs admin gc resume'",
 )
