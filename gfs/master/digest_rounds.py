@@ -147,6 +147,7 @@ class DigestRounds:
             mark_index=index,
             mark_digest=digest,
             quarantine=self._quarantine.phase,
+            copied=self._quarantine.is_copy,
             rows=self._rows.result,
         )
 
@@ -178,7 +179,7 @@ class DigestRounds:
             index, _ = self._state.state.digest_mark()
             answers = await self._collect(index)
             ballots = {
-                master: Ballot(said.mark_digest, said.quarantine == "healed", said.rows != "unsound")
+                master: Ballot(said.mark_digest, said.copied, said.rows != "unsound")
                 for master, said in answers.items()
                 if said.mark_index == index and said.quarantine != "diverged"
             }

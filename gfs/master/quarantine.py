@@ -9,6 +9,9 @@ Found out by a comparison that stands in the log (CheckDigest; how it comes abou
     in doubt   no state has a majority. Nothing is answered by anybody; the log goes on, so that a master that
                comes back can decide. Else an operator does.
 
+Whoever gets a checkpoint because the log no longer reaches it serves at once; but until it was compared, too,
+it has no vote, because it could only repeat what the leader says.
+
 The file QUARANTINE says so from before the first consequence until after the last: a state that was convicted
 is never served because the process ended in between.
 """
@@ -37,12 +40,17 @@ _log = logger("master.quarantine")
 
 
 class Conviction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of QUARANTINE, as JSON. `phase`: diverged, healed or in doubt."""
+    """The content of QUARANTINE, as JSON. `phase`: diverged, healed, in doubt, or empty when there is nothing
+    against this master but that it `copied` its state.
+
+    Only a comparison at a later `index` says anything of the state as it is.
+    """
 
     format: int
     phase: str
-    index: int  # at which the states were compared
+    index: int
     reason: str
+    copied: bool = False
 
 
 class Member(Protocol):
@@ -93,6 +101,11 @@ class Quarantine:
     def reason(self) -> str:
         return self._conviction.reason if self._conviction is not None else ""
 
+    @property
+    def is_copy(self) -> bool:
+        """The state came from the leader, and was never compared since."""
+        return self._conviction is not None and self._conviction.copied
+
     def distrust(self) -> Distrust:
         """What the Raft node has to know at its start."""
         return Distrust(state_wanted=self.phase == "diverged", stands_back=self.phase == "healed")
@@ -114,7 +127,7 @@ class Quarantine:
             self._convict(check.index, outcome.message)
         elif self._me in check.unsound:
             self._convict(check.index, f"at index {check.index} its rows are not those of its digest")
-        elif self.phase and self._state.state.agreed_index == check.index:
+        elif self._conviction is not None and self._state.state.agreed_index == check.index:
             self._acquit()
 
     def _convict(self, index: int, reason: str) -> None:
@@ -131,10 +144,8 @@ class Quarantine:
         self._begin("in doubt", check.index, f"at index {check.index} {why}")
 
     def _note_replaced(self) -> None:
-        if self.phase == "diverged":
-            conviction = self._conviction
-            assert conviction is not None
-            self._begin("healed", conviction.index, conviction.reason)
+        phase = "healed" if self.phase == "diverged" else self.phase
+        self._begin(phase, self._state.applied()[0], self.reason, copied=True)
 
     def _acquit(self) -> None:
         try:
@@ -146,8 +157,9 @@ class Quarantine:
         self._tell()
         self._soon(self._node.trust)
 
-    def _begin(self, phase: str, index: int, reason: str) -> None:
-        self._conviction = Conviction(format=_FORMAT, phase=phase, index=index, reason=reason)
+    def _begin(self, phase: str, index: int, reason: str, *, copied: bool = False) -> None:
+        copied = copied or self.is_copy
+        self._conviction = Conviction(format=_FORMAT, phase=phase, index=index, reason=reason, copied=copied)
         try:
             write_file_durably(self._disk, self._path, msgspec.json.encode(self._conviction))
         except OSError as error:  # after a restart the next comparison convicts it again
@@ -155,7 +167,7 @@ class Quarantine:
         self._tell()
 
     def _tell(self) -> None:
-        if self._conviction is None:
+        if not self.phase:
             self._standing.report_trusted()
             return
         self._standing.report_untrusted(self.reason, step=_step(self.phase, self._me))

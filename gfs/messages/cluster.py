@@ -66,7 +66,8 @@ class ClusterStatus(Request, tag="cluster_status", frozen=True, kw_only=True):
 class StateDigestReply(Reply, tag="state_digest_reply", frozen=True, kw_only=True):
     """`mark_digest`: of the state just before the log entry at `mark_index`, the last CheckDigest.
 
-    `quarantine`: empty, or the phase of it (see master/quarantine). `rows`: whether the rows are those of the
+    `quarantine`: empty, or the phase of it (see master/quarantine). `copied`: the state came from the leader
+    and was never compared since. `rows`: whether the rows are those of the
     digest: sound, unsound, running (being read), or empty when it is not known.
     """
 
@@ -75,6 +76,7 @@ class StateDigestReply(Reply, tag="state_digest_reply", frozen=True, kw_only=Tru
     mark_index: int = 0
     mark_digest: str = ""
     quarantine: str = ""
+    copied: bool = False
     rows: str = ""
 
 

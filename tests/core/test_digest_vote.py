@@ -45,18 +45,27 @@ def test_learners_have_no_vote() -> None:
 
 
 def test_a_copy_of_the_leader_cannot_outvote_the_other_original() -> None:
-    ballots = said(a="x", b="y") | {C: Ballot("x", healed=True)}
+    ballots = said(a="x", b="y") | {C: Ballot("x", copied=True)}
     assert judge(ballots, THREE) == Verdict(split=True)
 
 
 def test_a_copy_is_confirmed_by_the_originals() -> None:
-    ballots = said(a="x", b="x") | {C: Ballot("x", healed=True)}
-    assert judge(ballots, THREE) == Verdict("x", 2)
+    ballots = said(a="x", b="x") | {C: Ballot("x", copied=True)}
+    assert judge(ballots, THREE) == Verdict("x", 3)
+    assert judge(ballots | {D: Ballot("x")}, (A, B, C, D, E)) == Verdict("x", 3), "one is away"
 
 
-def test_the_copy_counts_where_two_vote_and_nobody_disagrees() -> None:
-    assert judge(said(a="x") | {B: Ballot("x", healed=True)}, (A, B)) == Verdict("x", 2)
-    assert judge(said(a="x") | {B: Ballot("y", healed=True)}, (A, B)).agreed == 0
+def test_copies_count_where_all_that_vote_are_there_and_equal() -> None:
+    copies = {B: Ballot("x", copied=True), C: Ballot("x", copied=True)}
+    assert judge(said(a="x") | copies, THREE) == Verdict("x", 3), "grown from one master"
+    assert judge(said(a="x") | copies, (A, B, C, D)) == Verdict(), "the one that is away may have another"
+    assert judge(said(a="x") | {B: Ballot("x", copied=True)}, THREE) == Verdict()
+    assert judge({name: Ballot("x", copied=True) for name in THREE}, THREE) == Verdict("x", 3)
+
+
+def test_a_copy_that_differs_where_no_originals_decide_is_a_split() -> None:
+    assert judge(said(a="x") | {B: Ballot("y", copied=True)}, (A, B)) == Verdict(split=True)
+    assert judge(said(a="x", b="x") | {C: Ballot("y", copied=True)}, THREE) == Verdict("x", 2)
 
 
 def test_whose_rows_are_not_those_of_its_digest_is_named_and_the_digest_still_counts() -> None:

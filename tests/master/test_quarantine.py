@@ -187,6 +187,28 @@ async def test_leader_astray_is_outvoted_and_steps_down(cluster: Cluster) -> Non
         assert await exists(cluster, master, "/f")
 
 
+async def test_copy_of_a_wrong_leaders_state_does_not_outvote_the_right_one(cluster: Cluster) -> None:
+    await cluster.start_all()
+    await mkdir(cluster, "/d")
+    leader = await cluster.leader()
+    copy = next(master for master in cluster.masters.values() if master is not leader)
+    go_astray(leader)
+    go_astray(copy)
+    copy._quarantine._note_replaced()  # as if it had got all that in a checkpoint of the leader's
+    await mkdir(cluster, "/e")
+    assert copy.readiness()[0], "it serves"
+    found = await compare(cluster)
+    assert found.split and found.agreed == 0
+    heard = reasons_of(copy)
+    await compare(cluster, trust=next(n for n, m in cluster.masters.items() if m not in (leader, copy)))
+    await until_heard(heard)
+    for name in cluster.masters:
+        await until_back(cluster, name)
+    for master in cluster.masters.values():
+        assert not await exists(cluster, master, "/ghost")
+        assert not master._quarantine.is_copy
+
+
 async def test_row_changed_while_a_master_was_stopped_is_found_after_its_start(cluster: Cluster) -> None:
     await cluster.start_all()
     index = await mkdir(cluster, "/d")

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 from gfs.vocabulary import MasterId
 
-FEW_VOTERS = 3  # with fewer there is no majority without the master that was just healed
-
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What one master says. `healed`: its state was copied from the leader and never compared since."""
+    """What one master says. `copied`: its state came from the leader and was never compared since."""
 
     digest: str
-    healed: bool = False
+    copied: bool = False
     sound: bool = True  # its rows are those of its digest, as far as anybody has looked
 
 
@@ -35,9 +33,9 @@ def judge(
 ) -> Verdict:
     """The majority of all that vote is right, not of those that have answered.
 
-    A copy of the leader's state says nothing that the leader has not said: it has no vote, but where fewer
-    than FEW_VOTERS vote, without a difference among the others. A digest tells the history of a state; that
-    the rows are what this history made of them, at least one original must be able to say. Answers that
+    A copy of the leader's state says nothing that the leader has not said: it has no vote, unless all that
+    vote are there and equal (as after a cluster has grown from one master). A digest tells the history of a
+    state; that the rows are what this history made of them, one original must be able to say. Answers that
     differ without a majority, or a majority of which nobody is sound, are a split: whoever goes on serving
     may be the wrong one. `trust`: an operator's word stands for all that.
     """
@@ -49,13 +47,13 @@ def judge(
         equal = sum(ballot.digest == digest for ballot in ballots.values())
         return Verdict(digest, equal, unsound=tuple(master for master in unsound if master != trust))
     said = {master: ballot for master, ballot in ballots.items() if master in voters}
-    originals = [ballot for ballot in said.values() if not ballot.healed]
+    are_all_equal = len(said) == len(voters) and len({ballot.digest for ballot in said.values()}) == 1
+    originals = [ballot for ballot in said.values() if are_all_equal or not ballot.copied]
     votes = Counter(ballot.digest for ballot in originals)
-    if len(votes) == 1 and len(voters) < FEW_VOTERS:
-        votes.update(ballot.digest for ballot in said.values() if ballot.healed and ballot.digest in votes)
     for digest, count in votes.most_common(1):
         if 2 * count > len(voters):
             if any(ballot.sound and ballot.digest == digest for ballot in originals):
                 return Verdict(digest, count, unsound=unsound)
             return Verdict(split=True, unsound=unsound)
-    return Verdict(split=len(votes) > 1, unsound=unsound)
+    differ = len({ballot.digest for ballot in said.values()}) > 1
+    return Verdict(split=differ, unsound=unsound)
