@@ -23,9 +23,13 @@ SCAN_ROWS_FIRST = 32  # most scans are for what lies below one directory, or in 
 class CheckpointTables:
     """Implements ManyTables. A table that the file lacks is an empty one, and named in `missing`."""
 
-    def __init__(self, path: str, *, any_format: bool = False) -> None:
-        """Raises: CorruptState; UnsupportedVersion unless `any_format`."""
+    def __init__(self, path: str, *, any_format: bool = False, any_order: bool = False) -> None:
+        """`any_order`: whether keys ascend is looked at only as far as it takes to come to an end.
+
+        Raises: CorruptState; UnsupportedVersion unless `any_format`.
+        """
         self.path = path
+        self._any_order = any_order
         try:
             # Neither a lock nor a byte is written: the file may lie on a read-only disk.
             self._env = lmdb.open(
@@ -99,15 +103,13 @@ class CheckpointTables:
                     return
                 pairs = cursor.iternext(True, True)
                 while batch := list(islice(pairs, rows_max)):
-                    keys = list(map(itemgetter(0), batch))
-                    # Never the same batch twice is enough for an end; sorting what is in order costs least.
-                    if not last < keys[0] or keys != sorted(keys):
+                    if not last < batch[0][0] or not (self._any_order or _ascend(batch)):
                         raise CorruptState(
                             f"the keys of table {table.value.decode()} do not ascend after {last!r}"
                         )
-                    last, rows_max = keys[-1], BATCH_ROWS
+                    last, rows_max = batch[-1][0], BATCH_ROWS
                     if stop is not None and last >= stop:
-                        del batch[bisect_left(keys, stop) :]
+                        del batch[bisect_left(batch, stop, key=itemgetter(0)) :]
                         if batch:
                             yield batch
                         return
@@ -122,3 +124,8 @@ class CheckpointTables:
 
     def _damaged(self, table: Table, error: lmdb.Error) -> CorruptState:
         return CorruptState(f"{self.path} is damaged in table {table.value.decode()}: {error}")
+
+
+def _ascend(batch: list[tuple[bytes, bytes]]) -> bool:
+    keys = list(map(itemgetter(0), batch))
+    return keys == sorted(keys)  # sorting what is in order costs least

@@ -52,8 +52,11 @@ class PageServer:
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Answer]) -> None:
         """`port` 0: any free one. Raises: InvalidArgument unless `host` is this machine alone."""
-        if not ipaddress.ip_address(host).is_loopback:
-            raise InvalidArgument(f"{host} is no loopback address: these pages are for this machine alone")
+        if not _is_loopback(host):
+            raise InvalidArgument(
+                f"{host} is no loopback address: these pages are for this machine alone",
+                hint="127.0.0.1 or ::1 will do; from elsewhere, come by a tunnel of ssh.",
+            )
         self._host, self._port = host, port
         application = web.Application(
             middlewares=[guard_routes, self._guard], client_max_size=QUERY_BYTES_MAX
@@ -98,6 +101,13 @@ class PageServer:
         response = await handler(request)
         response.headers.update(_HEADERS)
         return response
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

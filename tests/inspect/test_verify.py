@@ -528,3 +528,24 @@ def test_a_manifest_of_the_future_is_named_by_its_format(copy: Path) -> None:
     line = b'{"format":7,"cluster":"c","colour":"blue"}\n'
     copy.with_suffix(".manifest").write_bytes(line + b"%08x\n" % planted.crc32c(line))
     assert [f.message for f in look(copy).findings] == ["the checkpoint has format 7, not 1"]
+
+
+def test_rows_out_of_order_are_named_although_each_of_them_is_whole(copy: Path) -> None:
+    data = next(
+        key[:8] for key in every_row(copy, Table.DENTRIES) if key[8:] == b"f2"
+    )  # the directory that f2 and f3 are in
+    first, second = (data + name for name in (b"f2", b"f3"))
+    content = copy.read_bytes()
+    assert content.count(first) == content.count(second) == 1
+    # The nodes of a page follow their keys, so exchanging both keys and both values changes the order alone.
+    one, other = (content.index(key) for key in (first, second))
+    width = len(first) + 6
+    swapped = bytearray(content)
+    swapped[one : one + width], swapped[other : other + width] = (
+        content[other : other + width],
+        content[one : one + width],
+    )
+    copy.write_bytes(swapped)
+    planted.remake_manifest(copy)
+    (finding,) = look(copy).findings
+    assert finding.rule == "unreadable" and "dentries do not ascend" in finding.message

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gfs.errors import CorruptState, InvalidArgument
+from gfs.errors import CorruptState, InvalidArgument, Unavailable
 from gfs.inspect.checkpoint_files import find_checkpoint
 from gfs.inspect.checkpoint_tables import CheckpointTables
 from gfs.inspect.tree_page import PAGE_ENTRIES, directory_map, entry_page, suggestions
@@ -122,9 +122,15 @@ async def test_a_checkpoint_that_is_replaced_meanwhile_is_not_taken_for_the_same
         WebView(find_checkpoint(str(copy)))
 
 
-def test_nothing_is_served_beyond_this_machine(path: Path) -> None:
-    with pytest.raises(InvalidArgument, match="loopback"):
-        WebView(find_checkpoint(str(path))).server("0.0.0.0", 0)
+async def test_nothing_is_served_beyond_this_machine_or_at_a_port_that_is_taken(
+    path: Path, base: str
+) -> None:
+    view = WebView(find_checkpoint(str(path)))
+    for host in ("0.0.0.0", "example.org", "localhost"):
+        with pytest.raises(InvalidArgument, match="loopback"):
+            view.server(host, 0)
+    with pytest.raises(Unavailable, match="is taken"):
+        await view.server("127.0.0.1", int(base.rstrip("/").rpartition(":")[2])).start()
 
 
 def test_long_directories_come_by_the_page(path: Path) -> None:
