@@ -1,4 +1,4 @@
-"""Checkpoints under attack, with whole masters: made beside mutations, shipped over broken links, damaged.
+"""Checkpoints under attack, with whole masters: made beside mutations, shipped over broken links.
 
 What one checkpoint directory promises by itself is in tests/master/test_checkpoint.py.
 """
@@ -8,112 +8,29 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-import os
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from gfs.errors import CorruptState, GfsError, UnsupportedVersion
-from gfs.master.checkpoint_directory import encode_manifest
 from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointReceiver
 from gfs.master.replication.handshake import Dialer
-from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_messages import FetchPiece, Piece, frame
-from gfs.messages import operations as op
-from gfs.vocabulary import LogIndex
-from tests.core.master_records import NOW_MS
-from tests.raft.power_cuts import small_pieces
-from tests.raft.stepped_work import SteppedLoop
+from tests.raft.checkpoint_world import (
+    checkpoint,
+    checkpoint_names,
+    damage_checkpoint,
+    fill,
+    leader_of,
+    leave_behind,
+    run,
+    until,
+    watch_pieces,
+)
 from tests.raft.test_cluster import _RawPeer
-from tests.raft.virtual_loop import run_virtual
 from tests.raft.whole_masters import CLUSTER, WholeCluster, WholeMaster
 
-BY_HAND = RaftOptions(checkpoint_log_bytes=2**30, segment_bytes=3000)  # checkpoints only when asked for
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[..., None]]:
-    """Run a scenario on three whole masters."""
-    with small_pieces(), tempfile.TemporaryDirectory(prefix="gfs-attacks-", dir=_memory()) as directory:
-
-        def start(scenario: Callable[[WholeCluster], Awaitable[None]], *, seed: int = 1) -> None:
-            async def whole(loop: SteppedLoop) -> None:
-                cluster = WholeCluster(loop, f"{directory}/{seed}", BY_HAND)
-                try:
-                    for master in cluster.masters:
-                        await master.start()
-                    await until(cluster, lambda: cluster.leader() is not None)
-                    await scenario(cluster)
-                finally:
-                    cluster.remove()
-
-            run_virtual(whole, seed=seed, make_loop=SteppedLoop)
-
-        yield start
-
-
-def _memory() -> str | None:
-    return "/dev/shm" if os.path.isdir("/dev/shm") else None
-
-
-async def until(cluster: WholeCluster, condition: Callable[[], object], *, seconds: float = 20) -> None:
-    deadline = cluster.loop.now + seconds
-    while not condition():
-        assert cluster.loop.now < deadline, f"not within {seconds} virtual seconds: {cluster.describe()}"
-        await asyncio.sleep(0.002)
-
-
-def leader_of(cluster: WholeCluster) -> WholeMaster:
-    leader = cluster.leader()
-    assert leader is not None and leader.node is not None
-    return leader
-
-
-async def fill(cluster: WholeCluster, prefix: str, count: int) -> None:
-    """`count` files, some at a time."""
-
-    async def one(number: int) -> None:
-        create = op.CreateFile(path=f"/{prefix}-{number}-{'x' * 100}", replication_goal=3, replace=False)
-        assert await cluster.propose(op.LogRecord(at_ms=NOW_MS, operation=create))
-
-    for first in range(0, count, 20):
-        await asyncio.gather(*(one(number) for number in range(first, min(first + 20, count))))
-
-
-async def checkpoint(master: WholeMaster) -> LogIndex:
-    assert master.node is not None
-    return await master.node.checkpoint()
-
-
-async def leave_behind(cluster: WholeCluster, prefix: str = "behind") -> tuple[WholeMaster, WholeMaster]:
-    """(leader, follower): the follower is cut off, and the leader's log no longer reaches it."""
-    leader = leader_of(cluster)
-    follower = next(master for master in cluster.masters if master is not leader)
-    cluster.loop.network.isolate(follower.name, list(cluster.names))
-    for name in cluster.names:
-        cluster.loop.network.reset(follower.name, name)  # nothing that is under way arrives late
-    for number in range(2):
-        await fill(cluster, f"{prefix}{number}", 150)
-        await checkpoint(leader)
-    assert leader.node is not None and follower.node is not None
-    assert leader.node._log.base.index > follower.node.status().applied
-    return leader, follower
-
-
-def watch_pieces(leader: WholeMaster, patch: pytest.MonkeyPatch) -> list[FetchPiece]:
-    assert leader.node is not None
-    asked: list[FetchPiece] = []
-    serve = leader.node.serve_piece
-
-    def noting(request: FetchPiece) -> Awaitable[msgspec.Struct]:
-        asked.append(request)
-        return serve(request)
-
-    patch.setattr(leader.node, "serve_piece", noting)
-    return asked
+__all__ = ["run"]
 
 
 # --- making -------------------------------------------------------------------------------------------
@@ -346,130 +263,3 @@ def test_who_asks_for_pieces_faster_than_it_takes_them_is_cut_off_and_costs_one_
         assert piece.offset == 0 and piece.content
 
     run(scenario)
-
-
-# --- damage -------------------------------------------------------------------------------------------
-
-
-def checkpoint_names(master: WholeMaster) -> list[str]:
-    """Oldest first, without their endings."""
-    found = master.disk.listdir(f"{master.directory}/checkpoints")
-    return sorted(name.removesuffix(".manifest") for name in found if name.endswith(".manifest"))
-
-
-def damage_checkpoint(master: WholeMaster, name: str, how: str) -> None:
-    path = f"{master.directory}/checkpoints/{name}"
-    if how == "bit in the file":
-        master.disk.flip_bit(path + ".lmdb", 20_000, 3)
-    elif how == "bit in the manifest":
-        master.disk.flip_bit(path + ".manifest", 20)
-    elif how == "file cut short":
-        file = master.disk.open(path + ".lmdb")
-        file.truncate(30_000)
-        file.sync()
-    elif how == "no manifest":
-        master.disk.unlink(path + ".manifest")
-    else:
-        master.disk.unlink(path + ".lmdb")
-
-
-@pytest.mark.parametrize(
-    "how", ["bit in the file", "bit in the manifest", "file cut short", "no manifest", "no file"]
-)
-@pytest.mark.parametrize("newest", [1, 2])
-def test_a_master_whose_newest_checkpoints_are_damaged_starts_from_an_older_one_and_its_log(
-    run: Callable[..., None], how: str, newest: int
-) -> None:
-    async def scenario(cluster: WholeCluster) -> None:
-        leader = leader_of(cluster)
-        for number in range(5):
-            await fill(cluster, f"round{number}", 60)
-            await checkpoint(leader)
-        await fill(cluster, "behind the last", 30)
-        await cluster.settled()
-        leader.cut_power(torn=False)
-        leader.power_on()
-        names = checkpoint_names(leader)
-        assert len(names) == 3
-        for name in names[-newest:]:
-            damage_checkpoint(leader, name, how)
-        await leader.start()
-        assert leader.state is not None and leader.state.applied()[0] == int(names[-1 - newest].split("-")[1])
-        await cluster.settled()
-        cluster.check()
-
-    run(scenario)
-
-
-def test_when_all_checkpoints_are_damaged_and_the_log_is_trimmed_the_master_says_so(
-    run: Callable[..., None],
-) -> None:
-    async def scenario(cluster: WholeCluster) -> None:
-        leader = leader_of(cluster)
-        for number in range(5):
-            await fill(cluster, f"round{number}", 60)
-            await checkpoint(leader)
-        leader.cut_power(torn=False)
-        leader.power_on()
-        for name in leader.disk.listdir(f"{leader.directory}/checkpoints"):
-            if name.endswith(".lmdb"):
-                leader.disk.flip_bit(f"{leader.directory}/checkpoints/{name}", 9_000)
-        with pytest.raises(CorruptState, match="operation log") as caught:
-            await leader.start()
-        assert "readmit" in caught.value.hint
-        leader.failure = None
-        await until(cluster, lambda: cluster.leader() is not None)
-        await fill(cluster, "the others go on", 5)
-
-    run(scenario)
-
-
-@pytest.mark.parametrize("file", ["manifest", "log", "identity"])
-def test_files_of_a_later_gfs_are_refused_by_name_and_left_alone(run: Callable[..., None], file: str) -> None:
-    async def scenario(cluster: WholeCluster) -> None:
-        leader = leader_of(cluster)
-        for number in range(2):
-            await fill(cluster, f"round{number}", 20)
-            await checkpoint(leader)
-        leader.cut_power(torn=False)
-        leader.power_on()
-        path, content = of_a_later_gfs(leader, file)
-        before = write(leader, path, content)
-        with pytest.raises(UnsupportedVersion) as caught:
-            await leader.start()
-        told: GfsError = caught.value
-        assert Path(path).name in told.message and "format" in told.message, told.message
-        assert "newer gfs" in told.hint
-        assert before == leader.disk.listdir(os.path.dirname(path)), "nothing was removed"
-        leader.failure = None
-
-    run(scenario)
-
-
-def of_a_later_gfs(master: WholeMaster, file: str) -> tuple[str, bytes]:
-    if file == "manifest":
-        names = master.disk.listdir(f"{master.directory}/checkpoints")
-        path = f"{master.directory}/checkpoints/{max(n for n in names if n.endswith('.manifest'))}"
-        return path, later_manifest()
-    if file == "log":
-        names = master.disk.listdir(f"{master.directory}/log")
-        path = f"{master.directory}/log/{max(n for n in names if n.endswith('.oplog'))}"
-        number = int(Path(path).stem)
-        return path, b"GFSOPLOG" + (2).to_bytes(4, "little") + number.to_bytes(4, "little") + bytes(range(60))
-    return f"{master.directory}/log/identity.json", b'{"format":2,"colour":"blue"}'
-
-
-def later_manifest() -> bytes:
-    class Later(msgspec.Struct):
-        format: int
-        colour: str
-
-    return encode_manifest(Later(2, "blue"))  # type: ignore[arg-type]
-
-
-def write(master: WholeMaster, path: str, content: bytes) -> list[str]:
-    file = master.disk.open(path, create=True)
-    file.truncate(0)
-    file.pwrite(content, 0)
-    file.sync()
-    return master.disk.listdir(os.path.dirname(path))
