@@ -175,7 +175,8 @@ def _statistics_text(found: LogStatistics) -> str:
         lines.append(f"from {moment(found.first_at_ms)} to {moment(found.last_at_ms)}")
     lines.append(
         f"{found.elections} elections, {found.votes} records of terms and votes, {found.truncations} "
-        f"truncations, {found.resets} resets by a checkpoint, {found.readmissions} readmissions"
+        f"truncations, {found.resets} resets by a checkpoint, {found.readmissions} readmissions, "
+        f"{found.configurations} changes of the masters"
     )
     if found.undecodable:
         lines.append(f"{found.undecodable} records this program cannot read")

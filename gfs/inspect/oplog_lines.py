@@ -18,6 +18,7 @@ from gfs.inspect.oplog_segments import (
     read_segment,
 )
 from gfs.inspect.oplog_words import moment, record_in_words, touches
+from gfs.master.replication.configuration import Configuration, decode_configuration
 from gfs.master.replication.group_commit import decode_entry, decode_readmission
 from gfs.master.replication.log_format import Kind, Record, record_at
 from gfs.messages.operations import LogRecord
@@ -26,8 +27,8 @@ _decode_record = msgspec.msgpack.Decoder(LogRecord).decode
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the log. `kind`: operation, election, readmission, vote, start, truncate, reset, closed, or
-    undecodable.
+    """One line of the log. `kind`: operation, election, readmission, configuration, vote, start, truncate,
+    reset, closed, or undecodable.
 
     An entry that several clients' operations share gives one line each, `place` counting from 1.
     """
@@ -94,6 +95,10 @@ def _entry_lines(placed: Placed) -> Iterator[LogLine]:
                 "readmission", f"{readmission.member} votes from the disk {readmission.disk} from now on"
             )
             return
+        configuration = decode_configuration(record.payload)
+        if configuration is not None:
+            yield line("configuration", _members_in_words(configuration))
+            return
         proposals = decode_entry(record.payload)
     except CorruptState as error:
         yield line("undecodable", error.message)
@@ -107,6 +112,13 @@ def _entry_lines(placed: Placed) -> Iterator[LogLine]:
             yield line("undecodable", f"a record unknown to this program: {error}", place=place)
         else:
             yield line("operation", record_in_words(found), place=place, found=found)
+
+
+def _members_in_words(configuration: Configuration) -> str:
+    voters = ", ".join(member.id for member in configuration.members if member.voter)
+    learners = ", ".join(member.id for member in configuration.members if not member.voter)
+    disks = "".join(f"; {member} votes from the disk {disk}" for member, disk in configuration.disks.items())
+    return f"the masters are {voters}" + (f"; {learners} is still learning" if learners else "") + disks
 
 
 def in_words(line: LogLine) -> str:

@@ -31,6 +31,7 @@ from gfs.master.core.state import MasterState
 from gfs.master.core.tables import ReadTables, Table
 from gfs.master.lmdb_tables import LmdbTables
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
+from gfs.master.replication.configuration import decode_configuration
 from gfs.master.replication.group_commit import decode_entry, decode_readmission
 from gfs.master.replication.log import FIRST_INDEX
 from gfs.master.state_machine import applied_row, copy_to_plain_file, read_applied
@@ -54,6 +55,7 @@ class Replay:
         self.applied = read_applied(tables)
         self.began_at = self.applied[0]
         self.members: dict[MasterId, str] = {} if base is None else dict(base.manifest.members)
+        self.configuration = () if base is None else base.manifest.configuration
         self.digests_compared = 0
         self.records = 0
         self.last_at_ms = 0 if base is None else base.manifest.made_at_ms
@@ -124,6 +126,7 @@ class Replay:
             crc32c=0,
             members=dict(sorted(self.members.items())),
             made_at_ms=self.last_at_ms,
+            configuration=self.configuration,
         )
 
     def _write_file(self, path: str) -> tuple[int, int]:
@@ -150,11 +153,20 @@ class Replay:
         if entry.index != max(index, FIRST_INDEX) + 1:
             raise CorruptState(f"the log goes on with entry {entry.index} behind entry {index}")
 
-    def _apply(self, entry: LogEntry, watch: Watcher | None) -> None:
-        readmission = decode_readmission(entry.payload)
+    def _apply_membership(self, entry: LogEntry) -> bool:
+        """Whether it is an entry of that kind, with no operations in it."""
+        readmission, configuration = decode_readmission(entry.payload), decode_configuration(entry.payload)
         if readmission is not None:
             self.members[readmission.member] = readmission.disk
-        for proposal in [] if readmission is not None else decode_entry(entry.payload):
+        if configuration is not None:
+            self.configuration = configuration.members
+            names = {member.id for member in configuration.members}
+            disks = self.members | configuration.disks
+            self.members = {member: disk for member, disk in disks.items() if member in names}
+        return readmission is not None or configuration is not None
+
+    def _apply(self, entry: LogEntry, watch: Watcher | None) -> None:
+        for proposal in [] if self._apply_membership(entry) else decode_entry(entry.payload):
             try:
                 record = _decode_record(proposal)
             except msgspec.DecodeError as error:

@@ -107,6 +107,7 @@ class LogStatistics(msgspec.Struct, kw_only=True):
     elections: int = 0
     votes: int = 0
     readmissions: int = 0
+    configurations: int = 0  # changes of who the masters are
     truncations: int = 0
     resets: int = 0
     undecodable: int = 0
@@ -163,6 +164,7 @@ def _count_line(
 ) -> None:
     found.elections += line.kind == "election"
     found.readmissions += line.kind == "readmission"
+    found.configurations += line.kind == "configuration"
     found.undecodable += line.kind == "undecodable"
     record = line.record
     if record is None:

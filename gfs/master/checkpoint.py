@@ -23,6 +23,7 @@ from gfs.master.core.lookup import read_counters
 from gfs.master.core.records import Counters
 from gfs.master.lmdb_tables import PinnedCopy
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
+from gfs.master.replication.configuration import ConfiguredMember
 from gfs.master.state_machine import ReplicatedState, copy_to_plain_file
 from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
 
@@ -43,7 +44,14 @@ class LmdbCheckpoints:
         self.distrust = directory.distrust
 
     def begin(
-        self, *, cluster: ClusterId, index: LogIndex, term: Term, members: dict[MasterId, str], now_ms: int
+        self,
+        *,
+        cluster: ClusterId,
+        index: LogIndex,
+        term: Term,
+        members: dict[MasterId, str],
+        configuration: tuple[ConfiguredMember, ...] = (),
+        now_ms: int,
     ) -> LmdbCheckpointBuild:
         assert (index, term) == self._state.applied(), (index, term)
         pinned = self._state.pin()
@@ -58,6 +66,7 @@ class LmdbCheckpoints:
             crc32c=0,
             members=dict(members),
             made_at_ms=now_ms,
+            configuration=configuration,
         )
         return LmdbCheckpointBuild(self._directory, pinned, draft)
 

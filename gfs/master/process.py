@@ -227,9 +227,8 @@ class Master:
         return RaftNode(
             me=self._id,
             founders=[  # one that joins later is nobody's member until the log says so
-                Member(MasterId(name), node.raft, node.control, voter=True)
+                Member(MasterId(name), node.raft, node.control, voter=not node.joins)
                 for name, node in masters.items()
-                if not node.joins
             ],
             dial=lambda member: split_address(mine.dial.get(member.id, member.raft)),
             listen=split_address(mine.raft),

@@ -11,6 +11,7 @@ import msgspec
 from gfs.disk import Disk, read_whole_file, write_file_durably
 from gfs.errors import ChecksumMismatch, NotFound
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
+from gfs.master.replication.configuration import ConfiguredMember
 from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
 
 
@@ -84,7 +85,14 @@ class FileCheckpoints:
             self._state.load(self._read(_name(newest))[1])
 
     def begin(
-        self, *, cluster: ClusterId, index: LogIndex, term: Term, members: dict[MasterId, str], now_ms: int
+        self,
+        *,
+        cluster: ClusterId,
+        index: LogIndex,
+        term: Term,
+        members: dict[MasterId, str],
+        configuration: tuple[ConfiguredMember, ...] = (),
+        now_ms: int,
     ) -> _Build:
         assert (index, term) == self._state.applied()
         content = self._state.save()
@@ -97,6 +105,7 @@ class FileCheckpoints:
             crc32c=crc32c.crc32c(content),
             members=members,
             made_at_ms=now_ms,
+            configuration=configuration,
         )
         return _Build(self, manifest, content)
 

@@ -12,13 +12,15 @@ from gfs.master.checkpoint import LmdbCheckpoints
 from gfs.master.checkpoint_directory import CheckpointDirectory
 from gfs.master.core.lookup import state_digest
 from gfs.master.replication.checkpoints import CheckpointManifest
+from gfs.master.replication.configuration import encode_configuration
 from gfs.master.replication.group_commit import encode_entry, encode_readmission
 from gfs.master.replication.log import OperationLog
 from gfs.master.replication.member_disks import MemberDisks
 from gfs.master.replication.raft_node import decode_readmission
+from gfs.master.replication.replicator import Member
 from gfs.master.state_machine import ReplicatedState
 from gfs.messages import operations as op
-from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
+from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId, Term
 from tests.core.master_records import NOW_MS, create, delete, mkdir, record, rename
 
 MIB = 2**20
@@ -71,6 +73,16 @@ class LivedMaster:
     def readmit(self, member: str, disk: str) -> None:
         payload = encode_readmission(MasterId(member), disk)
         assert decode_readmission(payload) is not None
+        self._append_alone(payload)
+
+    def configure(self, voters: str, *, disks: dict[MasterId, str]) -> None:
+        members = [
+            Member(MasterId(name), Address(f"{name}:1"), Address(f"{name}:2"), voter=True)
+            for name in voters.split()
+        ]
+        self._append_alone(encode_configuration(members, disks))
+
+    def _append_alone(self, payload: bytes) -> None:
         self._append(payload)
         self.state.apply(self.log.end.index, self.term, [])
         self._commit()

@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from gfs.backups import manifest as backups
 from gfs.chunkserver import index_journal
@@ -29,8 +30,15 @@ from gfs.master.core.tables import MemoryTables, Table
 from gfs.master.directory import _check_identity
 from gfs.master.replication import group_commit
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
+from gfs.master.replication.configuration import (
+    configured,
+    decode_configuration,
+    encode_configuration,
+    members_of,
+)
 from gfs.master.replication.log_format import Kind, Record, encode_header, encode_records, scan_segment
 from gfs.master.replication.member_disks import MemberDisks
+from gfs.master.replication.replicator import Member
 from gfs.messages.replicas import AppendedRecord
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClientId, ClusterId, LogIndex, MasterId, Term
 from tests.fakes.disk import ForgetfulDisk
@@ -81,6 +89,12 @@ LIFE = Incarnation(
     settled=False,
     garbage_held=True,
 )
+MASTERS = [
+    Member(MasterId("m1"), Address("a:9600"), Address("a:9500"), voter=True),
+    Member(MasterId("m2"), Address("b:9600"), Address("b:9500"), voter=True),
+    Member(MasterId("m3"), Address("c:9600"), Address("c:9500"), voter=False),
+]
+GROWN = structs.replace(MANIFEST, configuration=configured(MASTERS))
 INODE = rows.InodeRecord(
     is_directory=False,
     parent=7,
@@ -169,7 +183,9 @@ def formats(disk: ForgetfulDisk) -> dict[str, bytes]:
         + encode_records(LOG_RECORDS, segment_number=3, synced_bytes=16),
         "operation log entry": group_commit.encode_entry([b"one", b"two"]),
         "operation log readmission": group_commit.encode_readmission(MasterId("m2"), "disk-9"),
+        "operation log configuration": encode_configuration(MASTERS, {MasterId("m2"): "disk-2"}),
         "checkpoint manifest": encode_manifest(MANIFEST),
+        "checkpoint manifest of a grown cluster": encode_manifest(GROWN),
         "inode row": rows.encode_inode(INODE),
         "chunk row": rows.encode_chunk(CHUNK),
         "policy row": rows.encode_policy(rows.PolicyRecord(replicas=2, racks=2, durability="sync")),
@@ -215,7 +231,11 @@ def test_the_bytes_of_old_files_are_read_as_what_they_meant(disk: ForgetfulDisk)
     assert group_commit.decode_entry(old["operation log entry"]) == [b"one", b"two"]
     readmission = group_commit.decode_readmission(old["operation log readmission"])
     assert readmission is not None and (readmission.member, readmission.disk) == ("m2", "disk-9")
+    configuration = decode_configuration(old["operation log configuration"])
+    assert configuration is not None and list(members_of(configuration.members)) == MASTERS
+    assert configuration.disks == {"m2": "disk-2"}
     assert decode_manifest(old["checkpoint manifest"]) == MANIFEST
+    assert decode_manifest(old["checkpoint manifest of a grown cluster"]) == GROWN
     assert rows.decode_inode(old["inode row"]) == INODE
     assert rows.decode_chunk(old["chunk row"]) == CHUNK
     assert rows.decode_policy(old["policy row"]).racks == 2

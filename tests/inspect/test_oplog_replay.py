@@ -11,12 +11,15 @@ import pytest
 from gfs.disk import SystemDisk
 from gfs.errors import AlreadyExists, CorruptState, InvalidArgument
 from gfs.inspect.oplog_entries import EntryReader
+from gfs.inspect.oplog_lines import select_lines
 from gfs.inspect.oplog_replay import open_replay, replay_to
+from gfs.inspect.oplog_segments import LogWalk
 from gfs.master.checkpoint_directory import CheckpointDirectory
 from gfs.master.core.invariants import check_invariants
 from gfs.master.core.lookup import state_digest
 from gfs.master.state_machine import ReplicatedState
 from gfs.messages import operations as op
+from gfs.vocabulary import MasterId
 from tests.core.master_records import NOW_MS, create
 from tests.inspect.lived_master import LivedMaster, live
 from tests.inspect.logs import flip, segments
@@ -84,6 +87,28 @@ def test_members_follow_readmissions_in_the_log(tmp_path: Path) -> None:
     mine = master.disks.mine
     assert restored(tmp_path / "m1", first, tmp_path)[1] == {"m1": mine, "m2": "disk-2"}
     assert restored(tmp_path / "m1", first + 1, tmp_path)[1] == {"m1": mine, "m2": "disk-3"}
+
+
+def test_who_the_masters_are_follows_the_log_into_the_checkpoint(tmp_path: Path) -> None:
+    master = LivedMaster(tmp_path / "m1")
+    master.do(create("/a"))
+    master.checkpoint()
+    mine = master.disks.mine
+    master.configure("m1 m2", disks={MasterId("m2"): "disk-2"})
+    grown = int(master.log.end.index)
+    master.configure("m1", disks={})
+    master.close()
+    for index, voters, disks in (
+        (grown - 1, [], {"m1": mine}),
+        (grown, ["m1", "m2"], {"m1": mine, "m2": "disk-2"}),
+        (grown + 1, ["m1"], {"m1": mine}),
+    ):
+        manifest, _ = replay_to(str(tmp_path / "m1"), index=index, out=str(tmp_path / f"{index}.lmdb"))
+        assert [member.id for member in manifest.configuration] == voters
+        assert manifest.members == disks
+    lines = select_lines(LogWalk(str(tmp_path / "m1")))
+    words = [line.words for line in lines if line.kind == "configuration"]
+    assert words == ["the masters are m1, m2; m2 votes from the disk disk-2", "the masters are m1"]
 
 
 def test_a_digest_that_differs_stops_the_replay_and_is_named(tmp_path: Path) -> None:

@@ -37,17 +37,19 @@ class Machine:
         self.node: RaftNode | None = None
         self.failure: BaseException | None = None
         self.led: list[tuple[bool, Term]] = []
+        self.joins = False  # its settings no longer call it a founder
 
     async def start(self, *, secret: bytes = SECRET, cluster: ClusterId = CLUSTER) -> None:
         assert self.node is None
-        loop, names = self._cluster.loop, self._cluster.names
+        loop = self._cluster.loop
+        founders = set(self._cluster.founders) - ({self.name} if self.joins else set())
         checkpoints = FileCheckpoints(f"/{self.name}/checkpoints", self.disk, self.state)
         if self.state.applied()[0] == 0:
             checkpoints.restore()
         self.failure = None
         node = RaftNode(
             me=self.name,
-            founders=[member_at(name) for name in names],
+            founders=[member_at(name)._replace(voter=name in founders) for name in self._cluster.names],
             dial=lambda member: (f"{self.name}>{member.id}", 1),
             listen=(self.name, 1),
             directory=f"/{self.name}",
@@ -73,8 +75,13 @@ class Machine:
 
     def kill(self) -> None:
         """kill -9: unwritten memory is gone, the page cache and the state's file are not."""
-        if self.node is not None:
-            self.node._fail(Killed())
+        if (node := self.node) is not None:
+            node._fail(Killed())
+            # What its threads were about to do to the disk dies with it.
+            checkpointing = node._checkpointing
+            for task in (checkpointing._task, checkpointing._fetcher._task):
+                if task is not None:
+                    task.cancel()
             self.node = None
 
     async def pause(self, seconds: float) -> None:
@@ -108,9 +115,18 @@ class Machine:
 
 
 class Cluster:
-    def __init__(self, loop: VirtualLoop, size: int = 3, options: RaftOptions | None = None) -> None:
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        size: int = 3,
+        options: RaftOptions | None = None,
+        *,
+        founders: int | None = None,
+    ) -> None:
+        """`founders`: so many of the masters are in from the start; the others run, and are to be added."""
         self.loop, self.options = loop, options or RaftOptions()
         self.names = [MasterId(f"m{number}") for number in range(1, size + 1)]
+        self.founders = self.names[: size if founders is None else founders]
         self.machines = {name: Machine(self, name) for name in self.names}
         self.leaders_by_term: dict[Term, MasterId] = {}
         self.acknowledged: list[bytes] = []
@@ -165,11 +181,15 @@ class Cluster:
         return outcome
 
     async def settled(self) -> None:
-        """Every running master has applied the same entries."""
+        """Every running master that is a member has applied the same entries."""
 
         def same() -> bool:
-            nodes = [machine.node for machine in self.running if machine.node]
-            return self.leader() is not None and len({node.status().applied for node in nodes}) == 1
+            leader = self.leader()
+            if leader is None or leader.node is None:
+                return False
+            members = {member.id for member in leader.node.members()}
+            nodes = [machine.node for machine in self.running if machine.node and machine.name in members]
+            return len({node.status().applied for node in nodes}) == 1
 
         await self.until(same)
 

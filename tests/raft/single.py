@@ -160,6 +160,8 @@ class OurMember:
             on_other=lambda member, message: None,
             on_leader_heard=lambda commit_index: None,
             on_checkpoint_needed=self.checkpoints_needed.append,
+            on_log_replaced=lambda after, entries: None,
+            may_vote=lambda: True,
             writer=self.writer,
             fatal=self.failures.append,
         )

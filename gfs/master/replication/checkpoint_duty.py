@@ -19,11 +19,12 @@ from gfs.master.replication.handshake import Dialer, Introduction
 from gfs.master.replication.log import OperationLog, Position
 from gfs.master.replication.log_writer import LogWriter
 from gfs.master.replication.member_disks import MemberDisks
+from gfs.master.replication.membership import Membership
 from gfs.master.replication.raft_messages import CheckpointInstalled, CheckpointOffer
 from gfs.master.replication.raft_transport import Wire
 from gfs.master.replication.replicator import StateMachine
 from gfs.telemetry import logger
-from gfs.vocabulary import ClusterId, LogIndex, MasterId
+from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId
 
 
 class CheckpointDuty:
@@ -37,7 +38,9 @@ class CheckpointDuty:
         engine: Engine,
         disks: MemberDisks,
         wire: Wire,
-        addresses: dict[MasterId, tuple[str, int]],
+        membership: Membership,
+        dial: Callable[[MasterId, Address], tuple[str, int]],
+        me: MasterId,
         cluster: ClusterId,
         clock: Clock,
         executor: Executor,
@@ -48,9 +51,14 @@ class CheckpointDuty:
         distrust: Distrust,
         fatal: Callable[[BaseException], None],
     ) -> None:
-        """`log_bytes_max`: so much log since the last checkpoint makes the next one due."""
+        """
+        Args:
+            dial: where to reach a master that is, or says of itself to be, at this address.
+            log_bytes_max: so much log since the last checkpoint makes the next one due.
+        """
         self._store, self._state, self._log, self._writer, self._engine = store, state, log, writer, engine
-        self._disks, self._wire, self._addresses, self._cluster = disks, wire, addresses, cluster
+        self._disks, self._wire, self._cluster = disks, wire, cluster
+        self._membership, self._dial, self._me = membership, dial, me
         self._clock, self._executor, self._log_bytes_max = clock, executor, log_bytes_max
         self._on_installed, self._distrust = on_installed, distrust
         self._task: asyncio.Task[LogIndex] | None = None
@@ -100,9 +108,13 @@ class CheckpointDuty:
         if index == 0:
             raise Unavailable("there is nothing to make a checkpoint of yet")
         self._bytes_at_last = self._log.bytes_appended
-        members, now_ms = self._disks.all(), self._clock.wall_ms()
         build = self._store.begin(
-            cluster=self._cluster, index=index, term=term, members=members, now_ms=now_ms
+            cluster=self._cluster,
+            index=index,
+            term=term,
+            members=self._disks.all(),
+            configuration=self._membership.to_keep(index),
+            now_ms=self._clock.wall_ms(),
         )
         manifest = await asyncio.get_running_loop().run_in_executor(self._executor, build.run)
         logger("raft").info("checkpoint_written", index=manifest.index, bytes=manifest.length_bytes)
@@ -135,7 +147,9 @@ class CheckpointDuty:
         if manifest is None:
             self.make()  # the log is trimmed only behind a checkpoint, but all have gone bad since
             return
-        self._wire.transmit(member, CheckpointOffer(self._engine.term, manifest))
+        mine = self._membership.latest.find(self._me)
+        source = mine.raft if mine is not None else Address("")
+        self._wire.transmit(member, CheckpointOffer(self._engine.term, manifest, source))
 
     def offer_later_than(self, member: MasterId, index_min: int) -> None:
         """Leader: this follower throws its state away. It asks again if there is no such checkpoint yet."""
@@ -151,23 +165,28 @@ class CheckpointDuty:
             return manifest.index >= self._log.base.index
         return manifest.index > self._engine.applied_index
 
-    def take_offer(self, leader: MasterId, manifest: CheckpointManifest) -> None:
+    def take_offer(self, leader: MasterId, manifest: CheckpointManifest, source: Address) -> None:
         """Raises: ProtocolFault."""
         if manifest.cluster != self._cluster:
             raise ProtocolFault(f"{leader} offers a checkpoint of cluster {manifest.cluster!r}")
         if not self._is_of_use(manifest):
             self._say_installed(leader)
         else:
-            self._fetcher.offered(leader, self._addresses[leader], manifest)
+            self._fetcher.offered(leader, self._dial(leader, source), manifest)
 
     def _installed(self, manifest: CheckpointManifest) -> None:
         position = Position(manifest.index, manifest.term)
         assert self._state.applied() == position, "install() leaves the state at the checkpoint"
         self._engine.restart_after_checkpoint(position)
+        self._membership.restart(position, manifest.configuration)
         self._disks.replace(manifest.members)
+        if manifest.configuration:
+            # Who was taken out and added again, with another disk, is known by the leader's word only.
+            voters = {member.id for member in manifest.configuration if member.voter}
+            self._disks.keep_only(voters | manifest.members.keys())
         self._bytes_at_last = self._log.bytes_appended
         leader = self._engine.leader
-        if leader is not None and leader in self._addresses:
+        if leader is not None:
             self._say_installed(leader)
         self._on_installed()
 

@@ -10,12 +10,15 @@ from typing import Protocol
 
 import msgspec
 
+from gfs.master.replication.configuration import ConfiguredMember
 from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
 
 CHECKPOINT_FORMAT = 1
 
 
-class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CheckpointManifest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Names one checkpoint and proves its bytes. On disk beside it, and on the wire when it is shipped."""
 
     format: int
@@ -26,6 +29,7 @@ class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     crc32c: int  # of the whole file
     members: dict[MasterId, str]  # who votes, each with the identity of its disk
     made_at_ms: int = 0
+    configuration: tuple[ConfiguredMember, ...] = ()  # as of `index`; empty: never changed
 
 
 class CheckpointBuild(Protocol):
@@ -80,7 +84,14 @@ class CheckpointStore(Protocol):
         ...
 
     def begin(
-        self, *, cluster: ClusterId, index: LogIndex, term: Term, members: dict[MasterId, str], now_ms: int
+        self,
+        *,
+        cluster: ClusterId,
+        index: LogIndex,
+        term: Term,
+        members: dict[MasterId, str],
+        configuration: tuple[ConfiguredMember, ...] = (),
+        now_ms: int,
     ) -> CheckpointBuild:
         """Pin the state as it is now. Loop thread, without waiting; the copying is CheckpointBuild.run's.
 

@@ -37,7 +37,7 @@ class CommitStall:
         behind = [m for m in sorted(self._engine.others) if self._engine.match_index(m) < wanted]
         if self._log.durable_index < wanted:
             behind.append(self._me)
-        members = len(self._engine.others) + 1
+        members = len(self._engine.voters)
         return (
             f"no quorum: only {members - len(behind)} of {members} masters keep what they are sent; "
             f"waiting for the disks of {', '.join(behind)}"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from gfs.master.replication.engine import Engine, engine_now
 from gfs.master.replication.log import OperationLog
+from gfs.master.replication.membership import Membership
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_messages import Message, PreVote, PreVoteRequest
 from gfs.vocabulary import MasterId, Term
@@ -27,12 +28,15 @@ class Elections:
         me: MasterId,
         engine: Engine,
         log: OperationLog,
+        membership: Membership,
         options: RaftOptions,
         chance: random.Random,
         send: Callable[[MasterId, Message], object],
     ) -> None:
         self._me, self._engine, self._log, self._options = me, engine, log, options
+        self._membership = membership
         self._chance, self._send = chance, send
+        self._began = engine_now()
         self._leader_heard_at = float("-inf")
         self._granted: set[MasterId] = set()
         self._round_ends_at = float("-inf")
@@ -55,7 +59,13 @@ class Elections:
         """Whether the next tick may start an election, should one be due. Asks for pre-votes first."""
         engine = self._engine
         now = engine_now()
-        if engine.is_leader or engine.election_deadline >= now or engine.told_to_stand:
+        if engine.is_leader:
+            return True
+        if not self._membership.may_stand():
+            return False
+        if self._membership.founds_alone() and now < self._began + self._options.founding_seconds:
+            return False
+        if engine.election_deadline >= now or engine.told_to_stand:
             return True
         if now > self._round_ends_at or self._round_term != engine.term:
             self._granted = {self._me}
@@ -63,7 +73,7 @@ class Elections:
             self._round_ends_at = now + self._chance.uniform(_ROUND_SECONDS_MIN, _ROUND_SECONDS_MAX)
             for member in sorted(engine.others):
                 self._ask(member)
-        if not engine.is_majority(len(self._granted)):
+        if not engine.is_majority(self._granted):
             return False
         self._round_ends_at = float("-inf")
         return True
@@ -76,7 +86,7 @@ class Elections:
         """
         now, ours = engine_now(), self._log.end
         hears_a_leader = now - self._leader_heard_at < self._options.election_seconds_min
-        if self._engine.is_leader or hears_a_leader:
+        if self._engine.is_leader or hears_a_leader or not self._membership.may_vote():
             return False
         if (request.last_term, request.last_index) < (ours.term, ours.index):
             return False

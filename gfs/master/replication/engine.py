@@ -16,7 +16,7 @@ P6 a leader spins while a dump is made. P7 a follower deletes applied entries, a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import Any, Final
 
@@ -117,6 +117,7 @@ class Engine(SyncObj):
             pollerType="select",
             onStateChanged=lambda old, new: on_state_changed(),
         )
+        self._me, self._voters = me, frozenset((me, *others))
         nodes = [member_node(member) for member in others]
         super().__init__(member_node(me), nodes, configuration, nodeClass=MemberNode, transport=transport)
         self._poller = _NoPoller()
@@ -125,6 +126,31 @@ class Engine(SyncObj):
         """At the start: everything up to `applied` is committed and in the state already."""
         self._SyncObj__raftLastApplied = max(applied, self.log.base.index)
         self._SyncObj__raftCommitIndex = self.applied_index
+
+    def reconfigure(self, voters: frozenset[MasterId], receivers: frozenset[MasterId]) -> None:
+        """From now on these count, and those get the log as well (pysyncobj's read-only nodes).
+
+        pysyncobj counts itself in every majority, so a leader is always among its voters.
+        """
+        assert self._me in voters or not self.is_leader
+        assert not voters & receivers
+        others = {member_node(member) for member in sorted(voters) if member != self._me}
+        readers = {member_node(member) for member in sorted(receivers) if member != self._me}
+        kept = others | readers
+        tables = (
+            self._SyncObj__raftNextIndex,
+            self._SyncObj__raftMatchIndex,
+            self._SyncObj__lastResponseTime,
+        )
+        for table in tables:
+            for node in [node for node in table if node not in kept]:
+                del table[node]
+        for node in kept:
+            for table, value in zip(tables, (self.log.end.index + 1, 0, engine_now()), strict=True):
+                table.setdefault(node, value)
+        self._voters = voters
+        self._SyncObj__otherNodes, self._SyncObj__readonlyNodes = others, readers
+        self.send_soon()
 
     # --- driving --------------------------------------------------------------------------------
 
@@ -159,9 +185,9 @@ class Engine(SyncObj):
         self.election_deadline = engine_now() + self.conf.raftMaxTimeout
         self._SyncObj__setState(syncobj._RAFT_STATE.FOLLOWER)
 
-    def transfer_leadership(self) -> None:
-        """Ask the most advanced follower, when it has everything, to stand for election at once."""
-        self.transferLeadership()
+    def transfer_leadership(self, to: MasterId | None = None) -> None:
+        """Ask a voter, or the most advanced one, when it has everything, to stand for election at once."""
+        self.transferLeadership(None if to is None else member_node(to))
 
     def restart_after_checkpoint(self, base: Position) -> None:
         """A checkpoint was installed: the state is at `base`, whatever the log held before."""
@@ -228,12 +254,21 @@ class Engine(SyncObj):
         return index
 
     @property
-    def others(self) -> frozenset[MasterId]:
-        return frozenset(MasterId(node.id) for node in self.otherNodes)
+    def voters(self) -> frozenset[MasterId]:
+        return self._voters
 
-    def is_majority(self, count: int) -> bool:
-        """Of all voters, this one included."""
-        return count * 2 > len(self.otherNodes) + 1
+    @property
+    def others(self) -> frozenset[MasterId]:
+        """The voters but for this master."""
+        return self._voters - {self._me}
+
+    def is_majority(self, members: Collection[MasterId]) -> bool:
+        """Whether these are one; who is no voter does not count."""
+        return len(self._voters.intersection(members)) * 2 > len(self._voters)
+
+    def sends_to(self, member: MasterId) -> bool:
+        """Whether this master, as a leader, sends its log there."""
+        return member_node(member) in self._SyncObj__raftMatchIndex
 
     @property
     def election_deadline(self) -> float:

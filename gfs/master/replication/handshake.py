@@ -23,7 +23,7 @@ import msgspec
 from gfs.errors import ProtocolFault, Unauthenticated, UnsupportedVersion, WrongCluster
 from gfs.vocabulary import ClusterId, MasterId
 
-RAFT_PROTOCOL = 1
+RAFT_PROTOCOL = 2
 NONCE_BYTES = 32
 PURPOSES = ("raft", "checkpoint")
 
@@ -50,12 +50,17 @@ class Introduction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """`disk`: the identity made when this member's log was created; `known`: what it knows of the others'.
 
     `life`: of the cluster, as far as its log goes; empty for the first one, and for who has no log yet.
+    `starts` counts the processes that have used this disk, and `process` is this one. `configuration`: term
+    and index of the newest one in its log (see membership).
     """
 
     disk: str
     known: dict[MasterId, str]
     log_end: int
     life: str = ""
+    starts: int = 0
+    process: str = ""
+    configuration: tuple[int, int] = (0, 0)
 
 
 class Response(_Step, frozen=True):
@@ -131,13 +136,14 @@ class Dialer(Party):
 class Listener(Party):
     hello: Hello
 
-    def challenge(self, frame: bytes, members: frozenset[MasterId]) -> Challenge:
+    def challenge(self, frame: bytes) -> Challenge:
+        """Whether the dialer is one of us is judged when it has proven to know the secret."""
         self.hello = hello = _decode_step(frame, Hello)
         if hello.protocol != RAFT_PROTOCOL:
             raise UnsupportedVersion(f"{hello.source} speaks Raft protocol {hello.protocol}")
         if hello.cluster != self.cluster:
             raise WrongCluster(f"{hello.source} belongs to cluster {hello.cluster!r}, not {self.cluster!r}")
-        if hello.target != self.me or hello.source not in members or hello.purpose not in PURPOSES:
+        if hello.target != self.me or hello.source == self.me or hello.purpose not in PURPOSES:
             raise ProtocolFault(f"{hello.source} wants to reach {hello.target} for {hello.purpose!r}")
         if len(hello.nonce) != NONCE_BYTES:
             raise ProtocolFault(f"{hello.source} sends a nonce of {len(hello.nonce)} bytes")

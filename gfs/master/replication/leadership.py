@@ -54,11 +54,13 @@ class Leadership:
         if self._writer.out_of_space:
             return NoSpace("the disk of this master's operation log is full", details={"master": self._me})
         reachable = self._wire.connected()
-        if not self._engine.is_majority(1 + len(reachable)):
-            members = len(self._engine.others) + 1
+        if self._me not in self._engine.voters:
+            return NotLeader(f"{self._me} has no vote, and has not heard from the leader")
+        voters, present = self._engine.voters, self._engine.voters & {self._me, *reachable}
+        if not self._engine.is_majority(present):
             return NoQuorum(
-                f"of {members} masters only {len(reachable) + 1} can reach each other",
-                details={"reachable": ",".join(sorted({self._me, *reachable}))},
+                f"of {len(voters)} masters only {len(present)} can reach each other",
+                details={"reachable": ",".join(sorted(present))},
             )
         return NotLeader("the masters are electing a leader")
 
@@ -71,17 +73,25 @@ class Leadership:
         if leads and (not led or term != old_term):
             self._tell(True, term)
 
-    async def hand_over(self, clock: Clock, *, seconds: float, is_quiet: Callable[[], bool]) -> None:
-        """Ask a follower that has everything to take over; best effort, they would elect someone anyway."""
+    async def hand_over(
+        self, clock: Clock, *, seconds: float, is_quiet: Callable[[], bool], to: MasterId | None = None
+    ) -> bool:
+        """Ask a voter that has everything to take over, and wait until this master leads no more.
+
+        Nothing should be proposed meanwhile. False: nobody took over in time, and this master still leads.
+        """
         engine, asked = self._engine, False
         deadline = clock.monotonic() + seconds
         while engine.is_leader and engine.others and clock.monotonic() < deadline:
             if not asked and is_quiet():
                 everything = self._log.end.index
-                asked = any(engine.match_index(member) == everything for member in self._wire.connected())
-                if asked:
-                    engine.transfer_leadership()
+                wanted = engine.others & self._wire.connected() & ({to} if to else engine.others)
+                ready = [member for member in sorted(wanted) if engine.match_index(member) == everything]
+                if ready:
+                    asked = True
+                    engine.transfer_leadership(ready[0])
             await clock.sleep(_HAND_OVER_POLL_SECONDS)
+        return not engine.is_leader
 
     def end(self) -> None:
         """This master stops."""

@@ -16,6 +16,7 @@ SEND_BUFFER_BYTES_MAX = 32 * MIB  # to one peer; beyond it the peer counts as aw
 APPLY_BYTES_PER_TURN = 512 * KIB  # so that a long replay never keeps the loop from heartbeats
 CHECKPOINT_PIECE_BYTES = MIB
 UNAUTHENTICATED_CONNECTIONS_MAX = 32
+REFUSALS_MAX = 64  # names of peers that were not let in
 
 # pysyncobj cuts an entry of APPEND_BYTES_MAX or more into pickled pieces, and miscounts them (P5).
 assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
@@ -34,9 +35,13 @@ class RaftOptions:
     peer_silent_seconds: float = 1.0  # a connection that said nothing for so long is closed
     redial_seconds_min: float = 0.1
     redial_seconds_max: float = 0.2
+    lesser_dials_seconds: float = 1.0  # without a connection, before the lesser id dials as well
+    founding_seconds: float = 2.5  # for others to say that there is a cluster already: see membership
     slow_disk_seconds: float = 0.03  # a follower whose sync takes longer answers without promising anything
     no_space_retry_seconds: float = 0.25
     commit_patience_seconds: float = 3.0  # without progress; then mutations are refused: no quorum keeps them
+    catch_up_patience_seconds: float = 30.0  # a new master that makes no progress for so long stays a learner
+    catch_up_round_seconds: float = 0.5  # it has caught up when it takes in no longer than this what is new
     read_patience_seconds: float = 0.01  # a follower that has not confirmed by then is not waited for alone
     entries_in_flight_max: int = 3  # appended and not yet applied
     proposals_waiting_max: int = 8192

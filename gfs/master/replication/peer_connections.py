@@ -1,8 +1,10 @@
 """Connections between masters over asyncio: dialing, frames, handshake, pings. No Raft.
 
-Of two masters the one with the greater id dials, so there is at most one connection of theirs; when it comes
-again, the older one is closed and can no longer speak. Whatever arrives is limited before it is read, and a
-peer that breaks the rules loses its connection and gets a log line, never a traceback.
+Of two masters the one with the greater id dials; the other one only after a while, because the greater may
+not know of it, yet or any more. So there is at most one connection of theirs; when it comes again, the older
+one is closed and can no longer speak. Whom to dial changes with the cluster's membership. Whatever arrives is
+limited before it is read, and a peer that breaks the rules loses its connection and gets a log line, never a
+traceback.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from gfs.master.replication.handshake import Dialer, Introduction, Listener
 from gfs.master.replication.options import (
     HANDSHAKE_FRAME_BYTES_MAX,
     RAFT_FRAME_BYTES_MAX,
+    REFUSALS_MAX,
     SEND_BUFFER_BYTES_MAX,
     UNAUTHENTICATED_CONNECTIONS_MAX,
     RaftOptions,
@@ -41,8 +44,12 @@ class ConnectionEvents(Protocol):
 
     def introduce(self) -> Introduction: ...
 
-    def check_peer(self, member: MasterId, introduction: Introduction) -> None:
-        """Raises: GfsError to refuse the peer."""
+    def check_peer(self, member: MasterId, introduction: Introduction, *, is_connected: bool) -> None:
+        """`is_connected`: another connection of this peer is alive. Raises: GfsError to refuse the peer."""
+        ...
+
+    def refused_by(self, member: MasterId, introduction: Introduction) -> None:
+        """A peer that has proven to know the secret does not let us in."""
         ...
 
     def peer_up(self, member: MasterId) -> None: ...
@@ -73,17 +80,16 @@ class PeerConnections:
         events: ConnectionEvents,
     ) -> None:
         """`peers`: where each other master is dialed, maybe a proxy; who answers there has to prove it."""
-        assert me not in peers
-        self.me, self.peers, self.cluster, self.secret = me, peers, cluster, secret
+        self.me, self.cluster, self.secret = me, cluster, secret
+        self._peers = dict(peers)
         self.options, self.clock, self.events = options, clock, events
         self._chance = chance
-        self.members = frozenset(peers)
         self.silence = Silence()
         self.last_refusal: dict[MasterId, str] = {}  # why a peer is not let in, or does not let us in
         self._refusal_errors: dict[MasterId, GfsError] = {}
         self._listen = listen
         self._live: dict[MasterId, Connection] = {}
-        self._dialing: set[MasterId] = set()
+        self._dialers: dict[MasterId, asyncio.Task[None]] = {}
         self.unfinished: set[Connection] = set()  # still shaking hands
         self.serving: set[Connection] = set()  # shipping checkpoints
         self.tasks: set[asyncio.Task[None]] = set()
@@ -95,9 +101,28 @@ class PeerConnections:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self, None), *self._listen)
         self.spawn(self._ping_for_ever())
-        for member in self.peers:
-            if self.me > member:
-                self.spawn(self._dial_for_ever(member))
+        self.set_peers(self._peers)
+
+    def set_peers(self, peers: dict[MasterId, tuple[str, int]]) -> None:
+        """From now on keep connections with these, and none with those that were among them before."""
+        assert self.me not in peers
+        gone = self._peers.keys() - peers.keys()
+        self._peers = dict(peers)
+        for member in sorted(gone):
+            if (dialer := self._dialers.pop(member, None)) is not None:
+                dialer.cancel()
+            if (connection := self._live.get(member)) is not None:
+                connection.abort()
+            self.last_refusal.pop(member, None)
+            self._refusal_errors.pop(member, None)
+        if self._server is None or self._closed:
+            return
+        for member in peers:
+            if member not in self._dialers:
+                self._dialers[member] = self.spawn(self._dial_for_ever(member))
+
+    def address_of(self, member: MasterId) -> tuple[str, int] | None:
+        return self._peers.get(member)
 
     @property
     def port(self) -> int:
@@ -134,20 +159,33 @@ class PeerConnections:
 
     # --- for Connection -------------------------------------------------------------------------
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:  # Any: what a coroutine yields is asyncio's
+    def spawn(
+        self, work: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:  # Any: what a coroutine yields is asyncio's
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     def established(self, connection: Connection, member: MasterId) -> None:
-        older = self._live.pop(member, None)
+        older = self._live.get(member)
+        if older is not None and self._crossed(older, connection, member):
+            connection.abort()
+            return
         if older is not None:
+            del self._live[member]
             older.abort()
             self.events.peer_down(member)
         self.last_refusal.pop(member, None)
         self._refusal_errors.pop(member, None)
         self._live[member] = connection
         self.events.peer_up(member)
+
+    def _crossed(self, older: Connection, newer: Connection, member: MasterId) -> bool:
+        """Both have dialed at once: both keep the connection that the greater id has dialed."""
+        greater_dialed = older.is_ours if self.me > member else not older.is_ours
+        at_once = newer.opened_at - older.opened_at < self.options.lesser_dials_seconds
+        return at_once and greater_dialed and older.is_ours != newer.is_ours
 
     def lost(self, connection: Connection, member: MasterId) -> None:
         if self._live.get(member) is connection:
@@ -166,8 +204,14 @@ class PeerConnections:
     def is_current(self, connection: Connection, member: MasterId) -> bool:
         return self._live.get(member) is connection
 
+    def check_peer(self, member: MasterId, introduction: Introduction) -> None:
+        """Raises: GfsError to refuse the peer."""
+        self.events.check_peer(member, introduction, is_connected=member in self._live)
+
     def refused(self, member: MasterId, error: GfsError) -> None:
         """Log a refusal once, not at every attempt."""
+        if member not in self._refusal_errors and len(self._refusal_errors) >= REFUSALS_MAX:
+            return
         self._refusal_errors[member] = error
         if self.last_refusal.get(member) != error.message:
             self.last_refusal[member] = error.message
@@ -184,27 +228,29 @@ class PeerConnections:
 
     async def _dial_for_ever(self, member: MasterId) -> None:
         options = self.options
+        patience = 0.0 if self.me > member else options.lesser_dials_seconds
+        away_since = self.clock.monotonic()
         while not self._closed:
-            if member not in self._live and member not in self._dialing:
+            if member in self._live:
+                away_since = self.clock.monotonic()
+            elif self.clock.monotonic() - away_since >= patience:
                 await self._dial(member)
+                away_since = self.clock.monotonic()
             await self.clock.sleep(
                 self._chance.uniform(options.redial_seconds_min, options.redial_seconds_max)
             )
 
     async def _dial(self, member: MasterId) -> None:
         loop = asyncio.get_running_loop()
-        self._dialing.add(member)
         try:
             async with asyncio.timeout(self.options.peer_silent_seconds):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self, member), *self.peers[member]
+                    lambda: Connection(self, member), *self._peers[member]
                 )
                 await connection.settled.wait()
         except OSError as error:  # also when it takes too long
             self.silence.not_reached(member, error)
             return  # the next attempt is a moment away; peers that stay away show in status()
-        finally:
-            self._dialing.discard(member)
 
     async def _ping_for_ever(self) -> None:
         while not self._closed:
@@ -231,6 +277,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, owner: PeerConnections, target: MasterId | None) -> None:
         """`target`: whom we dial; None when we were dialed."""
         self._owner, self._target = owner, target
+        self.is_ours = target is not None  # we have dialed
         self._transport: asyncio.Transport
         self._buffer = bytearray()
         self._dialer = Dialer(me=owner.me, cluster=owner.cluster, secret=owner.secret) if target else None
@@ -239,6 +286,7 @@ class Connection(asyncio.Protocol):
         self._step = 0
         self._serving = self._piece_under_way = False
         self._name = "an unknown peer"
+        self._is_proven = False  # that the dialer is who it says
         self.member: MasterId | None = None  # set once Raft messages may flow
         self.serves: MasterId | None = None  # set once it may fetch pieces of a checkpoint
         self.opened_at = self.last_heard = owner.clock.monotonic()
@@ -335,7 +383,10 @@ class Connection(asyncio.Protocol):
             self.write(frame(dialer.respond(body, introduction)))
             self._introduction = introduction
         else:
-            self._owner.events.check_peer(self._target, dialer.finish(body, self._introduction))
+            theirs = dialer.finish(body, self._introduction)
+            if dialer.refused_because:
+                self._owner.events.refused_by(self._target, theirs)
+            self._owner.check_peer(self._target, theirs)
             if dialer.refused_because:
                 raise Superseded(
                     f"{self._target} refuses us: {dialer.refused_because}",
@@ -347,15 +398,17 @@ class Connection(asyncio.Protocol):
     def _shake_as_listener(self, listener: Listener, body: bytes) -> None:
         self._step += 1
         if self._step == 1:
-            challenge = listener.challenge(body, self._owner.members)
+            challenge = listener.challenge(body)
             self._name = listener.hello.source
             self.write(frame(challenge))
             return
         theirs = listener.check(body)
+        self._is_proven = True
         try:
-            self._owner.events.check_peer(listener.hello.source, theirs)
+            self._owner.check_peer(listener.hello.source, theirs)
         except GfsError as error:
-            self.write(frame(listener.refuse(self._owner.events.introduce(), error.message)))
+            reason = f"{error.message}. {error.hint}".rstrip(". ")
+            self.write(frame(listener.refuse(self._owner.events.introduce(), reason)))
             raise
         self.write(frame(listener.welcome(self._owner.events.introduce())))
         if listener.hello.purpose == "raft":
@@ -390,9 +443,8 @@ class Connection(asyncio.Protocol):
         """After a refusal was queued close() still sends it; abort() would not."""
         if isinstance(error, WrongCluster) and self._listener is not None:
             self._name = self._listener.hello.source  # as it calls itself
-        known = MasterId(self._name) if self._name in self._owner.members else None
-        if known is not None and self.member is None:
-            self._owner.refused(known, error)
+        if self.member is None and (self._is_proven or self._owner.address_of(MasterId(self._name))):
+            self._owner.refused(MasterId(self._name), error)
         else:
             logger("raft").warning("raft_connection_closed", peer=self._name, reason=error.message)
         self._transport.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from gfs.master.replication.checkpoints import CheckpointManifest
-from gfs.vocabulary import LogIndex
+from gfs.vocabulary import Address, LogIndex
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -82,10 +82,12 @@ class CheckpointOffer(_Message, frozen=True):
     """The log no longer goes back to where this follower is: fetch a checkpoint.
 
     No commit index: what a checkpoint covers says nothing of the follower's own entries (P1).
+    `source`: where to dial the leader, for one who has not yet been told of it by the log.
     """
 
     term: int
     manifest: CheckpointManifest
+    source: Address = Address("")
 
 
 class CheckpointWanted(_Message, frozen=True):

@@ -25,7 +25,6 @@ from gfs.errors import (
     NoQuorum,
     NotLeader,
     OutcomeUnknown,
-    ProtocolFault,
     Unavailable,
 )
 from gfs.master.replication.admission import Admission
@@ -33,6 +32,7 @@ from gfs.master.replication.checkpoint_duty import CheckpointDuty
 from gfs.master.replication.checkpoint_shipping import serve_piece
 from gfs.master.replication.checkpoints import CheckpointStore
 from gfs.master.replication.commit_stall import CommitStall
+from gfs.master.replication.configuration import decode_configuration
 from gfs.master.replication.distrust import Distrust
 from gfs.master.replication.elections import Elections
 from gfs.master.replication.engine import Engine
@@ -46,22 +46,20 @@ from gfs.master.replication.handshake import Dialer, Introduction
 from gfs.master.replication.leadership import Leadership, Listener
 from gfs.master.replication.log import Position
 from gfs.master.replication.log_writer import InWorker, LogWriter
+from gfs.master.replication.member_changes import MemberChanges
+from gfs.master.replication.membership_duty import MembershipDuty
 from gfs.master.replication.options import APPLY_BYTES_PER_TURN, RaftOptions
 from gfs.master.replication.peer_connections import PeerConnections
+from gfs.master.replication.peer_messages import PeerMessages
 from gfs.master.replication.raft_messages import (
-    CheckpointInstalled,
-    CheckpointOffer,
     CheckpointWanted,
     FetchPiece,
     Message,
     NoSuchCheckpoint,
-    PreVote,
-    PreVoteRequest,
-    ReadIndexAnswer,
-    ReadIndexRequest,
+    Ping,
 )
 from gfs.master.replication.raft_transport import RaftTransport
-from gfs.master.replication.read_index import ReadIndex
+from gfs.master.replication.read_rounds import ReadRounds
 from gfs.master.replication.recovery import recover
 from gfs.master.replication.replicator import (
     Member,
@@ -107,8 +105,8 @@ class RaftNode:
     ) -> None:
         """
         Args:
-            founders: the masters of a cluster whose membership has never changed, this one among them; for
-                one that is yet to be added, those that it is to learn from. Later the log tells.
+            founders: the masters of a cluster whose membership has never changed. Who is to be added later,
+                or has been, is no voter here; this one may be among them. After a change the log tells.
             dial: where to reach a member, if not at its own address.
             directory: of this master; the operation log goes into its "log".
             state: restored from the newest checkpoint, or further on its own; never behind it.
@@ -118,7 +116,7 @@ class RaftNode:
         """
         self._me, self._listen, self._directory = me, listen, directory
         self._founders = tuple(sorted(founders))
-        self._peers = {member.id: dial(member) for member in self._founders if member.id != me}
+        self._dial = dial
         self._cluster, self._secret, self._state, self._checkpoints = cluster, secret, state, checkpoints
         self._options = options or RaftOptions()
         self._disk, self._clock = disk or SystemDisk(), clock or SystemClock()
@@ -128,8 +126,9 @@ class RaftNode:
         self._log_thread: WorkerThread | None = None
         self._listeners: list[Listener] = []
         self._members_listeners: list[MembersListener] = []
-        self._group, self._reads = GroupCommit(self._options), ReadIndex(me)
+        self._group = GroupCommit(self._options)
         self._freshness = Freshness()
+        self._pieces_served = 0
         self._turn_asked = False
         self._running = False
         self._stopping = False
@@ -150,14 +149,16 @@ class RaftNode:
             self._disk,
             me=self._me,
             cluster=self._cluster,
+            founders=self._founders,
             state=self._state,
             checkpoints=self._checkpoints,
             state_wanted=self._distrust.state_wanted,
             segment_bytes=self._options.segment_bytes,
         )
-        self._log, self._disks = recovered.log, recovered.disks
+        self._log, self._disks, self._membership = recovered.log, recovered.disks, recovered.membership
         self._wire_up()
         self._engine.begin_at(recovered.applied.index)
+        self._membership_duty.follow()
         await self._connections.start()
         self._running = True
         self._tick()
@@ -237,6 +238,8 @@ class RaftNode:
             lag_entries=lag_entries,
             lag_seconds=lag_seconds,
             silent=self._silent(),
+            part=self._membership.part(),
+            disks=tuple(self._disks.all().items()),
         )
 
     def _silent(self) -> tuple[tuple[MasterId, str], ...]:
@@ -253,22 +256,19 @@ class RaftNode:
         self._listeners.append(listener)
 
     def members(self) -> tuple[Member, ...]:
-        return self._founders
+        return self._membership.latest.members
 
     def on_members(self, listener: MembersListener) -> None:
         self._members_listeners.append(listener)
 
     async def add_member(self, member: Member) -> None:
-        self._demand_leadership()
-        raise Unavailable(f"this version cannot add master {member.id} to a cluster that is in use")
+        await self._changes.add(member)
 
     async def remove_member(self, member: MasterId) -> None:
-        self._demand_leadership()
-        raise Unavailable(f"this version cannot remove master {member} from a cluster that is in use")
+        await self._changes.remove(member)
 
     async def transfer_leadership(self, to: MasterId | None) -> MasterId:
-        self._demand_leadership()
-        raise Unavailable("this version cannot hand leadership over on demand")
+        return await self._changes.transfer(to)
 
     async def checkpoint(self) -> LogIndex:
         if self._distrust.stands_back:
@@ -292,13 +292,8 @@ class RaftNode:
         Raises: NotLeader, InvalidArgument when no such member has knocked, OutcomeUnknown.
         """
         self._demand_leadership()
-        position = self._engine.append(self._admission.readmission(member))
-        self._ask_for_turn()
-        while not self._stopping and self._engine.is_leader and self._engine.term == position.term:
-            if self._engine.applied_index >= position.index:
-                return
-            await self._clock.sleep(self._options.tick_seconds)
-        raise OutcomeUnknown(f"leadership was lost while {member} was being readmitted")
+        position = self._append(self._admission.readmission(member))
+        await self._changes.settled(position, f"{member} was being readmitted")
 
     # --- a state that is not to be trusted --------------------------------------------------------
 
@@ -328,6 +323,7 @@ class RaftNode:
 
     def _checkpoint_installed(self) -> None:
         self._distrust.replaced()
+        self._membership_duty.follow()
         self._ask_for_turn()
 
     # --- construction -----------------------------------------------------------------------------
@@ -349,7 +345,7 @@ class RaftNode:
         )
         self._connections = PeerConnections(
             me=self._me,
-            peers=self._peers,
+            peers={},
             listen=self._listen,
             cluster=self._cluster,
             secret=self._secret,
@@ -363,16 +359,18 @@ class RaftNode:
             self._connections,
             call_later=self._loop.call_later,
             away_seconds=options.heartbeat_seconds,
-            on_other=self._other_message,
+            on_other=lambda member, message: self._messages.receive(member, message),
             on_leader_heard=self._leader_heard,
             on_checkpoint_needed=lambda member: self._checkpointing.offer(member),
             may_stand=lambda: not self._distrust.stands_back,
+            on_log_replaced=lambda after, entries: self._membership_duty.log_replaced(after, entries),
+            may_vote=self._membership.may_vote,
             writer=self._writer,
             fatal=self._fail,
         )
         self._engine = Engine(
             self._me,
-            sorted(self._peers),
+            [],
             self._log,
             self._raft_transport,
             options,
@@ -381,12 +379,27 @@ class RaftNode:
             on_state_changed=self._engine_state_changed,
         )
         self._raft_transport.bind(self._engine)
-        self._admission = Admission(self._disks, self._engine)
+        self._membership_duty = MembershipDuty(
+            self._me,
+            self._membership,
+            self._engine,
+            self._connections,
+            dial=self._dial,
+            listeners=self._members_listeners,
+        )
+        self._admission = Admission(self._disks, self._membership, self._engine)
+        self._reads = ReadRounds(self._me, self._engine, self._connections, self._clock, options)
         self._stall = CommitStall(
             self._me, self._engine, self._log, patience_seconds=options.commit_patience_seconds
         )
         self._elections = Elections(
-            self._me, self._engine, self._log, options, self._chance, send=self._connections.transmit
+            self._me,
+            self._engine,
+            self._log,
+            self._membership,
+            options,
+            self._chance,
+            send=self._connections.transmit,
         )
         self._leadership = Leadership(
             self._me,
@@ -405,7 +418,9 @@ class RaftNode:
             engine=self._engine,
             disks=self._disks,
             wire=self._connections,
-            addresses=self._peers,
+            membership=self._membership,
+            dial=self._membership_duty.address_of,
+            me=self._me,
             cluster=self._cluster,
             clock=self._clock,
             executor=self._checkpoint_threads,
@@ -415,6 +430,33 @@ class RaftNode:
             on_installed=self._checkpoint_installed,
             distrust=self._distrust,
             fatal=self._fail,
+        )
+        self._changes = MemberChanges(
+            self._me,
+            engine=self._engine,
+            log=self._log,
+            membership=self._membership,
+            disks=self._disks,
+            leadership=self._leadership,
+            wire=self._connections,
+            clock=self._clock,
+            options=options,
+            append=self._append,
+            demand_leadership=self._demand_leadership,
+            is_quiet=lambda: self._group.in_flight == 0,
+            pieces_served=lambda: self._pieces_served,
+            has_ended=lambda: not self._running,
+        )
+        self._messages = PeerMessages(
+            engine=self._engine,
+            log=self._log,
+            wire=self._connections,
+            raft=self._raft_transport,
+            writer=self._writer,
+            elections=self._elections,
+            reads=self._reads,
+            checkpointing=self._checkpointing,
+            distrust=self._distrust,
         )
 
     # --- turns ------------------------------------------------------------------------------------
@@ -464,6 +506,7 @@ class RaftNode:
 
     def _finish_turn(self) -> None:
         engine = self._engine
+        self._membership_duty.follow_if_settled()
         if self._applied_something:
             self._applied_something = False
             self._state.commit()
@@ -476,14 +519,14 @@ class RaftNode:
         self._leadership.notify()
         if self._leadership.is_ready():
             self._freshness.leading(now=self._clock.monotonic())
-            self._drive_reads()
-            if self._group.may_place(self._engine.commit_index):
+            self._reads.drive()
+            if not self._changes.handing_over and self._group.may_place(self._engine.commit_index):
                 self._ask_for_turn()
 
     def _append_waiting(self) -> bool:
         """Whether there is something new to send."""
         group, engine = self._group, self._engine
-        if not group.has_waiting or not self._leadership.is_ready():
+        if not group.has_waiting or self._changes.handing_over or not self._leadership.is_ready():
             return False
         appended = False
         while group.may_place(engine.commit_index):
@@ -492,27 +535,26 @@ class RaftNode:
         return appended
 
     def _apply_entry(self, index: LogIndex, term: Term, payload: bytes) -> None:
-        readmission = decode_readmission(payload)
+        readmission, configuration = decode_readmission(payload), decode_configuration(payload)
+        proposals: list[bytes] = []
         if readmission is not None:
             self._admission.readmitted(readmission)
-        proposals = [] if readmission is not None else decode_entry(payload)
+        elif configuration is not None:
+            self._admission.configured(configuration)
+            self._membership_duty.settled()
+        else:
+            proposals = decode_entry(payload)
         outcomes = self._state.apply(index, term, proposals)
         self._applied_something = True
         self._group.applied(Position(index, term), outcomes)
 
-    def _drive_reads(self) -> None:
-        engine, reads, now = self._engine, self._reads, self._clock.monotonic()
-        while True:
-            number = reads.begin(term=engine.term, commit_index=engine.commit_index, now=now)
-            if number is not None:
-                self._ask_the_prompt(ReadIndexRequest(engine.term, number))
-            elif overdue := reads.overdue(now=now, seconds=self._options.read_patience_seconds):
-                for member in sorted(engine.others - overdue[1]):
-                    self._connections.transmit(member, ReadIndexRequest(engine.term, overdue[0]))
-            if not reads.confirmations() or not engine.is_majority(reads.confirmations()):
-                break
-            reads.finish()
-        reads.applied(engine.applied_index)
+    # --- membership -------------------------------------------------------------------------------
+
+    def _append(self, payload: bytes) -> Position:
+        position = self._engine.append(payload)
+        self._membership_duty.log_replaced(position.index - 1, [(payload, *position)])
+        self._ask_for_turn()
+        return position
 
     # --- leadership -------------------------------------------------------------------------------
 
@@ -559,11 +601,13 @@ class RaftNode:
     # --- ConnectionEvents -------------------------------------------------------------------------
 
     def introduce(self) -> Introduction:
-        disks = self._disks
-        return Introduction(disks.mine, disks.all(), self._log.end.index, life=disks.life)
+        return self._admission.introduce(log_end=self._log.end.index)
 
-    def check_peer(self, member: MasterId, introduction: Introduction) -> None:
-        self._admission.check(member, introduction)
+    def check_peer(self, member: MasterId, introduction: Introduction, *, is_connected: bool) -> None:
+        self._admission.check(member, introduction, is_connected=is_connected)
+
+    def refused_by(self, member: MasterId, introduction: Introduction) -> None:
+        self._admission.refused_by(member, introduction)
 
     def peer_up(self, member: MasterId) -> None:
         self._raft_transport.peer_up(member)
@@ -575,6 +619,8 @@ class RaftNode:
             self._elections.leader_connection_lost()
 
     def message(self, member: MasterId, message: Message) -> None:
+        if type(message) is Ping:  # who dials decides last, and has kept the connection
+            self._membership.let_in_by(member)
         if self._running:
             self._guarded(lambda: self._raft_transport.receive(member, message))
 
@@ -584,48 +630,13 @@ class RaftNode:
     async def serve_piece(self, request: FetchPiece) -> msgspec.Struct:
         if self._distrust.stands_back:
             return NoSuchCheckpoint()
+        self._pieces_served += 1
         return await serve_piece(
             self._checkpoints,
             self._checkpoint_threads,
             request,
             on_gone_bad=self._checkpointing.make,
         )
-
-    def _ask_the_prompt(self, message: ReadIndexRequest) -> None:
-        """Ask as many as make a majority with us; all of them if they let us wait (see overdue)."""
-        missing = (len(self._peers) + 1) // 2
-        for member in self._reads.by_promptness(self._peers):
-            if missing == 0:
-                return
-            missing -= self._connections.transmit(member, message)
-
-    def _other_message(self, member: MasterId, message: Message) -> None:
-        engine = self._engine
-        match message:
-            case PreVoteRequest():
-                if message.term < engine.term:
-                    self._raft_transport.answer(member, 0, success=False)  # tells our term
-                elif not self._writer.out_of_space and self._elections.would_vote_for(member, message):
-                    self._connections.transmit(member, PreVote(message.term))
-            case PreVote():
-                self._elections.take_pre_vote(member, message)
-            case ReadIndexRequest(term, number):
-                if term == engine.term and engine.leader == member:
-                    self._connections.transmit(member, ReadIndexAnswer(term, number))
-            case ReadIndexAnswer(term, number):
-                if term == engine.term and engine.is_leader:
-                    self._reads.confirm(member, term=term, number=number)
-            case CheckpointOffer(term, manifest):
-                if term == engine.term and engine.leader == member:
-                    self._checkpointing.take_offer(member, manifest)
-            case CheckpointWanted(term, index_min):
-                if term == engine.term and engine.is_leader and not self._distrust.stands_back:
-                    self._checkpointing.offer_later_than(member, index_min)
-            case CheckpointInstalled(term, index):
-                if term == engine.term and engine.is_leader and engine.next_index(member) <= index:
-                    engine.set_next_index(member, min(index, self._log.end.index) + 1)
-            case _:
-                raise ProtocolFault(f"{member} sends an unexpected {type(message).__name__}")
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from pysyncobj.transport import Transport
 from gfs import failpoints
 from gfs.errors import CorruptState, ProtocolFault
 from gfs.master.replication.engine import Engine, MemberNode, member_node
-from gfs.master.replication.log import OperationLog
+from gfs.master.replication.log import Entry, OperationLog
 from gfs.master.replication.raft_messages import (
     AppendAnswer,
     AppendEntries,
@@ -61,6 +61,8 @@ class RaftTransport(Transport):
         on_other: Callable[[MasterId, Message], None],
         on_leader_heard: Callable[[LogIndex | None], None],
         on_checkpoint_needed: Callable[[MasterId], None],
+        on_log_replaced: Callable[[int, list[Entry]], None],
+        may_vote: Callable[[], bool],
         writer: DiskState,
         fatal: Callable[[BaseException], None],
         may_stand: Callable[[], bool] = lambda: True,
@@ -70,11 +72,14 @@ class RaftTransport(Transport):
             on_other: takes the messages that pysyncobj has no part in.
             on_leader_heard: a message of the current leader has come in, with its commit index if it has one.
             may_stand: whether this master may be asked to take over the leadership.
+            on_log_replaced: the leader has made the log go on, after this index, with these entries.
         """
         super().__init__(None, None, None)
         self._log, self._wire, self._call_later, self._away_seconds = log, wire, call_later, away_seconds
         self._on_other, self._on_leader_heard = on_other, on_leader_heard
         self._on_checkpoint_needed, self._may_stand = on_checkpoint_needed, may_stand
+        self._on_log_replaced = on_log_replaced
+        self._may_vote = may_vote
         self._writer, self._fatal = writer, fatal
         self._held: list[_Held] = []
         self._waiting_for_our_disk: dict[MasterId, AppendAnswer] = {}
@@ -198,13 +203,16 @@ class RaftTransport(Transport):
                 self._receive_append(member, message)
             case AppendAnswer():
                 self._receive_answer(member, message)
+            case VoteRequest(term) if not self._may_vote():
+                self.learn_term(member, term)
             case VoteRequest(term, last_index, last_term):
                 request = {"type": "request_vote", "term": term}
                 self._onMessageReceived(
                     node, request | {"last_log_index": last_index, "last_log_term": last_term}
                 )
             case Vote(term):
-                self._onMessageReceived(node, {"type": "response_vote", "term": term})
+                if member in self._engine.voters:
+                    self._onMessageReceived(node, {"type": "response_vote", "term": term})
             case TimeoutNow(term):
                 if self._may_stand():
                     self._onMessageReceived(node, {"type": "timeout_now", "term": term})
@@ -221,7 +229,7 @@ class RaftTransport(Transport):
     def _receive_answer(self, member: MasterId, answer: AppendAnswer) -> None:
         if answer.term > self._engine.term:
             self.learn_term(member, answer.term)
-        if answer.term != self._engine.term or not self._engine.is_leader:
+        if not self._counts(member, answer):
             return
         if answer.next_index > self._log.end.index + 1:
             raise ProtocolFault(f"{member} acknowledges entry {answer.next_index - 1}, which does not exist")
@@ -232,9 +240,13 @@ class RaftTransport(Transport):
         reset = answer.reset and 0 < answer.next_index < self._engine.next_index(member)
         self._deliver_answer(member, answer.next_index, success=False, reset=reset)
 
+    def _counts(self, member: MasterId, answer: AppendAnswer) -> bool:
+        engine = self._engine
+        return answer.term == engine.term and engine.is_leader and engine.sends_to(member)
+
     def _take_success(self, member: MasterId, answer: AppendAnswer) -> None:
         """Count an answer up to what our own disk holds; the rest waits for it (F1)."""
-        if answer.term != self._engine.term or not self._engine.is_leader:
+        if not self._counts(member, answer):
             self._waiting_for_our_disk.pop(member, None)
             return
         countable = min(answer.next_index, self._log.durable_index + 1)
@@ -306,6 +318,8 @@ class RaftTransport(Transport):
             "prevLogTerm": self._log.term_at(agreed),
         }
         self._onMessageReceived(member_node(member), message)
+        if new:
+            self._on_log_replaced(agreed, new)
 
     def _take_sign_of_life(self, member: MasterId, append: AppendEntries, *, commit_index: int) -> None:
         """Without entries or a previous index pysyncobj takes note of leader, term and commit index only."""

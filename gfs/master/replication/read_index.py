@@ -71,9 +71,9 @@ class ReadIndex:
             *(member for member in members if member not in self._prompt),
         ]
 
-    def confirmations(self) -> int:
-        """Of the round under way, this master included; 0 when there is none."""
-        return len(self._round.confirmed) if self._round is not None else 0
+    def confirmations(self) -> frozenset[MasterId]:
+        """Of the round under way, this master included; nobody when there is none."""
+        return frozenset(self._round.confirmed) if self._round is not None else frozenset()
 
     def finish(self) -> None:
         """A majority has confirmed: its readers now only wait for the state to catch up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gfs.disk import Disk
@@ -9,7 +10,8 @@ from gfs.errors import CorruptState
 from gfs.master.replication.checkpoints import CheckpointStore
 from gfs.master.replication.log import OperationLog, Position
 from gfs.master.replication.member_disks import MemberDisks
-from gfs.master.replication.replicator import StateMachine
+from gfs.master.replication.membership import NEVER_CHANGED, Membership
+from gfs.master.replication.replicator import Member, StateMachine
 from gfs.vocabulary import ClusterId, MasterId
 
 LOG_DIRECTORY = "log"
@@ -18,6 +20,7 @@ LOG_DIRECTORY = "log"
 class Recovered(NamedTuple):
     log: OperationLog
     disks: MemberDisks
+    membership: Membership
     applied: Position
 
 
@@ -27,6 +30,7 @@ def recover(
     *,
     me: MasterId,
     cluster: ClusterId,
+    founders: Sequence[Member],
     state: StateMachine,
     checkpoints: CheckpointStore,
     state_wanted: bool,
@@ -45,7 +49,9 @@ def recover(
         raise CorruptState(f"the state is at entry {applied.index}, behind its checkpoint {newest.index}")
     log_directory = f"{directory}/{LOG_DIRECTORY}"
     has_history = newest is not None or applied.index > 0
-    disks = MemberDisks(log_directory, disk, me=me, cluster=cluster, has_history=has_history)
+    disks = MemberDisks(
+        log_directory, disk, me=me, cluster=cluster, founders=founders, has_history=has_history
+    )
     if has_history and not OperationLog.exists_in(log_directory, disk):
         raise CorruptState(
             f"the operation log in {log_directory} is gone although this master has been in use",
@@ -55,7 +61,9 @@ def recover(
     log = OperationLog(log_directory, disk, segment_bytes=segment_bytes, base=base)
     if not state_wanted:
         _check(log, applied)
-    return Recovered(log, disks, applied)
+    membership = Membership(me, disks.founders, log)
+    membership.restart(base or NEVER_CHANGED, newest.configuration if newest is not None else ())
+    return Recovered(log, disks, membership, applied)
 
 
 def _check(log: OperationLog, applied: Position) -> None:
