@@ -19,6 +19,7 @@ from gfs.bench.fixture import local_cluster
 from gfs.bench.machine import Machine, cpu_seconds, describe
 from gfs.bench.plot import Mark, curve_chart
 from gfs.client.client import AsyncClient
+from gfs.errors import Unavailable
 from gfs.local.supervisor import Supervisor
 from gfs.messages.base import Ack, Ping
 from gfs.transport.websocket_client import WebSocketCaller
@@ -77,7 +78,7 @@ class Report(msgspec.Struct, frozen=True):
     rounds: list[Round]
 
 
-class _Bench:
+class MetadataBench:
     """A cluster under measurement, and what its programs have used."""
 
     def __init__(
@@ -87,10 +88,10 @@ class _Bench:
         self._leader = Address(supervisor.settings.masters[leader].control)
         self._caller = WebSocketCaller(role="bench", node="bench")
         self._sync_file = os.path.join(supervisor.layout.directory, "bare-sync")
-        self._programs = {"client": os.getpid(), "leader": supervisor.process_id(leader)}
+        self._supervisor = supervisor
         followers = sorted(set(supervisor.settings.masters) - {leader})
-        for number, follower in enumerate(followers, start=1):
-            self._programs[f"follower {number}"] = supervisor.process_id(follower)
+        masters = {f"follower {number}": follower for number, follower in enumerate(followers, start=1)}
+        self._masters = {"leader": leader, **masters}
 
     async def round(self, number: int) -> Round:
         client, folder = self._client, f"/m/{number}"
@@ -146,7 +147,15 @@ class _Bench:
         return _median_us(trips), _median_us(syncs), _median_us(creates)
 
     def _used(self) -> dict[str, float]:
-        return {name: cpu_seconds(process) for name, process in self._programs.items()}
+        """Raises: Unavailable when a master has ended."""
+        used = {"client": cpu_seconds(os.getpid())}
+        for name, master in self._masters.items():
+            try:
+                used[name] = cpu_seconds(self._supervisor.process_id(master))
+            except FileNotFoundError as error:
+                words = self._supervisor.last_words(master)
+                raise Unavailable(f"master {master} ended while it was measured: {words}") from error
+        return used
 
 
 async def measure(
@@ -161,7 +170,7 @@ async def measure(
     measured: list[Round] = []
     async with local_cluster(chunkservers=1) as (supervisor, client):
         leader = (await client.cluster_status()).leader
-        bench = _Bench(supervisor, client, leader, in_flight=in_flight, seconds=seconds)
+        bench = MetadataBench(supervisor, client, leader, in_flight=in_flight, seconds=seconds)
         for number in range(rounds):
             measured.append(await bench.round(number))
             say(f"  round {number + 1} of {rounds}: {_in_words(measured[-1])}")
