@@ -198,13 +198,13 @@ def replay(ctx: click.Context, file: str, speed: float, under: str) -> None:
     help="How many files of one chunk; give it once for each size.",
 )
 @click.option("--directory", metavar="DIR", help="Where the states lie meanwhile: some 400 bytes a file.")
-@click.option("--picture", metavar="FILE", default="", help="Draw the times into this SVG file.")
+@click.option("--plot", metavar="FILE", default="", help="Draw the times into this SVG file.")
 @click.pass_context
-def state(ctx: click.Context, files: tuple[int, ...], directory: str | None, picture: str) -> None:
+def state(ctx: click.Context, files: tuple[int, ...], directory: str | None, plot: str) -> None:
     """What many files cost: checkpoint, start, memory, verify, diff.
 
-    For example: gfs -o json bench state --files 1000000 --files 10000000 --picture state.svg
+    For example: gfs -o json bench state --files 1000000 --files 10000000 --plot state.svg
     """
     from gfs.bench import state as program
 
-    _run(program.report(files, directory=directory, picture=picture, as_json=ctx.obj.output != "table"))
+    _run(program.report(files, directory=directory, picture=plot, as_json=ctx.obj.output != "table"))
