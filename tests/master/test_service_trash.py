@@ -188,16 +188,16 @@ async def test_a_master_whose_state_is_not_trusted_names_no_garbage_and_reclaims
     await here.heartbeats()
     await delete(here, "/f")
     await here.call(PurgeTrash(path="/f"), PurgeReply)
-    here.leader.standing.report_untrusted("its digest differs")
+    here.leader.standing.report_untrusted("its digest differs", step="Wait")
     await here.finish(here.leader.garbage.tick())
     assert here.leader.replicator.state.counters.chunks == 1
-    here.leader.standing.untrusted = False
+    here.leader.standing.report_trusted()
     await here.finish(here.leader.garbage.tick())
     assert here.leader.replicator.state.counters.chunks == 0
-    here.leader.standing.untrusted = True
+    here.leader.standing.report_untrusted("its digest differs", step="Wait")
     await here.heartbeats()
     assert not any(server.words for server in here.servers.values())
-    here.leader.standing.untrusted = False
+    here.leader.standing.report_trusted()
     await here.heartbeats()
     named = [word.garbage.handle for server in here.servers.values() for word in server.words]
     assert named == [lease.handle] * 3
