@@ -13,9 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gfs.checksums import crc32c
 from gfs.errors import (
-    ChecksumMismatch,
     ConnectionLost,
     DeadlineExceeded,
     GfsError,
@@ -28,8 +26,9 @@ from gfs.messages.data import PushAnswer
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.telemetry import trace_id
 from gfs.transport.data_head import AnswerHead, PushHead, ReadHead, read_answer, write_push, write_read
-from gfs.transport.data_socket import DATA_WINDOW_BYTES, DataSocket, set_congestion_control, shut
-from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, Address, ChunkHandle, ChunkVersion, PushId, split_address
+from gfs.transport.data_socket import DataSocket, set_congestion_control, shut
+from gfs.transport.data_verify import receive_verifying
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, PushId, split_address
 
 CONNECTIONS_PER_ADDRESS_MAX = 64  # a chunk server's own default limit; more calls wait for one
 ANSWER_BYTES_MAX = 64 * 2**10  # a PushAnswer or an ErrorReply
@@ -168,7 +167,7 @@ class DataClient:
                 if answer.checksums is None:
                     call.connection.receive_exactly(body)
                 else:
-                    _receive_verifying(call.connection, first, body, answer.checksums)
+                    receive_verifying(call.connection, first, body, answer.checksums)
             except OSError as error:
                 raise call.failure(error) from error
             call.keep(answer)
@@ -349,32 +348,6 @@ class _Call:
         left = self._deadline - time.monotonic()
         connection.allow(stall_seconds=max(left, 1e-3), total_seconds=left)
         self._open = connection
-
-
-def _receive_verifying(
-    connection: DataSocket, first: int, body: memoryview, checksums: Sequence[int]
-) -> None:
-    """Fill `body`, the bytes of a chunk from `first` on, comparing each block while it is hot.
-
-    Raises: ChecksumMismatch; OSError of the connection.
-    """
-    have = summed = 0
-    block_end = CHECKSUM_BLOCK_BYTES - first % CHECKSUM_BLOCK_BYTES
-    for expected in checksums:
-        block_end = min(block_end, len(body))
-        while have < block_end:
-            got = connection.receive_into(body[have : have + DATA_WINDOW_BYTES])
-            if got == 0:
-                raise ConnectionResetError(f"closed after {have} of {len(body)} bytes")
-            have += got
-        if crc32c(body[summed:block_end]) != expected:
-            block = (first + summed) // CHECKSUM_BLOCK_BYTES
-            raise ChecksumMismatch(
-                f"block {block} arrived with other bytes than its checksum is of",
-                details={"block": str(block)},
-            )
-        summed, block_end = block_end, block_end + CHECKSUM_BLOCK_BYTES
-    assert summed == have == len(body), (summed, have, len(body))
 
 
 class OutgoingPush:
