@@ -112,9 +112,9 @@ def test_masters_of_one_life_know_each_other_and_no_other_disk(source: Source, t
     second = source.begin(tmp_path / "second")
     m1, m2, stranger = disks_of(first, NAMES[0]), disks_of(first, NAMES[1]), disks_of(second, NAMES[1])
     m1.settle_life(NAMES[1], introduction(m2), has_log=True)
-    m1.check(NAMES[1], introduction(m2))
+    m1.check(NAMES[1], introduction(m2), voters=NAMES)
     with pytest.raises(Superseded):
-        m1.check(NAMES[1], introduction(stranger))
+        m1.check(NAMES[1], introduction(stranger), voters=NAMES)
 
 
 def introduction(disks: MemberDisks, *, log_end: int = 1000) -> Introduction:
@@ -156,7 +156,7 @@ def test_a_master_without_a_log_joins_the_life_of_those_it_meets_for_good(
 def test_masters_of_a_first_life_shake_hands_as_ever(tmp_path: Path) -> None:
     m1, m2 = old_disks(tmp_path / "1", "m1"), old_disks(tmp_path / "2", "m2")
     m1.settle_life(MasterId("m2"), introduction(m2), has_log=True)
-    m1.check(MasterId("m2"), introduction(m2))
+    m1.check(MasterId("m2"), introduction(m2), voters=NAMES)
 
 
 def test_what_is_there_is_moved_aside_only_when_that_was_asked_for(source: Source, tmp_path: Path) -> None:
