@@ -44,9 +44,9 @@ from gfs.vocabulary import ClusterId, MasterId
 CHECKPOINTS = 3  # made one after the other; the median counts
 CHANGES_EVERY = 100  # of so many files one is changed for the second checkpoint of a comparison
 CHECKPOINT_INDEX = 1_000_000
-MUTATION_SECONDS = 15.0
+MUTATION_SECONDS = 20.0
 MUTATIONS_A_SECOND = 100
-LOG_BYTES_FOR_A_CHECKPOINT = 48 * 2**10
+LOG_BYTES_FOR_A_CHECKPOINT = 16 * 2**10  # one every second or so at this pace
 START_SECONDS_MAX = 300.0
 POLL_SECONDS = 0.01
 MASTER = "m1"
