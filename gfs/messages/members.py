@@ -26,7 +26,7 @@ class FindMasters(Request, tag="find_masters", frozen=True, kw_only=True):
     reply: ClassVar[type[Reply]] = MastersReply
 
 
-class MemberRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
     """One member. A learner (`voter` false) gets the log and counts in no quorum."""
 
     id: MasterId

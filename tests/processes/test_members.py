@@ -366,7 +366,7 @@ def test_gfs_up_grows_and_shrinks_a_cluster_that_is_there_without_migration(tmp_
 
     def members() -> list[str]:
         found = json.loads(gfs(data, "admin", "members", "ls", "-o", "json"))
-        assert all(row.get("voter", True) for row in found["members"])
+        assert all(row["voter"] for row in found["members"])
         return [row["id"] for row in found["members"]]
 
     def is_there(path: str) -> bool:
