@@ -16,8 +16,8 @@ from gfs.master.core.tables import ReadTables, Table
 from gfs.master.state_machine import ReplicatedState
 from gfs.telemetry import logger
 
-REST_PER_WORK = 1.0  # a thread that hashes rows takes turns with the loop for the interpreter
-STEP_ROWS = 2000  # between two rests
+REST_PER_WORK = 3.0  # a thread that hashes rows takes turns with the loop for the interpreter
+STEP_ROWS = 500  # between two rests: about a millisecond of work
 
 _log = logger("master.rows")
 
