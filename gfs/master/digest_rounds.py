@@ -37,6 +37,7 @@ from gfs.vocabulary import Address, LogIndex, MasterId
 DIGEST_ENTRIES = 10_000  # log entries between two comparisons
 TICK_SECONDS = 0.25
 ANSWER_SECONDS = 2.0  # how long a round waits for masters to apply the log up to the mark
+DISPUTE_SECONDS = 6.0  # … when those that have answered differ: a slow one may have the casting vote
 ROWS_SECONDS = 3600.0  # … and to read all their rows
 ASK_AGAIN_SECONDS = 0.05
 ROWS_ASK_AGAIN_SECONDS = 0.5
@@ -223,9 +224,11 @@ class DigestRounds:
 
     async def _collect(self, index: LogIndex) -> dict[MasterId, StateDigestReply]:
         """What each master has noted at `index`; without those that do not come so far in time."""
-        give_up_at = self._clock.monotonic() + ANSWER_SECONDS
+        began = self._clock.monotonic()
         while True:
             answers = await self._ask_all(StateDigest())
+            digests = {said.mark_digest for said in answers.values() if said.mark_index == index}
+            give_up_at = began + (ANSWER_SECONDS if len(digests) == 1 else DISPUTE_SECONDS)
             here = {
                 m for m, said in answers.items() if said.mark_index >= index or said.quarantine == "diverged"
             }
