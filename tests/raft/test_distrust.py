@@ -10,6 +10,7 @@ from gfs.errors import Unavailable
 from gfs.master.replication.checkpoint_duty import CheckpointDuty
 from gfs.master.replication.raft_messages import TimeoutNow
 from gfs.master.replication.raft_node import RaftNode
+from gfs.vocabulary import Address
 from tests.raft.cluster import Cluster, Machine
 from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
@@ -135,7 +136,7 @@ def test_checkpoint_from_before_the_log_of_a_convicted_master_is_no_use() -> Non
         base, end = node_of(odd)._log.base.index, node_of(odd)._log.end
         assert early.index < base
         convict(odd)
-        node_of(odd)._checkpointing.take_offer(leader.name, early)
+        node_of(odd)._checkpointing.take_offer(leader.name, early, Address("-"))
         await cluster.until(lambda: is_healed(odd))
         assert node_of(odd)._log.base.index <= base and node_of(odd)._log.holds(end)
         newest = node_of(leader)._checkpoints.newest()
