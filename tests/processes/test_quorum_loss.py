@@ -78,7 +78,7 @@ def _each_with_why(lost: list[str]) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_writes_name_the_missing_masters_within_their_deadline_and_stale_reads_go_on(
-    cluster: ProcessCluster, number: int
+    cluster: ProcessCluster, number: int, tmp_path: Path
 ) -> None:
     left, lost = await lose_majority(cluster, number)
     await knows(cluster, left, lost)
@@ -117,6 +117,11 @@ async def test_writes_name_the_missing_masters_within_their_deadline_and_stale_r
     assert f"start {', '.join(lost)}" in reasons[2] and "gfs admin recover" in reasons[2]
     status, out, told = await gfs(cluster, "cat", "--consistency", "stale", "/d/f")
     assert (status, out) == (0, "stored before") and f"answered by {left}, at most" in told
+    place = str(tmp_path / "backups")
+    status, _, told = await gfs(cluster, "--timeout", str(DEADLINE_SECONDS), "backup", "create", place)
+    assert status == 6 and "no quorum" in told
+    status, out, told = await gfs(cluster, "backup", "create", place, "--consistency", "stale")
+    assert status == 0 and "1 file, 1 chunk" in out, told
 
     if number == signal.SIGKILL:
         cluster.start(lost)
