@@ -110,11 +110,14 @@ async def test_a_leader_that_names_a_set_without_itself_is_obeyed_too(rig: Rig) 
 async def test_an_old_leaders_word_does_not_bring_back_what_a_newer_one_has_dropped(rig: Rig) -> None:
     a, *_ = await rig.three()
     beating = Beating(rig, a, "m1", "m2", "m3", "m4")
-    m1, m2, _, m4 = beating.masters
+    m1, m2, m3, m4 = beating.masters
     beating.heartbeats.start()
     led_by(m2, "m1", "m2", "m4", term=2)
     led_by(m1, "m1", "m2", "m3", term=1)  # cut off from the others, and does not know
+    await rig.clock.advance(2 * INTERVAL)
+    told = len(m3.beats)
     await rig.clock.advance(10 * INTERVAL)
+    assert len(m3.beats) == told
     assert sorted(beating.heartbeats.masters) == ["m1", "m2", "m4"]
     assert len(m4.beats) > 5
     await beating.heartbeats.stop()
