@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -81,14 +80,12 @@ async def has(cluster: ProcessCluster, master: str, path: str) -> bool | None:
     return True
 
 
-async def make_it_lead(cluster: ProcessCluster, client: AsyncClient, master: str) -> None:
-    """Whoever else leads is stopped cleanly, and hands over, until it is this one's turn."""
-    while (leader := await all_serve(cluster, client)) != master:
-        cluster.kill([leader], signal.SIGTERM)
-        cluster.start([leader])
+async def make_it_lead(client: AsyncClient, master: str) -> None:
+    while await all_serve(client) != master:
+        await client.operator.transfer_leadership(master)
 
 
-async def all_serve(cluster: ProcessCluster, client: AsyncClient) -> str:
+async def all_serve(client: AsyncClient) -> str:
     async def leader() -> str | None:
         found = await client.cluster_status()
         roles = sorted(row.role for row in found.masters)
@@ -125,7 +122,7 @@ async def test_leader_with_another_state_is_outvoted_under_load_and_comes_back(
             return await has(cluster, odd, "/ghost") is True
 
         await until(serves_the_ghost, "it serves what no other master has")
-        await make_it_lead(cluster, client, odd)
+        await make_it_lead(client, odd)
         caller = WebSocketCaller(role="test", node="witness")
         masters = [Address(address) for address in cluster.addresses]
         witness = Witness(client, "/w", masters=masters, caller=caller, writers=2)
