@@ -8,7 +8,7 @@ asks again hears how far it is. So a lost answer, a new leader or an impatient o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
 from gfs.clock import Clock
@@ -45,10 +45,13 @@ from gfs.messages.members import (
 from gfs.settings import MASTERS_NAMED_MAX, node_fault
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers, RpcCaller
-from gfs.vocabulary import ClusterId, MasterId
+from gfs.vocabulary import ClusterId, MasterId, ServerId
 
 ANSWER_SECONDS = 2.0  # a change that takes longer is answered with how far it is
 LOOK_SECONDS = 3.0  # for the word of a master that is to be added
+TOLD_SECONDS_MAX = (
+    1.5  # for chunk servers to hear of a new master; a few heartbeats, less than ANSWER_SECONDS
+)
 
 _log = logger("master")
 
@@ -63,12 +66,14 @@ class MemberService:
         rpc: RpcCaller,
         clock: Clock,
         masters: Callable[[], Awaitable[list[MasterStatus]]],
+        not_heard_since: Callable[[float], Collection[ServerId]],
         has_secret: bool,
         allow_insecure_network: bool,
     ) -> None:
         """
         Args:
             masters: what every member, and this master, says of itself.
+            not_heard_since: living chunk servers whose last heartbeat here is not after this monotonic time.
             has_secret: masters can prove to each other that they are of one cluster.
         """
         self._cluster = cluster
@@ -78,6 +83,7 @@ class MemberService:
         self._rpc = rpc
         self._clock = clock
         self._masters = masters
+        self._not_heard_since = not_heard_since
         self._has_secret = has_secret
         self._allow_insecure_network = allow_insecure_network
         self._stopping = False
@@ -219,7 +225,18 @@ class MemberService:
             # Not as it is: a client would take it for a lost answer, ask again, and never come to an end.
             raise PartlyDone(error.message, hint=error.hint, details=error.details) from error
         _log.info("a master was added", member=member.id, control=member.control, raft=member.raft)
+        await self._chunk_servers_are_told()
         return f"{member.id} is a voter"
+
+    async def _chunk_servers_are_told(self) -> None:
+        """The answer to a heartbeat names all masters. Until then the old ones are all that a chunk server
+        knows: an operator who stops these as soon as the new one is in would leave it with nobody to ask."""
+        added_at = self._clock.monotonic()
+        while (untold := self._not_heard_since(added_at)) and not self._stopping:
+            if self._clock.monotonic() - added_at > TOLD_SECONDS_MAX:
+                _log.warning("chunk servers have not heard of the new master", chunkservers=sorted(untold))
+                return
+            await self._clock.sleep(_TOLD_POLL_SECONDS)
 
     async def _remove(self, member: MasterId) -> str:
         await self._replicator.remove_member(member)
@@ -337,4 +354,5 @@ class MemberService:
             )
 
 
+_TOLD_POLL_SECONDS = 0.02
 _LS_HINT = "See 'gfs admin members ls'."

@@ -55,7 +55,7 @@ from gfs.messages.operations import AnyOutcome, ChunkGranted, LogRecord
 from gfs.settings import CHUNK_HOMES_KEPT, Settings
 from gfs.telemetry import Metrics
 from gfs.transport.interface import Handlers, RpcCaller
-from gfs.vocabulary import ChunkIndex, ClusterId, InodeId, LogIndex
+from gfs.vocabulary import ChunkIndex, ClusterId, InodeId, LogIndex, ServerId
 
 SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
 
@@ -370,9 +370,14 @@ class MasterServices:
             rpc=self._rpc,
             clock=self._clock,
             masters=cluster.all_masters,
+            not_heard_since=self._not_heard_since,
             has_secret=bool(settings.secret_file),
             allow_insecure_network=settings.allow_insecure_network,
         )
+
+    def _not_heard_since(self, since: float) -> list[ServerId]:
+        alive = self.locations.alive(now=self._clock.monotonic())
+        return [server.id for server in alive if server.heard_at <= since]
 
     def _note_shortage(self, inode: InodeId, index: ChunkIndex) -> None:
         self.repair.note_shortage(inode, index)

@@ -206,6 +206,11 @@ class FakeMaster:
             rpc=rpc,
             clock=clock,
             masters=self.service.cluster.all_masters,
+            not_heard_since=lambda since: [
+                server.id
+                for server in self.locations.alive(now=clock.monotonic())
+                if server.heard_at <= since
+            ],
             has_secret=world.has_secret,
             allow_insecure_network=True,
         )

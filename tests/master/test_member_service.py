@@ -19,7 +19,7 @@ from gfs.errors import (
     Superseded,
     WrongCluster,
 )
-from gfs.master.member_service import ANSWER_SECONDS
+from gfs.master.member_service import ANSWER_SECONDS, TOLD_SECONDS_MAX
 from gfs.master.replication.replicator import Member
 from gfs.messages.cluster import ClusterStatus, ClusterStatusReply
 from gfs.messages.heartbeat import HeartbeatReply
@@ -120,6 +120,25 @@ class TestAdding:
         assert reply.masters == ["m1:1", "m2:1", "m3:1", "m4:1"]
         masters = await here.call(FindMasters(), MastersReply, master="m2")
         assert masters.masters == reply.masters and not masters.is_leader
+
+    async def test_whoever_stops_the_old_masters_as_soon_as_it_is_in_leaves_no_chunk_server_behind(
+        self,
+    ) -> None:
+        here = await world(1)
+        await here.heartbeats()
+        newcomer(here, "m4")
+        adding = asyncio.ensure_future(add(here, "m4"))
+        await here.clock.advance(0.5)
+        assert [member.id for member in here.log.configuration] == ["m1", "m4"] and not adding.done()
+        await here.heartbeats()
+        assert (await adding).done
+        assert here.clock.monotonic() - here.leader.locations.servers()[0].heard_at < TOLD_SECONDS_MAX / 2
+
+    async def test_a_chunk_server_that_is_silent_holds_nothing_up(self) -> None:
+        here = await world(1)
+        await here.heartbeats()
+        newcomer(here, "m4")
+        assert (await add(here, "m4")).done
 
     async def test_adding_it_again_finds_it_done(self) -> None:
         here = await world()
