@@ -39,6 +39,7 @@ from gfs.master.core.state import MasterState
 from gfs.master.lmdb_tables import LmdbTables
 from gfs.master.replication.member_disks import MemberDisks
 from gfs.messages import operations as op
+from gfs.telemetry import set_up_logging
 from gfs.vocabulary import ClusterId, MasterId
 
 CHECKPOINTS = 3  # made one after the other; the median counts
@@ -94,6 +95,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 async def report(sizes: Sequence[int], *, directory: str | None, picture: str, as_json: bool) -> None:
     """`directory`: where the states lie while they are measured; some 400 bytes a file."""
+    set_up_logging(role="bench", node="state", level="warning")  # standard output is for the report alone
     found = Report(machine=describe(), sizes=[])
     for files in sizes:
         place = tempfile.mkdtemp(prefix="gfs-state-", dir=directory)
