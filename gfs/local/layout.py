@@ -12,12 +12,12 @@ import fcntl
 import json
 import os
 import secrets
-import socket
 import time
 from typing import NamedTuple
 
 from gfs import settings as settings_module
 from gfs.errors import InvalidArgument, NotFound, Unavailable
+from gfs.local.ports import free_ports
 from gfs.settings import Settings
 
 CONTROL_PORT_FIRST = 9500
@@ -127,15 +127,7 @@ def _ports(count: int, first: int) -> list[int]:
         if first + count > 65536:
             raise InvalidArgument(f"--port {first} leaves no room for {count} ports")
         return list(range(first, first + count))
-    # Held open together, so that the system gives `count` different ones.
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
+    return free_ports(count)
 
 
 class SupervisorLock:

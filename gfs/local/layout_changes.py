@@ -15,6 +15,7 @@ from typing import Any
 from gfs.disk import SystemDisk, write_file_durably
 from gfs.errors import ConfigInvalid, Unavailable
 from gfs.local.layout import Layout, open_layout
+from gfs.local.ports import free_ports
 from gfs.settings import node_fault
 from gfs.vocabulary import split_address
 
@@ -118,7 +119,7 @@ def _unused_name(layout: Layout) -> str:
 
 
 def _free_ports(layout: Layout) -> tuple[int, int]:
-    """Two that follow the cluster's highest, if they are free, or whichever are."""
+    """Two that follow the cluster's highest, if such are free, or whichever are."""
     settings = layout.settings
     used = [
         split_address(address)[1]
@@ -132,7 +133,8 @@ def _free_ports(layout: Layout) -> tuple[int, int]:
     ]
     highest = max(used)
     wanted = [port for port in range(highest + 1, highest + 100) if port < 65536 and _is_free(port)][:2]
-    return (wanted[0], wanted[1]) if len(wanted) == 2 else _any_two(used)
+    first, second = wanted if len(wanted) == 2 else free_ports(2, but=used)
+    return first, second
 
 
 def _is_free(port: int) -> bool:
@@ -143,12 +145,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _any_two(used: list[int]) -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        first, second = one.getsockname()[1], other.getsockname()[1]
-    assert first not in used and second not in used  # the system would not have given them
-    return first, second

@@ -32,6 +32,7 @@ from gfs.errors import (
     Unavailable,
     WrongCluster,
 )
+from gfs.local.ports import free_ports
 from gfs.master.core.locations import Locations
 from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import Replica
@@ -409,10 +410,7 @@ def test_the_environment_chooses_the_event_loop_as_for_every_other_program(tmp_p
 
 async def test_sigterm_is_an_ordinary_stop(cluster: Cluster, tmp_path: Path) -> None:
     config = tmp_path / "gfs.toml"
-    with socket.socket() as control, socket.socket() as data:
-        control.bind(("127.0.0.1", 0))
-        data.bind(("127.0.0.1", 0))
-        ports = control.getsockname()[1], data.getsockname()[1]
+    ports = free_ports(2)
     config.write_text(
         f'[masters.m1]\ncontrol = "{cluster.master.address}"\nraft = "127.0.0.1:1"\n'
         f'[chunkservers.a]\ncontrol = "127.0.0.1:{ports[0]}"\ndata = "127.0.0.1:{ports[1]}"\n'

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +10,7 @@ from gfs import aio
 from gfs.chunkserver.process import ChunkServer
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError
+from gfs.local.ports import free_ports
 from gfs.master.process import Master
 from gfs.messages.chunks import Replica
 from gfs.settings import (
@@ -29,7 +29,7 @@ class RealCluster:
     """`async with`: started when it is entered, and with all chunk servers known to the leader."""
 
     def __init__(self, directory: Path, *, masters: int = 1, chunkservers: int = 3) -> None:
-        ports = iter(_free_ports(2 * masters + 2 * chunkservers))
+        ports = (Address(f"127.0.0.1:{port}") for port in free_ports(2 * (masters + chunkservers)))
         secret = directory / "secret"
         secret.write_text("a long line nobody guesses")
         secret.chmod(0o600)
@@ -122,12 +122,3 @@ class RealCluster:
         path = self._directory / name
         path.mkdir(exist_ok=True)
         return path
-
-
-def _free_ports(count: int) -> list[Address]:
-    with ExitStack() as held:
-        # All at once, so that none is given twice.
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [Address(f"127.0.0.1:{each.getsockname()[1]}") for each in sockets]

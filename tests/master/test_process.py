@@ -21,6 +21,7 @@ from gfs.errors import (
     Unavailable,
     WrongCluster,
 )
+from gfs.local.ports import free_ports
 from gfs.master.directory import IDENTITY_FILE, MasterDirectory
 from gfs.master.process import Master
 from gfs.messages.base import Ack
@@ -42,14 +43,7 @@ WAIT_SECONDS = 20.0
 
 
 def free_addresses(count: int) -> list[Address]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [Address(f"127.0.0.1:{one.getsockname()[1]}") for one in held]
-    finally:
-        for one in held:
-            one.close()
+    return [Address(f"127.0.0.1:{port}") for port in free_ports(count)]
 
 
 def settings_of(directory: Path, masters: int) -> Settings:

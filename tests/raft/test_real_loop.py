@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ import pytest
 from pysyncobj import SyncObj
 
 from gfs.disk import SystemDisk
+from gfs.local.ports import free_ports
 from gfs.master.replication import engine
 from gfs.master.replication.checkpoints import CheckpointManifest
 from gfs.master.replication.options import RaftOptions
@@ -29,14 +29,6 @@ __all__ = ["stopped_clock"]
 
 # Generous: the machine that runs the tests may be busy, and none of them is about how fast an election is.
 OPTIONS = RaftOptions(election_seconds_min=1.0, election_seconds_max=1.5, peer_silent_seconds=5.0)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(found.getsockname()[1]) for found in sockets]
-    for found in sockets:
-        found.close()
-    return ports
 
 
 def no_failure(error: BaseException) -> None:
