@@ -164,10 +164,11 @@ class MasterSession:
             known = self._known.addresses
             order = [*known[first:], *known[:first]]
             order.sort(key=lambda address: address != self._reader)
-            for address in order:
-                left = plan.seconds_left(self._clock.monotonic())
+            for number, address in enumerate(order):
+                # A share of what is left: silent masters must not use up the time of the one that lives.
+                share = plan.seconds_left(self._clock.monotonic()) / (len(order) - number)
                 try:
-                    reply = await self._ask(address, request, expected, max(0.001, min(patience, left)))
+                    reply = await self._ask(address, request, expected, max(0.001, min(patience, share)))
                     self._reader = address
                     return reply
                 except GfsError as error:

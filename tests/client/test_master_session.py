@@ -339,6 +339,35 @@ async def test_a_master_that_hangs_holds_up_a_stale_read_for_a_moment_and_later_
     await session.close()
 
 
+@pytest.mark.parametrize("seed", range(6))  # whichever is asked first
+async def test_of_three_masters_two_that_hang_leave_time_for_the_third_in_a_short_deadline(seed: int) -> None:
+    clock = VirtualClock()
+    network = FakeNetwork(clock)
+
+    async def hang(_: Request, __: CallContext) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    async def answer(_: Request, __: CallContext) -> Reply:
+        entry = Entry(path="/", inode=ROOT_INODE, kind="directory", created_ms=1, modified_ms=1)
+        return EntryReply(entry=entry, answered_by="m3", lag_entries=0, lag_seconds=9.0)
+
+    for name, handler in (("m1", hang), ("m2", hang), ("m3", answer)):
+        network.server(f"{name}:9500", {Stat: handler})
+    session = MasterSession(
+        [Address(f"{name}:9500") for name in ("m1", "m2", "m3")],
+        network.caller("client"),
+        client=ClientId(1),
+        clock=clock,
+        chance=random.Random(seed),
+        settings=ClientSettings(retry_seconds=2.0, call_seconds=5.0),
+    )
+    asked = asyncio.create_task(session.ask_any(Stat(path="/", consistency="stale"), EntryReply, "stat /"))
+    await clock.advance(2.0)
+    assert (await asked).answered_by == "m3"
+    await session.close()
+
+
 async def test_a_leader_that_refuses_is_not_asked_again_without_a_pause() -> None:
     """It proves that it leads, by answering reads, and refuses changes: full disks at the others."""
     clock = VirtualClock()

@@ -324,7 +324,9 @@ async def test_a_copied_disk_is_refused_and_the_hint_says_so(tmp_path: Path) -> 
         text = Path(layout.config_path).read_text()
         for mine, other in ((node.control, spare.control), (node.raft, spare.raft)):
             text = (
-                text.replace(other, "127.0.0.1:1", 1).replace(mine, other, 1).replace("127.0.0.1:1", mine, 1)
+                text.replace(f'"{other}"', '"-"', 1)
+                .replace(f'"{mine}"', f'"{other}"', 1)
+                .replace('"-"', f'"{mine}"', 1)
             )
         own = tmp_path / "copy.toml"
         own.write_text(text.replace(f'"{node.directory}"', f'"{copied}"'))
