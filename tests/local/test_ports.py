@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gfs.errors import Unavailable
+from gfs.errors import ConfigInvalid, Unavailable
 from gfs.local import ports
 from gfs.local.ports import FREE_FIRST, free_ports
 
@@ -23,10 +23,16 @@ def test_they_differ_are_free_and_no_connection_is_given_them() -> None:
 
 def test_one_that_is_taken_or_excluded_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     first = free_ports(1)[0]
-    monkeypatch.setattr(ports, "FREE_FIRST", first)
-    monkeypatch.setattr(ports, "FREE_LAST", first)
+    monkeypatch.setenv(ports.ENVIRONMENT_KEY, f"{first}-{first}")
     with pytest.raises(Unavailable, match="1 free ports were not found"):
         free_ports(1, but=[first])
     with socket.create_server(("127.0.0.1", first)), pytest.raises(Unavailable):
         free_ports(1)
     assert free_ports(1) == [first]
+
+
+@pytest.mark.parametrize("text", ["", "20000", "20999-20000", "0-5", "60000-65536", "-5-10", "a-b"])
+def test_a_range_that_is_none_is_refused_by_name(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ports.ENVIRONMENT_KEY, text)
+    with pytest.raises(ConfigInvalid, match="GFS_LOCAL_PORTS"):
+        free_ports(1)

@@ -92,11 +92,17 @@ class ProcessCluster:
         return await aio.connect(self.addresses, settings=self.layout.settings.client)
 
     async def ready(self, client: AsyncClient, chunkservers: int | None = None) -> ClusterStatusReply:
-        return await wait_until_ready(
-            client.cluster_status,
-            chunkservers=len(self.chunkservers) if chunkservers is None else chunkservers,
-            seconds=PATIENCE_SECONDS,
-        )
+        try:
+            return await wait_until_ready(
+                client.cluster_status,
+                chunkservers=len(self.chunkservers) if chunkservers is None else chunkservers,
+                seconds=PATIENCE_SECONDS,
+            )
+        except GfsError as error:
+            for node, process in self.processes.items():
+                state = "runs" if process.poll() is None else f"ended with {process.returncode}"
+                error.add_note(f"{node} {state}; its log ends with:\n{self.log(node)[-2000:]}")
+            raise
 
     async def died(self, node: str) -> int:
         async def ended() -> int | None:
