@@ -14,6 +14,7 @@ from gfs.master import directory, quarantine
 from gfs.master.core import records
 from gfs.master.core.tables import Table
 from gfs.master.replication import checkpoints, group_commit, log_format, member_disks
+from gfs.verification import history
 
 ROOT = Path(__file__).parents[2]
 GFS = ROOT / "gfs"
@@ -36,6 +37,7 @@ NUMBERS = {
     "`disk_identity.FORMAT_VERSION`": disk_identity.FORMAT_VERSION,
     "`known_masters.FORMAT_VERSION`": known_masters.FORMAT_VERSION,
     "`MARK`": record_framing.MARK,
+    "`history.FORMAT_VERSION`": history.FORMAT_VERSION,
 }
 
 

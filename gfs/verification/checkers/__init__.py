@@ -1,0 +1,1 @@
+"""One property of a history each; `interface` says what a checker is."""
