@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -288,6 +288,52 @@ async def test_a_removed_master_stands_by_sends_everybody_on_and_is_not_taken_ba
         await waiting(cluster, victim)
         await client.operator.add_member(victim, control=node.control, raft=node.raft)
         await all_serve(cluster, client, cluster.masters)
+
+
+async def test_a_leader_that_dies_in_the_middle_of_an_add_or_a_removal_leaves_a_set_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    cluster = ProcessCluster(tmp_path / "dying", masters=3, chunkservers=3)
+    cluster.start(**CHECKPOINT_OFTEN)
+    async with loaded(cluster) as (client, load):
+        cluster.layout, name = add_master(cluster.layout)
+        # It dies while it learns, and so stays a learner for as long as we like.
+        cluster.start([name], failpoint="raft.before_ack=kill")
+        await waiting(cluster, name)
+        node = cluster.layout.settings.masters[name]
+        adding = asyncio.ensure_future(client.operator.add_member(name, control=node.control, raft=node.raft))
+        assert await cluster.died(name) == -signal.SIGKILL
+        found = await client.operator.members()
+        assert not next(row for row in found.members if row.id == name).voter
+        first = found.leader
+        cluster.kill([first])
+        await load.go_on()
+        cluster.start([name], **CHECKPOINT_OFTEN)
+        await brought_to_an_end(
+            adding, lambda: client.operator.add_member(name, control=node.control, raft=node.raft)
+        )
+        cluster.start([first], **CHECKPOINT_OFTEN)
+        found = await all_serve(cluster, client, cluster.masters)
+        assert len(found.members) == 4
+        # The leader removes itself, and dies before it can say so.
+        second = found.leader
+        removing = asyncio.ensure_future(client.operator.remove_member(second))
+        await asyncio.wait([removing], timeout=0.02)  # anywhere between its call and its answer
+        cluster.kill([second])
+        await load.go_on()
+        await brought_to_an_end(removing, lambda: client.operator.remove_member(second))
+        cluster.layout = drop_master(cluster.layout, second)
+        await load.go_on()
+        await all_serve(cluster, client, cluster.masters)
+
+
+async def brought_to_an_end(change: asyncio.Future[object], again: Callable[[], Awaitable[object]]) -> None:
+    """A change whose leader has died is done, or can be asked for again."""
+    try:
+        await change
+    except GfsError as error:
+        assert not error.definite, error
+        await again()
 
 
 async def test_leadership_is_handed_from_one_to_the_next_under_load_without_a_failed_call(
