@@ -16,6 +16,7 @@ from gfs.identity import stated_identity
 from gfs.messages.base import Consistency
 from gfs.settings import ClientSettings
 from gfs.transport.data_client import DataClient
+from gfs.transport.dial_map import Dial, dialled_address
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.vocabulary import Address
 
@@ -32,6 +33,7 @@ async def connect(
     settings: ClientSettings | None = None,
     cluster: str = "",
     consistency: Consistency = "linearizable",
+    dial: Dial = dialled_address,
 ) -> AsyncClient:
     """Connect to the cluster of these masters; any one that is alive suffices.
 
@@ -42,6 +44,7 @@ async def connect(
         settings: time limits and sizes, by default those of gfs.settings.
         cluster: id of the cluster meant; programs of another one at these addresses are not used. "": any.
         consistency: of all reads that do not name another; see AsyncClient.
+        dial: where to dial instead of an address, when ports are forwarded; by default as GFS_DIAL_MAP says.
     Raises: InvalidArgument for something that is not an address.
     """
     settings = settings or ClientSettings()
@@ -50,7 +53,7 @@ async def connect(
     clock = SystemClock()
     chance = random.Random(client)
     identity = stated_identity(settings.user, settings.groups)
-    caller = WebSocketCaller("client", f"{client:x}", cluster, identity=identity)
+    caller = WebSocketCaller("client", f"{client:x}", cluster, identity=identity, dial=dial)
 
     def note_cluster(found: str) -> None:
         caller.cluster = caller.cluster or found  # from now on no other cluster's programs are used
@@ -67,7 +70,7 @@ async def connect(
     connections = Connections(
         masters=session,
         caller=caller,
-        bulk=DataClient(congestion_control=settings.congestion_control),
+        bulk=DataClient(congestion_control=settings.congestion_control, dial=dial),
         client=client,
         clock=clock,
         chance=chance,

@@ -28,6 +28,7 @@ from gfs.telemetry import trace_id
 from gfs.transport.data_head import AnswerHead, PushHead, ReadHead, read_answer, write_push, write_read
 from gfs.transport.data_socket import DataSocket, set_congestion_control, shut
 from gfs.transport.data_verify import receive_verifying
+from gfs.transport.dial_map import Dial, dialled_address
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, PushId, split_address
 
 CONNECTIONS_PER_ADDRESS_MAX = 64  # a chunk server's own default limit; more calls wait for one
@@ -53,9 +54,10 @@ class DataClient:
         congestion_control: str,
         connections_per_address_max: int = CONNECTIONS_PER_ADDRESS_MAX,
         kept_seconds: float = 30.0,
+        dial: Dial = dialled_address,
     ) -> None:
         assert connections_per_address_max > 0
-        self._congestion_control = congestion_control
+        self._congestion_control, self._dial = congestion_control, dial
         self._connections_max, self._kept_seconds = connections_per_address_max, kept_seconds
         self._lock = threading.Lock()
         self._lanes: dict[Address, _Lane] = {}
@@ -213,7 +215,7 @@ class DataClient:
         left = deadline - time.monotonic()
         if left <= 0:
             raise Unavailable(f"out of time before {address} was reached")
-        host, port = split_address(address)
+        host, port = split_address(self._dial(address))
         try:
             family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             dialling = socket.socket(family, kind, protocol)

@@ -14,6 +14,7 @@ from gfs.messages.base import Identity, Reply, Request
 from gfs.settings import CONNECT_SECONDS_MAX
 from gfs.telemetry import trace_id
 from gfs.transport.client_connection import CLOSE_SECONDS, ClientConnection
+from gfs.transport.dial_map import Dial, dialled_address
 from gfs.transport.frames import MESSAGE_BYTES_MAX, Hello, own_hello
 from gfs.vocabulary import Address
 
@@ -36,11 +37,13 @@ class WebSocketCaller:
         *,
         identity: Identity | None = None,
         connect_seconds_max: float = CONNECT_SECONDS_MAX,
+        dial: Dial = dialled_address,
     ) -> None:
         self.cluster = cluster
         self._role, self._node = role, node
         self._identity = system_identity() if identity is None else identity
         self._connect_seconds_max = connect_seconds_max
+        self._dial = dial
         self._session: aiohttp.ClientSession | None = None
         self._connections: dict[Address, ClientConnection] = {}
         self._connecting: dict[Address, asyncio.Task[ClientConnection]] = {}
@@ -120,7 +123,7 @@ class WebSocketCaller:
         try:
             async with asyncio.timeout(self._connect_seconds_max):
                 socket = await self._session.ws_connect(
-                    f"http://{address}/rpc",
+                    f"http://{self._dial(address)}/rpc",
                     autoping=False,
                     compress=0,
                     max_msg_size=MESSAGE_BYTES_MAX,

@@ -28,6 +28,7 @@ from gfs.master.replication.raft_messages import (
     frame,
 )
 from gfs.telemetry import logger
+from gfs.transport.dial_map import dialled_endpoint
 from gfs.vocabulary import MasterId
 
 PIECE_SECONDS_MAX = 10.0
@@ -178,7 +179,9 @@ class CheckpointFetcher:
         self, leader: MasterId, address: tuple[str, int]
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         async with asyncio.timeout(PIECE_SECONDS_MAX):
-            reader, writer = await asyncio.open_connection(*address, limit=2 * CHECKPOINT_PIECE_BYTES)
+            reader, writer = await asyncio.open_connection(
+                *dialled_endpoint(*address), limit=2 * CHECKPOINT_PIECE_BYTES
+            )
         try:
             async with asyncio.timeout(PIECE_SECONDS_MAX):
                 await self._shake_hands(leader, reader, writer)

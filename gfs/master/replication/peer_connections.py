@@ -31,6 +31,7 @@ from gfs.master.replication.options import (
 from gfs.master.replication.raft_messages import FRAME_HEAD_BYTES, FetchPiece, Message, Ping, frame
 from gfs.master.replication.silence import CLOSED, SILENT, Silence
 from gfs.telemetry import logger
+from gfs.transport.dial_map import dialled_endpoint
 from gfs.vocabulary import ClusterId, MasterId
 
 _decode_message = msgspec.msgpack.Decoder(Message).decode
@@ -245,7 +246,7 @@ class PeerConnections:
         try:
             async with asyncio.timeout(self.options.peer_silent_seconds):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self, member), *self._peers[member]
+                    lambda: Connection(self, member), *dialled_endpoint(*self._peers[member])
                 )
                 await connection.settled.wait()
         except OSError as error:  # also when it takes too long
