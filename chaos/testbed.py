@@ -55,8 +55,13 @@ class Testbed(Subject, Protocol):
 
     layer: Layer
     powers: frozenset[Power]
-    masters: tuple[str, ...]
+    masters: tuple[str, ...]  # those that are in the cluster now
     chunkservers: tuple[str, ...]
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """The names of those made so far, in that order."""
+        ...
 
     async def start(self, recorder: Recorder) -> None:
         """Bring the cluster up, healthy. From now on what programs do is written down as Sighting records."""
@@ -107,7 +112,7 @@ class Testbed(Subject, Protocol):
 
     async def kill(self, node: str) -> None: ...
     async def restart(self, node: str) -> None:
-        """Start a node that was killed or has died."""
+        """Start a node that was killed or has died; one that runs is left alone."""
         ...
 
     async def arm(self, node: str, failpoint: str) -> None:

@@ -1,0 +1,1 @@
+"""The vocabulary of faults, over a testbed's powers: `registry` lists them, `interface` says what one is."""
