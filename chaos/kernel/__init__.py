@@ -1,0 +1,1 @@
+"""Layer K: real gfs programs in network namespaces, hurt by the kernel. Needs root; see `tools`."""
