@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
+from gfs import failpoints
+
 _LOCK_HEADER_BYTES, _LOCK_READER_BYTES = 4096, 64  # at least what LMDB needs
 
 Bytes = bytes | bytearray | memoryview
@@ -177,11 +179,15 @@ def write_file_durably(disk: Disk, path: str, data: bytes) -> None:
     try:
         file.truncate(0)
         file.pwrite(data, 0)
+        failpoints.hit("file.written")
         file.sync()
+        failpoints.hit("file.synced")
     finally:
         file.close()
     disk.rename(temporary, path)
+    failpoints.hit("file.renamed")
     disk.sync_directory(os.path.dirname(path))
+    failpoints.hit("file.durable")
 
 
 def read_whole_file(disk: Disk, path: str) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
+from gfs import failpoints
 from gfs.errors import InvalidArgument, NotFound
 
 PIECE_BYTES = 2**20
@@ -127,9 +128,12 @@ class _FileWriting:
             left = left[self._file.write(left) :]
 
     def publish(self) -> None:
+        failpoints.hit("backup.written")
         os.fsync(self._file.fileno())
         self._file.close()
+        failpoints.hit("backup.synced")
         os.rename(self._part, self._path)
+        failpoints.hit("backup.renamed")
         _sync_directory(os.path.dirname(self._path))
 
     def give_up(self) -> None:

@@ -253,6 +253,7 @@ class ChunkIndex:
             try:
                 sync_chunks(list(self._flushing.values()))
                 self._tables.write(aside, flushed=following.sequence - 1)
+                failpoints.hit("chunk.index_flushed")
             except (GfsError, OSError):
                 with self._lock:  # kept for the next flush
                     for handle, row, _ in aside.rows:
@@ -264,6 +265,7 @@ class ChunkIndex:
             for segment in done:
                 segment.retire()
             self._remove_segments(following.sequence)
+            failpoints.hit("chunk.journal_removed")
 
     def _set_aside(self) -> SetAside:
         aside = SetAside()

@@ -220,6 +220,7 @@ class CloneReceiver:
                 handle, version, sums, length, sealed=status.sealed, append_window=status.append_window
             )
 
+        failpoints.hit("clone.before_finish")
         await self._exclusively(handle, finish)
         failpoints.hit("clone.received")
         return CloneReply(fetched_bytes=running.copied_bytes, length_bytes=length)
@@ -247,6 +248,7 @@ class CloneReceiver:
             if arrived != list(sums[first : first + len(arrived)]):
                 raise ChecksumMismatch(f"chunk {handle:x} from {source.server}: not the bytes it has sums of")
         await self._in_thread(partial(self._guests.put, handle, version, offset, piece))
+        failpoints.hit("clone.piece_kept")
         running.copied_bytes += size
         return True
 

@@ -78,6 +78,7 @@ class DurableCommits:
                         item.error = error  # damage to one chunk, no failure of the disk
             if any(item.sync_bytes for item in batch):
                 self._store.sync_names()
+            failpoints.hit("chunk.bytes_synced")
         except OSError as error:
             return self._health.fail("syncing chunk bytes", error)
         changes = [item.change for item in batch if item.error is None]
@@ -88,6 +89,7 @@ class DurableCommits:
         except OSError as error:
             return error
         try:
+            failpoints.hit("chunk.journaled")
             self._index.sync_journal()
             failpoints.hit("chunk.synced")
         except OSError as error:

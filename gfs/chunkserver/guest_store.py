@@ -15,7 +15,7 @@ from gfs.chunkserver.core.append_window import NO_RECORDS
 from gfs.chunkserver.core.chunk_record import FILLING, WHOLE, Mutated
 from gfs.chunkserver.core.guests import header_to_fill, ranges_missing, require_filling, whole_header
 from gfs.chunkserver.overwriter import Overwriter
-from gfs.chunkserver.replica_access import ReplicaAccess
+from gfs.chunkserver.replica_access import ReplicaAccess, failpoint
 from gfs.errors import ChecksumMismatch, StaleVersion, Unavailable
 from gfs.messages.heartbeat import HeldChunk
 from gfs.settings import CLONE_PIECE_BYTES
@@ -90,6 +90,7 @@ class GuestStore:
                 self._access.create(state)
             record = Mutated(handle, following, data_synced=True, window=NO_RECORDS)
             self._access.commit_durably(state, record)
+            failpoint("clone.begun")
             if header is not None:
                 self._appender.cut_surplus(state, following.length_bytes)
                 self._access.feed.changed(handle)

@@ -202,6 +202,7 @@ class PrimaryWrites:
         inline: InlineBytes | None = None,
     ) -> asyncio.Future[WriteReply]:
         """Have every replica apply a mutation that has its place; `pushed` stays pinned meanwhile."""
+        failpoints.hit("write.ordered")
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[WriteReply] = loop.create_future()
         reply.add_done_callback(_retrieve)
@@ -266,6 +267,7 @@ class PrimaryWrites:
                 # It lost the piece (its buffer is an LRU); we still have ours. Same serial number: no gap.
                 await self._push_copy(replica.data, write.pushed)
                 await self._call(replica, request)
+            failpoints.hit("write.forwarded")
         except GfsError as error:
             self._member_failed(order, write, replica.server, error)
         except Exception:
@@ -288,6 +290,7 @@ class PrimaryWrites:
         self._on_acknowledged()
         del order.writes[done.serial]
         write.reply.set_result(WriteReply(serial=done.serial, length_bytes=done.length_bytes))
+        failpoints.hit("write.replied")
 
     def _member_failed(
         self, order: VersionOrder, write: _Write, server: ServerId, error: BaseException

@@ -67,6 +67,7 @@ class PushChain:
         """Take the memory for a push and dial the next hop. Raises: Overloaded."""
         reservation = self._buffer.reserve(head.push_id, head.length, head.offset)
         try:
+            failpoints.hit("push.begun")
             next_hops = _NextHops(self._client, head, reservation.memory, self._hop_seconds)
         except BaseException:
             self._buffer.cancel(reservation)

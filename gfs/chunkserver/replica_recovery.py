@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from gfs import failpoints
 from gfs.checksums import crc32c
 from gfs.chunkserver.chunk_index import ChunkIndex
 from gfs.chunkserver.chunk_state import ChunkState
@@ -76,6 +77,7 @@ def recover(index: ChunkIndex, store: ChunkStore, disk: Disk, directory: str) ->
         if state.header is not None and handle not in found.corrupt:
             store.sync(handle)
     store.sync_names()
+    failpoints.hit("chunk.recovered")
     index.start(list(recovered.values()), max(sequences, default=0) + 1)
     return found
 
@@ -146,6 +148,7 @@ def _finish_redo(replay: ChunkReplay, store: ChunkStore, found: Recovered) -> No
         return
     try:
         store.write_at(replay.handle, redo.data, redo.offset)
+        failpoints.hit("chunk.redo_repeated")
         store.sync(replay.handle)
     except KeyError:
         pass  # the comparison with the store reports it

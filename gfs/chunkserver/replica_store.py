@@ -230,6 +230,7 @@ class ReplicaStore:
             header = state.header
             if header is not None and up_to is not None and _is_newer(header, up_to, master_term):
                 return False
+            failpoint("chunk.before_delete")
             if header is not None:
                 with undone_on_error(f"deleting chunk {handle:x}"):
                     self._access.commits.commit(Change(state, Deleted(handle)), sync_bytes=False)
@@ -238,6 +239,7 @@ class ReplicaStore:
             # a record without bytes would be reported as damage.
             with undone_on_error(f"deleting chunk {handle:x}"):
                 self._access.store.delete(handle)
+                failpoints.hit("chunk.deleted")
             state.broken = state.has_surplus = False
             self.guests.forget(handle)
             self._access.damage.clear(handle)

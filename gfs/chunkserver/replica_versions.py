@@ -167,6 +167,7 @@ class ReplicaVersions:
             )
             with undone_on_error(f"recording chunk {copy:x}"):
                 self._access.commits.commit(Change(target, record), sync_bytes=True)
+            failpoint("chunk.copy_recorded")
             self._access.feed.changed(copy)
             return status_of(header)
 
@@ -187,9 +188,12 @@ class ReplicaVersions:
             )
             if following is header:
                 return
+            failpoint("chunk.before_cut")
             self._access.commit_durably(state, Mutated(handle, following, data_synced=True))
+            failpoint("chunk.cut_recorded")
             # After the record: bytes past the committed length are no harm, missing ones would be.
             self._appender.cut_surplus(state, length)
+            failpoint("chunk.cut")
             self._access.feed.changed(handle)
 
     def _tail_sum(self, state: ChunkState, header: ChunkHeader, length: int) -> int:

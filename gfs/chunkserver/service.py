@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from gfs import failpoints
 from gfs.checksums import piece_checksums
 from gfs.chunkserver.chunk_orders import ChunkOrders, VersionOrder
 from gfs.chunkserver.clone_receiver import CloneReceiver, ReadReplica
@@ -334,6 +335,7 @@ class ChunkService:
             await self._writer.wait_applied(
                 order, request.serial, applied, seconds_max=min(self._forward_seconds, context.seconds_left)
             )
+        failpoints.hit("write.before_ack")
         return Ack()
 
     async def _why_unordered(self, handle: ChunkHandle, version: ChunkVersion) -> GfsError:

@@ -10,6 +10,7 @@ from contextlib import closing
 
 from msgspec import structs
 
+from gfs import failpoints
 from gfs.disk import OpenFile, write_file_durably
 from gfs.errors import ChecksumMismatch, CorruptState, InvalidArgument, NotFound
 from gfs.master.checkpoint_directory import (
@@ -147,11 +148,13 @@ class LmdbCheckpointReceiver:
             file.close()
 
     def prepare(self) -> None:
+        failpoints.hit("checkpoint.received")
         try:
             self._lay_out()
         except CorruptState as error:
             self.discard()
             raise ChecksumMismatch(f"a received checkpoint is damaged: {error.message}") from error
+        failpoints.hit("checkpoint.laid_out")
         write_file_durably(self._disk, self._manifest_path, encode_manifest(self._manifest))
         # Here and not in install(), as the loop must not wait for large files to go. The log is about
         # to start over from this one, so the oldest is not missed.

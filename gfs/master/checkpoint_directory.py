@@ -120,6 +120,7 @@ class CheckpointDirectory:
             assert checkpoint_name(manifest) == name, manifest
             failpoints.hit("checkpoint.before_rename")
             self.disk.rename(temporary, self.path_of(manifest))
+            failpoints.hit("checkpoint.file_renamed")
         except BaseException:
             self._remove(f"{name}.tmp")
             raise
@@ -146,8 +147,10 @@ class CheckpointDirectory:
         """Give a received, verified and synced checkpoint its final names."""
         with self._lock:  # a prune() under way must not take the files for leftovers
             self.disk.rename(part_path, self.path_of(manifest))
+            failpoints.hit("checkpoint.half_adopted")
             self.disk.rename(manifest_path, self._manifest_path(manifest))
             self.disk.sync_directory(self.directory)
+            failpoints.hit("checkpoint.adopted")
             self._add(manifest)
 
     def prune(self, *, room_for: int = 0) -> None:
@@ -160,10 +163,12 @@ class CheckpointDirectory:
         # A manifest goes first: without it nobody takes its file for a checkpoint.
         for name in sorted(doomed):
             self._remove(f"{name}.manifest")
+            failpoints.hit("checkpoint.half_removed")
             self._remove(f"{name}.lmdb")
         if doomed:
             # The log is trimmed behind the oldest kept: none older may come back by a power cut.
             self.disk.sync_directory(self.directory)
+            failpoints.hit("checkpoint.pruned")
 
     def pieces(self, manifest: CheckpointManifest) -> Iterator[bytes]:
         """The bytes of a checkpoint, verified.

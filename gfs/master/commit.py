@@ -160,6 +160,7 @@ class Commits:
         outcome: Done | ChunkGranted | Refused = _decode_outcome(encoded)
         if isinstance(outcome, Refused):
             raise from_code(outcome.code, outcome.message)
+        failpoints.hit("master.before_reply")
         return outcome
 
     async def thawed(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
+from gfs import failpoints
 from gfs.clock import Clock
 from gfs.errors import GfsError
 from gfs.master.commit import Commits
@@ -63,6 +64,7 @@ class GarbageCollection:
             if self._leads() and not self._is_held():
                 named += self._garbage.stale(tables, server, now=self._clock.monotonic())
         if named:
+            failpoints.hit("garbage.named")
             self._named.inc(len(named))
             _log.info("garbage is named to a chunk server", server=server, replicas=len(named))
         return named
@@ -83,7 +85,9 @@ class GarbageCollection:
                 return
             self._reclaims += 1
             try:
+                failpoints.hit("trash.before_reclaim")
                 await self._commits.commit(Reclaim(now_ms=now_ms, rows_max=RECLAIM_ROWS_MAX))
+                failpoints.hit("trash.reclaimed")
             except GfsError as error:
                 _log.info("reclaiming was put off", error=error.message)
                 return

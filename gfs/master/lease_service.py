@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from gfs import failpoints
 from gfs.clock import Clock
 from gfs.errors import (
     ChunkSealed,
@@ -279,11 +280,14 @@ class LeaseService:
 
     async def _log_seal(self, grant: Grant, length_bytes: int) -> None:
         """Nobody was told of this grant's version: the length its replicas were cut to is the last word."""
+        failpoints.hit("seal.before_log")
         await self._commits.commit(
             operations.SealChunk(handle=grant.handle, version=grant.version, length_bytes=length_bytes)
         )
+        failpoints.hit("seal.logged")
         self._leases.forget(grant.handle)
         await self._calls.seal(grant, length_bytes)
+        failpoints.hit("seal.told")
 
     def _sealed(
         self,

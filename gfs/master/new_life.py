@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
+from gfs import failpoints
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import AlreadyExists, CorruptState, InvalidArgument, Unavailable
 from gfs.master.checkpoint_directory import CheckpointDirectory, checkpoint_name
@@ -181,12 +182,15 @@ def _demand_free(directory: str, *, replace: bool) -> None:
 def _put_in_place(directory: str, disk: Disk, *, now_ms: int) -> list[str]:
     """Give the directory its name; returns where what was there has gone."""
     aside: list[str] = []
+    failpoints.hit("restore.made")
     if os.path.isdir(directory):
         if os.listdir(directory):
             aside = [f"{directory}{ASIDE}{now_ms // 1000}"]
             os.rename(directory, aside[0])
+            failpoints.hit("restore.set_aside")
         else:
             os.rmdir(directory)
     os.rename(directory + PART_SUFFIX, directory)
+    failpoints.hit("restore.in_place")
     disk.sync_directory(os.path.dirname(os.path.abspath(directory)))
     return aside

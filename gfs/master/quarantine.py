@@ -23,6 +23,7 @@ from typing import Protocol
 
 import msgspec
 
+from gfs import failpoints
 from gfs.disk import Disk, read_whole_file, write_file_durably
 from gfs.errors import CorruptState
 from gfs.master.checkpoint_directory import CheckpointDirectory
@@ -149,6 +150,7 @@ class Quarantine:
 
     def _acquit(self) -> None:
         try:
+            failpoints.hit("quarantine.before_end")
             self._disk.unlink(self._path)
         except OSError as error:
             _log.error("quarantine file cannot be removed", path=self._path, reason=str(error))
@@ -161,6 +163,7 @@ class Quarantine:
         copied = copied or self.is_copy
         self._conviction = Conviction(format=_FORMAT, phase=phase, index=index, reason=reason, copied=copied)
         try:
+            failpoints.hit("quarantine.before_verdict")
             write_file_durably(self._disk, self._path, msgspec.json.encode(self._conviction))
         except OSError as error:  # after a restart the next comparison convicts it again
             _log.error("quarantine cannot be written down", path=self._path, reason=str(error))

@@ -127,6 +127,7 @@ class ReplicaCalls:
             length_bytes=length_bytes,
         )
         failures = await asyncio.gather(*(self._send(server, request) for server in servers))
+        failpoints.hit("lease.aligned")
         return {server for server, failure in zip(servers, failures, strict=True) if failure is not None}
 
     async def seal(self, grant: Grant, length_bytes: int) -> None:
@@ -180,6 +181,7 @@ class ReplicaCalls:
         except GfsError as error:
             self._doubt(server, error)
             return {}
+        failpoints.hit("lease.revoked")
         lengths = {
             handle: length for handle, length in zip(handles, reply.lengths, strict=False) if length >= 0
         }

@@ -199,6 +199,7 @@ class ReplicaMoves:
         failpoints.hit("clone.before_grant")
         move.step = "joining"
         secured = await self._grants.let_join(task.inode, task.index, fenced, task.target)
+        failpoints.hit("clone.joined")
         await self._seal_again(task.handle, secured)
         if task.target not in secured.grant.replicas:
             raise Unavailable(f"{task.target} did not take its place in the set of chunk {task.handle}")
@@ -206,6 +207,7 @@ class ReplicaMoves:
             assert task.drop is not None
             move.step = "leaving"
             secured = await self._grants.let_go(task.inode, task.index, secured, task.drop)
+            failpoints.hit("clone.left")
             await self._seal_again(task.handle, secured)
 
     async def _copy(

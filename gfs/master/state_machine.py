@@ -111,7 +111,9 @@ class ReplicatedState:
             return
         self.state.save()
         self._tables.put(Table.META, APPLIED_KEY, applied_row(*self._applied))
+        failpoints.hit("state.before_commit")
         self._tables.commit()
+        failpoints.hit("state.committed")
         self._committed_applied = self._applied
 
     # --- what the services ask ------------------------------------------------------------------
@@ -173,7 +175,9 @@ class ReplicatedState:
         if self.keeps_evidence and os.path.exists(self._path):
             os.rename(self._path, f"{self._directory}/{EVIDENCE_FILE}")
         self.keeps_evidence = False
+        failpoints.hit("state.before_replace")
         os.rename(self.incoming_path, self._path)
+        failpoints.hit("state.replaced")
         self._use(LmdbTables(self._path, bytes_max=self._bytes_max))
         for listener in self._replaced_listeners:
             listener()
@@ -236,7 +240,9 @@ class ReplicatedState:
             except CorruptState as error:
                 self._checkpoints.drop_newest(str(error))
                 continue
+            failpoints.hit("state.before_restore")
             os.rename(self.incoming_path, self._path)
+            failpoints.hit("state.restored")
             self._log.info("state_restored", index=newest.index, bytes=newest.length_bytes)
             return
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from gfs import failpoints
 from gfs.errors import NotFound
 from gfs.master.callers import Callers, everybody
 from gfs.master.commit import Commits
@@ -78,6 +79,7 @@ class TrashService:
         entry = name_of(newest) if newest is not None else _NO_ENTRY
         owner, group = self._callers.owner(context)
         try:
+            failpoints.hit("trash.before_undelete")
             outcome = await self._commits.commit_in_turn(
                 operations.Undelete(entry=entry, path=destination, owner=owner, group=group),
                 request.request,
@@ -86,6 +88,7 @@ class TrashService:
         except NotFound as error:
             raise await self._not_in_trash(request.path) from error
         assert isinstance(outcome, operations.Done), outcome
+        failpoints.hit("trash.undeleted")
         path = destination if newest is not None else self._reads.path_of(outcome.inode)
         return UndeleteReply(path=path, inode=outcome.inode, applied_index=self._reads.applied_index())
 
@@ -98,6 +101,7 @@ class TrashService:
         if found or not request.everything:
             operation = operations.PurgeTrash(entries=tuple(name_of(entry) for entry in found))
             try:
+                failpoints.hit("trash.before_purge")
                 await self._commits.commit(operation, request.request, caller=self._callers.to_check(context))
             except NotFound as error:
                 raise await self._not_in_trash(request.path) from error

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from gfs import failpoints
 from gfs.chunkserver.stores.interface import StoreUsage
 from gfs.disk import Bytes, Disk, OpenFile, SystemFile
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle
@@ -115,7 +116,9 @@ class FileStore:
         finally:
             target.close()
         self._forget(destination)
+        failpoints.hit("chunk.copy_written")
         self._disk.rename(temporary, path)
+        failpoints.hit("chunk.copy_renamed")
         self._names_changed(destination)
 
     def delete(self, handle: ChunkHandle) -> None:

@@ -130,6 +130,7 @@ class CheckpointFetcher:
         try:
             failpoints.hit("checkpoint.before_install")
             receiver.install()
+            failpoints.hit("checkpoint.installed")
             self._on_installed(manifest)
         except Exception as error:  # the state may be neither the old nor the new one
             self._fatal(error)

@@ -241,7 +241,9 @@ class OperationLog(Journal):
         a hole in the middle is damage.
         """
         for path in paths:
+            failpoints.hit("oplog.before_drop")
             self._disk.unlink(path)
+            failpoints.hit("oplog.dropped")
             self._disk.sync_directory(self._directory)
 
     # --- making it durable ------------------------------------------------------------------------
@@ -286,6 +288,7 @@ class OperationLog(Journal):
         failpoints.hit("oplog.written")
         file.sync()
         if batch.file is None:
+            failpoints.hit("oplog.segment_synced")
             self._disk.sync_directory(self._directory)
             failpoints.hit("oplog.segment_created")
         failpoints.hit("oplog.synced")
@@ -376,6 +379,7 @@ class OperationLog(Journal):
         file = self._disk.open(path)
         try:
             file.truncate(length)
+            failpoints.hit("oplog.tail_cut")
             file.sync()
         finally:
             file.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from gfs import failpoints
 from gfs.clock import Clock
 from gfs.errors import (
     AlreadyExists,
@@ -78,6 +79,7 @@ class MemberChanges:
                 self._demand_room(member)
                 await self._change([*self._others(member.id), learner])
             await self._caught_up(member.id)
+            failpoints.hit("member.caught_up")
             voter = member._replace(voter=True)
             disk = self._disks.known.get(member.id)
             if disk is None:
@@ -157,9 +159,12 @@ class MemberChanges:
         after = {member.id for member in members if member.voter}
         assert len(before ^ after) <= 1, "majorities of neighbours share a master"
         assert self._me in after, "a leader that goes hands over first"
+        failpoints.hit("member.before_change")
         position = self._append(encode_configuration(members, disks))
+        failpoints.hit("member.changing")
         logger("raft").info("configuration_appended", index=position.index, voters=sorted(after))
         await self.settled(position, "the masters were being changed")
+        failpoints.hit("member.changed")
 
     async def _before_is_committed(self) -> None:
         """Also the first entry of our own term is: is_ready() says so, and demand_leadership() asks it."""

@@ -149,8 +149,11 @@ class RaftTransport(Transport):
         return True
 
     def _transmit_promise(self, held: _Held) -> bool:
-        failpoints.hit("raft.before_ack" if isinstance(held.message, AppendAnswer) else "raft.before_vote")
-        return self._wire.transmit(held.member, held.message)
+        is_ack = isinstance(held.message, AppendAnswer)
+        failpoints.hit("raft.before_ack" if is_ack else "raft.before_vote")
+        is_sent = self._wire.transmit(held.member, held.message)
+        failpoints.hit("raft.acked" if is_ack else "raft.voted")
+        return is_sent
 
     def log_settled(self) -> None:
         """More of the log is durable: let go what waited for it, of answers only the newest to each peer."""
