@@ -378,12 +378,39 @@ def test_one_script_of_everything_is_cut_short_at_every_single_step(durability: 
 
 
 @pytest.mark.parametrize("durability", ["flush", "sync"])
-@pytest.mark.parametrize("name", sorted(name for name in failpoints.NAMES if name.startswith("chunk.")))
+@pytest.mark.parametrize(
+    "name", sorted(n for n in failpoints.NAMES if n.startswith("chunk.") and n != "chunk.redo_repeated")
+)
 def test_a_kill_at_every_failpoint_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, durability: Durability, name: str
 ) -> None:
     with fresh_machine(1, durability) as machine:
         _kill_at_failpoint(machine, monkeypatch, name)
+
+
+def test_a_kill_while_an_overwrite_is_repeated_at_the_start_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deadly = "chunk.redo_logged"
+
+    def hit(passed: str) -> None:
+        if passed == deadly:
+            raise Killed
+
+    with fresh_machine(1, "flush") as machine:
+        run = Run(machine, 1)
+        monkeypatch.setattr(failpoints, "hit", hit)
+        with pytest.raises(Killed):
+            for step in SCRIPT:
+                run.carry_out(step)
+        run.store.abandon()
+        deadly = "chunk.redo_repeated"
+        with pytest.raises(Killed):
+            machine.open()
+        deadly = ""
+        run.store = machine.open()
+        run.check(power_cut=False)
+        run.store.close()
 
 
 def _kill_at_failpoint(machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -406,6 +433,7 @@ def _kill_at_failpoint(machine: Machine, monkeypatch: pytest.MonkeyPatch, name: 
         except Killed:
             pass
         assert kill_in < nth_pass, name
+        kill_in = -1
         run.store.abandon()
         run.store = machine.open()
         run.check(power_cut=False)
