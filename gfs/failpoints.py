@@ -173,7 +173,6 @@ def _parse(text: str) -> dict[str, _Armed]:
 
 _armed = _parse(os.environ.get(ENVIRONMENT_KEY, ""))
 _interceptor: Callable[[str], None] | None = None
-_is_idle = not _armed
 
 
 def intercept(told: Callable[[str], None] | None) -> None:
@@ -182,14 +181,13 @@ def intercept(told: Callable[[str], None] | None) -> None:
     For a harness that runs the programs itself: what it raises goes through the code at that place, so a
     program may be made to die there. What the environment armed stays armed.
     """
-    global _interceptor, _is_idle
+    global _interceptor
     _interceptor = told
-    _is_idle = not _armed and told is None
 
 
 def hit(name: str) -> None:
     """Pass the failpoint `name`; does nothing unless it is armed."""
-    if _is_idle:
+    if not _armed and _interceptor is None:
         return
     assert name in NAMES, name
     if _interceptor is not None:

@@ -285,7 +285,8 @@ def test_a_full_disk_changes_nothing_and_the_same_batch_can_be_written_later() -
 
 
 @pytest.mark.parametrize(
-    "name", ["oplog.before_write", "oplog.written", "oplog.segment_created", "oplog.synced"]
+    "name",
+    ["oplog.before_write", "oplog.written", "oplog.segment_synced", "oplog.segment_created", "oplog.synced"],
 )
 def test_a_failpoint_in_every_step_of_a_write_is_seen_by_the_caller(
     name: str, monkeypatch: pytest.MonkeyPatch
