@@ -31,11 +31,17 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 def judge(history: History, named: Iterable[str], also: Iterable[str] = ()) -> Judgement:
-    """`named` must hold, each; `also` must not be violated, nor undecided, but may find nothing to judge."""
+    """`named` must hold, each; `also` must not be violated, nor undecided, but may find nothing to judge.
+
+    A run with too little traffic ended before anything was audited: no checker is asked.
+    """
+    traffic = _traffic(history)
+    if traffic.finding != "held":
+        return Judgement("undecided", (traffic,))
     known = checkers()
     wanted = list(dict.fromkeys(named))
     others = [name for name in dict.fromkeys(also) if name not in wanted]
-    verdicts = [_traffic(history), _liveness(history)]
+    verdicts = [traffic, _liveness(history)]
     for name in (*wanted, *others):
         checker = known.get(name)
         if checker is None:

@@ -1,7 +1,8 @@
-"""A run as a picture: plain SVG, no drawing library. Lanes for nodes and clients, faults shaded, proof in red.
+"""A run as a picture: plain SVG, no drawing library. Lanes for nodes and clients, faults shaded.
 
 What it draws of a program comes from sightings: `role` {role} of masters ("leader", "follower" …), `died` and
-`started` of any. A sighting of another name is not drawn. Faults that keep a node from serving are shaded in its lane.
+`started` of any. A sighting of another name is not drawn. Faults are shaded over the whole height, darker in
+the lanes of the nodes they met; what proves a violation is a red line.
 """
 
 from __future__ import annotations
@@ -188,9 +189,9 @@ class _Picture:
                 f'<path d="M{x:.1f} 46V{self._bottom()}" stroke="#d00000" stroke-width="2.5">'
                 f"<title>{escape(violation.says)}</title></path>"
             )
-            anchor = "end" if x > WIDTH * 0.6 else "start"
+            anchor, beside = ("end", x - 4) if x > WIDTH * 0.6 else ("start", x + 4)
             parts.append(
-                f'<text x="{x + (-4 if anchor == "end" else 4):.1f}" y="54" fill="#d00000" font-weight="bold" '
+                f'<text x="{beside:.1f}" y="54" fill="#d00000" font-weight="bold" '
                 f'text-anchor="{anchor}">{escape(violation.says[:110])}</text>'
             )
         return parts
