@@ -55,8 +55,14 @@ class Testbed(Subject, Protocol):
 
     layer: Layer
     powers: frozenset[Power]
-    masters: tuple[str, ...]  # those that are in the cluster now
-    chunkservers: tuple[str, ...]
+
+    @property
+    def masters(self) -> tuple[str, ...]:
+        """Those that are in the cluster now."""
+        ...
+
+    @property
+    def chunkservers(self) -> tuple[str, ...]: ...
 
     @property
     def clients(self) -> Sequence[str]:

@@ -45,6 +45,15 @@ class ToxiproxyServer:
             "the stand-in for Toxiproxy of this suite (no real server here: python -m chaos tools --install)"
         )
 
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def has_died(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
     async def start(self) -> None:
         """Raises: ToxiproxyFault, with the end of its log, when it does not answer in time."""
         assert self._process is None
