@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chaos import layers, report
 from chaos.judge import Judgement, judge
+from chaos.overdue import Overdue, limited
 from chaos.plan import Plan
 from chaos.registries import workloads as known_workloads
 from chaos.report import RunReport
@@ -18,6 +19,9 @@ from chaos.runner import HarnessFault, Performance, Progress, perform
 from chaos.testbed import Testbed
 from gfs.verification.history import Header, History
 from gfs.verification.workloads.interface import Workload
+
+# A run on real processes takes its own time and some more; a simulated one far less.
+REAL_SECONDS_MAX, REAL_SECONDS_PER_SECOND = 600.0, 3.0
 
 
 class Silent:
@@ -94,11 +98,18 @@ def _performed(plan: Plan, scratch: str, progress: Progress, remarks: list[str])
         return await perform(plan, testbed, make_workloads(plan), progress)
 
     try:
-        return layers.entry(plan.layer).run(plan, scratch, body)
+        with limited(REAL_SECONDS_MAX + REAL_SECONDS_PER_SECOND * _seconds(plan)):
+            return layers.entry(plan.layer).run(plan, scratch, body)
     except HarnessFault:
         raise
+    except Overdue as overdue:
+        raise HarnessFault(f"layer {plan.layer}: {overdue}") from overdue
     except Exception as error:  # whatever a layer could not do, the next run may be able to
         raise HarnessFault(f"layer {plan.layer}: {type(error).__name__}: {error}") from error
+
+
+def _seconds(plan: Plan) -> float:
+    return plan.calm_seconds + plan.fault_seconds + plan.settle_seconds
 
 
 def _remarks(testbed: Testbed) -> Sequence[str]:

@@ -116,7 +116,10 @@ class Testbed(Subject, Protocol):
 
     # --- programs and their machines ---------------------------------------------------------------
 
-    async def kill(self, node: str) -> None: ...
+    async def kill(self, node: str) -> None:
+        """At once; one that is dead already stays so."""
+        ...
+
     async def restart(self, node: str) -> None:
         """Start a node that was killed or has died; one that runs is left alone."""
         ...

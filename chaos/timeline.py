@@ -175,9 +175,11 @@ class _Picture:
         parts = []
         for phase in self._history.phases:
             x = self._x(phase.at_ns)
+            anchor, beside = ("end", x - 3) if x > WIDTH - RIGHT - 50 else ("start", x + 3)
+            name = escape(phase.name)
             parts.append(
                 f'<path d="M{x:.1f} 30V{self._bottom()}" stroke="#777777" stroke-dasharray="4 3"/>'
-                f'<text x="{x + 3:.1f}" y="40" fill="#555555">{escape(phase.name)}</text>'
+                f'<text x="{beside:.1f}" y="40" fill="#555555" text-anchor="{anchor}">{name}</text>'
             )
         return parts
 
@@ -204,7 +206,7 @@ class _Picture:
         for words, colour in entries:
             parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
             parts.append(f'<text x="{x + 16}" y="{y}">{escape(words)}</text>')
-            x += 30 + 7 * len(words)
+            x += 28 + 6 * len(words)
         return parts
 
 

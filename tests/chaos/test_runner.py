@@ -167,3 +167,22 @@ def test_a_sweep_counts_and_a_soak_goes_on_where_it_was(
     after = msgspec.json.decode((tmp_path / "soak.json").read_bytes())
     assert again.exit_code == 0 and after["next_seed"] > before["next_seed"]
     assert after["outcomes"]["held"] == after["next_seed"]
+
+
+def test_a_run_whose_time_stands_still_ends_and_says_where(
+    notes: ListLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import chaos.conduct
+
+    class Standing(ListTestbed):
+        def now_ns(self) -> int:
+            if self.done:
+                while True:
+                    pass
+            return 0
+
+    notes.make = Standing
+    monkeypatch.setattr(chaos.conduct, "REAL_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(chaos.conduct, "REAL_SECONDS_PER_SECOND", 0.0)
+    result = conduct(_plan(), None)
+    assert result.outcome == "harness" and "in now_ns" in result.harness_error
