@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,12 +50,23 @@ class History:
     def __init__(self) -> None:
         self.entries: dict[LogIndex, Entry] = {}
         self.acknowledged: dict[bytes, bytes] = {}
-        self.refused: set[bytes] = set()
+        self._open_tries: Counter[bytes] = Counter()  # of each proposal that was ever made
         self.leaders_by_term: dict[Term, MasterId] = {}
 
     def note(self, master: MasterId, index: LogIndex, entry: Entry) -> None:
         first = self.entries.setdefault(index, entry)
         assert first == entry, f"{master} applies something else at entry {index}: a committed entry was lost"
+
+    def tried(self, proposal: bytes) -> None:
+        self._open_tries[proposal] += 1
+
+    def refused(self, proposal: bytes) -> None:
+        """One try certainly did and does nothing. Of others whose end nobody knows this says nothing."""
+        self._open_tries[proposal] -= 1
+
+    def answered(self, proposal: bytes, outcome: bytes) -> None:
+        first = self.acknowledged.setdefault(proposal, outcome)
+        assert first == outcome, "a retry was answered otherwise than the first call"
 
     def check(self) -> MemoryTables:
         """No acknowledged operation lost or answered otherwise, none twice, no refused one there.
@@ -74,7 +86,8 @@ class History:
         for proposal, outcome in self.acknowledged.items():
             assert proposal in outcomes, f"an acknowledged operation is lost: {proposal!r}"
             assert set(outcomes[proposal]) == {outcome}, "one operation, two outcomes"
-        assert not self.refused & set(outcomes), "an operation that was refused took effect"
+        refused = {proposal for proposal, tries in self._open_tries.items() if not tries}
+        assert not refused & set(outcomes), "an operation that was refused took effect"
         return tables
 
 
@@ -258,15 +271,14 @@ class WholeCluster:
         if leader is None or leader.node is None:
             return False
         proposal = msgspec.msgpack.encode(record)
+        self.history.tried(proposal)
         try:
             outcome = await leader.node.propose(proposal)
         except GfsError as error:
             if error.definite:
-                self.history.refused.add(proposal)
+                self.history.refused(proposal)
             return False
-        self.history.refused.discard(proposal)
-        first = self.history.acknowledged.setdefault(proposal, outcome)
-        assert first == outcome, "a retry was answered otherwise than the first call"
+        self.history.answered(proposal, outcome)
         return True
 
     async def settled(self, *, seconds: float = 30) -> None:
