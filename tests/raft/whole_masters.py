@@ -36,6 +36,7 @@ from tests.raft.virtual_loop import VirtualClock
 
 CLUSTER = ClusterId("power-cuts")
 STATE_BYTES_MAX = 16 * 2**20
+GIVES_UP = 0.5  # of what was refused so much is not tried again: it must not have happened
 
 
 class Entry(NamedTuple):
@@ -265,8 +266,8 @@ class WholeCluster:
         ]
         return max(ready)[2] if ready else None
 
-    async def propose(self, record: op.LogRecord) -> bool:
-        """Propose once, at whoever leads. Whether it was acknowledged."""
+    async def propose(self, record: op.LogRecord) -> bool | None:
+        """Propose once, at whoever leads. Whether it was acknowledged; None: it was certainly refused."""
         leader = self.leader()
         if leader is None or leader.node is None:
             return False
@@ -275,9 +276,10 @@ class WholeCluster:
         try:
             outcome = await leader.node.propose(proposal)
         except GfsError as error:
-            if error.definite:
-                self.history.refused(proposal)
-            return False
+            if not error.definite:
+                return False
+            self.history.refused(proposal)
+            return None
         self.history.answered(proposal, outcome)
         return True
 
@@ -310,7 +312,10 @@ class WholeCluster:
 
 
 class Client:
-    """Makes files and directories, moves and removes them; asks again what it got no answer to."""
+    """Makes files and directories, moves and removes them; asks again what it got no answer to.
+
+    And some of what was refused.
+    """
 
     def __init__(self, cluster: WholeCluster, number: int) -> None:
         self._cluster, self._number = cluster, number
@@ -323,7 +328,7 @@ class Client:
         while not stop.is_set():
             record = self._next_record()
             while not stop.is_set():
-                done = False
+                done: bool | None = False
                 try:
                     async with asyncio.timeout(2):
                         done = await self._cluster.propose(record)
@@ -331,6 +336,8 @@ class Client:
                     pass
                 if done:
                     self.acknowledged += 1
+                    break
+                if done is None and self._chance.random() < GIVES_UP:
                     break
                 await asyncio.sleep(self._chance.uniform(0.005, 0.05))
             await asyncio.sleep(self._chance.uniform(0.0005, 0.01))
