@@ -54,7 +54,8 @@ class Stage:
             if kind == _END:
                 await self._end(number)
             elif await self._begin(number, self.plan.steps[number]):
-                end = min(at_seconds + self.plan.steps[number].seconds, self.plan.fault_seconds)
+                # From when it holds: to bring it about may take long on real machines.
+                end = min(self._now() + self.plan.steps[number].seconds, self.plan.fault_seconds)
                 heapq.heappush(moments, (end, _END, number))
         await self._wait_until(self.plan.fault_seconds)
 

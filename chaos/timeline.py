@@ -14,7 +14,7 @@ from chaos.faults.registry import FAULTS
 from gfs.verification.checkers.interface import Violation
 from gfs.verification.history import Fault, History, Operation
 
-WIDTH, LEFT, RIGHT, TOP, LANE, GAP = 1400, 150, 20, 64, 24, 8
+WIDTH, LEFT, RIGHT, TOP, LANE, GAP = 1400, 150, 20, 70, 24, 8
 BINS = 240  # of time, for the density of clients' outcomes
 VIOLATIONS_MAX = 12  # red lines; the report lists all
 LABELS_APART = 56.0  # pixels between two labels of faults in one row
@@ -173,13 +173,13 @@ class _Picture:
 
     def _phases(self) -> list[str]:
         parts = []
-        for phase in self._history.phases:
-            x = self._x(phase.at_ns)
+        for number, phase in enumerate(self._history.phases):
+            x, y = self._x(phase.at_ns), 42 if number % 2 else 54
             anchor, beside = ("end", x - 3) if x > WIDTH - RIGHT - 50 else ("start", x + 3)
             name = escape(phase.name)
             parts.append(
                 f'<path d="M{x:.1f} 30V{self._bottom()}" stroke="#777777" stroke-dasharray="4 3"/>'
-                f'<text x="{beside:.1f}" y="40" fill="#555555" text-anchor="{anchor}">{name}</text>'
+                f'<text x="{beside:.1f}" y="{y}" fill="#555555" text-anchor="{anchor}">{name}</text>'
             )
         return parts
 
@@ -188,12 +188,12 @@ class _Picture:
         for violation in [v for v in self._violations if v.at_ns][:VIOLATIONS_MAX]:
             x = self._x(violation.at_ns)
             parts.append(
-                f'<path d="M{x:.1f} 46V{self._bottom()}" stroke="#d00000" stroke-width="2.5">'
+                f'<path d="M{x:.1f} 36V{self._bottom()}" stroke="#d00000" stroke-width="2.5">'
                 f"<title>{escape(violation.says)}</title></path>"
             )
             anchor, beside = ("end", x - 4) if x > WIDTH * 0.6 else ("start", x + 4)
             parts.append(
-                f'<text x="{beside:.1f}" y="54" fill="#d00000" font-weight="bold" '
+                f'<text x="{beside:.1f}" y="34" fill="#d00000" font-weight="bold" '
                 f'text-anchor="{anchor}">{escape(violation.says[:110])}</text>'
             )
         return parts
