@@ -1,9 +1,11 @@
 """The network of one run: a namespace for each node, one bridge, and what befalls each ordered pair.
 
 A fault of `source → target` stands where the packets arrive: in the target's namespace, in a chain of its own
-that vanishes with it. HARNESS is this process's own namespace, where all clients are; what it would receive
-is stopped where it is sent, so that no rule stands in the machine's own firewall but those that packets to a
-queue need.
+that vanishes with it. Clients are in this process's own namespace; what one would receive is stopped where it
+is sent, so that no rule stands in the machine's own firewall but those that packets to a queue need.
+
+To tell clients of one process apart, each has a path of its own: every node has one more address for it, and
+the client's packets come from an address that goes with it. The path of HARNESS itself is never hurt.
 
 What TCP makes of it: `drop` and `hold` both lose packets without a word, so both ends go on believing in
 their connections (half-open). After `hold` the kernels send again what was lost, with their doubled patience:
@@ -17,11 +19,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from chaos.kernel.machine import CommandFailed, Run, command
+from chaos.kernel.machine import RUNS_MAX, CommandFailed, Run, command
+from chaos.kernel.packets import QUEUE_MARK
 
-HARNESS = "harness"
+HARNESS = "harness"  # this process, on a path that nothing befalls
 HARNESS_HOST = 1
-QUEUE_MARK = 0x6B  # on copies of packets, which are not to be copied again
+PATHS_MAX = 250  # of clients
+QUEUES_MAX = 65536 // RUNS_MAX  # of one run, in the course of it
 RATE_ENDLESS = "10gbit"
 THROTTLE_SECONDS_MAX = 2.0  # what waits longer behind a throttle is dropped
 RATE_BYTES_MIN = 1000
@@ -42,36 +46,59 @@ class Network:
 
     def __init__(self, run: Run, seed: int) -> None:
         self._run, self._seed = run, seed
-        self._hosts: dict[str, int] = {HARNESS: HARNESS_HOST}
+        self._hosts: dict[str, int] = {}
+        self._paths: dict[str, int] = {HARNESS: 0}
         self._faults: dict[tuple[str, str], set[str]] = {}
         self._shaped: set[str] = set()  # interfaces with a root qdisc of ours
         self._loops: dict[str, subprocess.Popen[str]] = {}
         self._queues: dict[tuple[str, str], dict[str, float]] = {}
+        self._queue_numbers: dict[tuple[str, str], int] = {}
         command("ip", "link", "add", run.name, "type", "bridge")
         command("ip", "address", "add", f"{run.address(HARNESS_HOST)}/24", "dev", run.name)
         command("ip", "link", "set", run.name, "up")
 
     def add(self, node: str) -> str:
         """A namespace for this node; its address."""
-        host = HARNESS_HOST + len(self._hosts)
-        self._hosts[node] = host
+        assert node not in self._hosts and node not in self._paths, node
+        host = self._hosts[node] = HARNESS_HOST + 1 + len(self._hosts)
         namespace, outside = self._run.namespace(node), self._outside(node)
         command("ip", "netns", "add", namespace)
         command(*f"ip link add {outside} type veth peer name eth0 netns {namespace}".split())
         command(*f"ip link set {outside} master {self._run.name} up".split())
-        # Every rule of ours needs IPv4 only; a link-local address of IPv6 would be a way around them.
+        # Every rule of ours is of IPv4 only; a link-local address of IPv6 would be a way around them.
         self._inside(node, "sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1", check=False)
-        for words in (
-            "ip link set lo up",
-            f"ip address add {self._run.address(host)}/24 dev eth0",
-            "ip link set eth0 up",
-        ):
+        for words in ("ip link set lo up", "ip link set eth0 up"):
             self._inside(node, *words.split())
-        self._inside(node, "nft", f"add table ip {TABLE}")
-        return self._run.address(host)
+        own = self._run.address(host)
+        text = (
+            f"add table ip {TABLE}\n"
+            f"add chain ip {TABLE} paths {{ type nat hook prerouting priority -100 ; }}\n"
+            f"add rule ip {TABLE} paths ip daddr != {own} meta iifname eth0 dnat to {own}\n"
+        )
+        self._inside(node, "nft", "-f", "-", text=text)
+        for path in self._paths.values():
+            self._join(node, path)
+        return own
 
-    def address(self, node: str) -> str:
-        return self._run.address(self._host(node))
+    def add_client(self, client: str) -> None:
+        """A path of its own for a client in this process. Raises: CommandFailed after PATHS_MAX of them."""
+        assert client not in self._hosts and client not in self._paths, client
+        path = len(self._paths)
+        if path > PATHS_MAX:
+            raise CommandFailed(f"{PATHS_MAX} clients have a path of their own already")
+        address = self._run.address(HARNESS_HOST, path)
+        command(*f"ip address add {address}/24 dev {self._run.name}".split())
+        self._paths[client] = path
+        for node in self._hosts:
+            self._join(node, path)
+
+    def address(self, node: str, seen_by: str = HARNESS) -> str:
+        """Where `seen_by` dials this node."""
+        return self._run.address(self._hosts[node], self._paths.get(seen_by, 0))
+
+    def _join(self, node: str, path: int) -> None:
+        address = self._run.address(self._hosts[node], path)
+        self._inside(node, *f"ip address add {address}/24 dev eth0".split())
 
     # --- faults of one direction --------------------------------------------------------------------
 
@@ -104,18 +131,17 @@ class Network:
         other = f"{self._place(target, source).match} tcp flags syn"
         place = self._place(target, source)
         rule = f"{other} tcp option maxseg size set {piece_bytes}"
-        self._write_chain(place, f"slice-{source}-{target}", rule)
+        self._write_chain(place, self._chain_name("slice", source, target), rule)
         self._faults.setdefault((source, target), set()).add("slice")
 
     def reset(self, source: str, target: str) -> None:
         """End every connection between the two, now: both ends see a reset."""
         for here, there in ((source, target), (target, source)):
-            words = ["ss", "--kill", "--tcp", "dst", self.address(there)]
-            command(*([] if here == HARNESS else self._run.inside(here)), *words, check=False)
+            self._inside(here, *f"ss --kill --tcp dst {self._address(here, there)}".split(), check=False)
 
     def throttle(self, source: str, target: str, *, bytes_per_second: int) -> None:
         words, interface, match = self._egress(source, target)
-        number = self._class(source)
+        number = self._class(source, target)
         if interface not in self._shaped:
             command(*words, *f"qdisc add dev {interface} root handle 1: htb default fff".split())
             every = f"class add dev {interface} parent 1: classid 1:fff htb rate {RATE_ENDLESS} quantum 60000"
@@ -129,7 +155,7 @@ class Network:
             *f"htb rate {rate} ceil {rate}".split(),
         )
         patience = f"burst 16kb latency {THROTTLE_SECONDS_MAX}s"
-        handle = f"dev {interface} parent 1:{number} handle {number}0:"
+        handle = f"dev {interface} parent 1:{number} handle {number}:"
         command(*words, *f"qdisc replace {handle} tbf rate {rate} {patience}".split())
         if change == "add":
             command(
@@ -157,7 +183,7 @@ class Network:
     def counts(self, source: str, target: str) -> dict[str, int]:
         """What has become of packets of a pair that are treated by a queue now."""
         told = json.loads(self._ask(source, {"counts": True}))
-        counts: dict[str, int] = told[str(self._queue_number(target))]
+        counts: dict[str, int] = told[str(self._queue_number(source, target))]
         return counts
 
     # --- and their end -------------------------------------------------------------------------------
@@ -173,7 +199,7 @@ class Network:
                     self._end_throttle(*pair)
                     continue
                 place = self._place(pair[1], pair[0]) if kind == "slice" else self._place(*pair)
-                self._delete_chain(place, f"{kind}-{pair[0]}-{pair[1]}")
+                self._delete_chain(place, self._chain_name(kind, *pair))
             if "drop" in kinds:
                 self.reset(*pair)
 
@@ -197,13 +223,15 @@ class Network:
     # --- chains ----------------------------------------------------------------------------------------
 
     def _place(self, source: str, target: str) -> _Place:
-        if target != HARNESS:
-            return _Place(target, "input", f"ip saddr {self.address(source)}")
-        return _Place(source, "output", f"ip daddr {self.address(HARNESS)}")
+        if target in self._hosts:
+            return _Place(target, "input", f"ip saddr {self._address(target, source)}")
+        return _Place(source, "output", f"ip daddr {self._address(source, target)}")
 
     def _chain(self, source: str, target: str, kind: str, *actions: str) -> None:
         place = self._place(source, target)
-        self._write_chain(place, f"{kind}-{source}-{target}", *(f"{place.match} {what}" for what in actions))
+        self._write_chain(
+            place, self._chain_name(kind, source, target), *(f"{place.match} {what}" for what in actions)
+        )
         self._faults.setdefault((source, target), set()).add(kind)
 
     def _write_chain(self, place: _Place, name: str, *rules: str) -> None:
@@ -213,27 +241,30 @@ class Network:
             f"flush chain {chain}",
             *(f"add rule {chain} {rule}" for rule in rules),
         ]
-        command(*self._run.inside(place.node), "nft", "-f", "-", text="\n".join(lines) + "\n")
+        self._inside(place.node, "nft", "-f", "-", text="\n".join(lines) + "\n")
 
     def _delete_chain(self, place: _Place, name: str) -> None:
         chain = f"ip {TABLE} {name}"
         text = f"flush chain {chain}\ndelete chain {chain}\n"
-        command(*self._run.inside(place.node), "nft", "-f", "-", text=text)
+        self._inside(place.node, "nft", "-f", "-", text=text)
 
     # --- throttles ---------------------------------------------------------------------------------------
 
     def _egress(self, source: str, target: str) -> tuple[list[str], str, str]:
         """The last interface that packets of this pair leave by, and what tells them from others there."""
-        if target != HARNESS:
-            return ["tc"], self._outside(target), f"src {self.address(source)}/32"
-        return ["tc", "-n", self._run.namespace(source)], "eth0", f"dst {self.address(HARNESS)}/32"
+        if target in self._hosts:
+            return ["tc"], self._outside(target), f"src {self._address(target, source)}/32"
+        address = self._address(source, target)
+        return ["tc", "-n", self._run.namespace(source)], "eth0", f"dst {address}/32"
 
-    def _class(self, source: str) -> str:
-        return f"{self._host(source):x}"
+    def _class(self, source: str, target: str) -> str:
+        """Of this pair among those that leave by one interface: a hexadecimal number above zero."""
+        clients = self._paths.get(source, 0) or self._paths.get(target, 0)
+        return f"{clients + 256 if clients else self._hosts[source]:x}"
 
     def _end_throttle(self, source: str, target: str) -> None:
         words, interface, _ = self._egress(source, target)
-        number = self._class(source)
+        number = self._class(source, target)
         command(*words, *f"filter delete dev {interface} parent 1: prio {int(number, 16)}".split())
         command(*words, *f"class delete dev {interface} classid 1:{number}".split())
 
@@ -243,26 +274,32 @@ class Network:
         queue = self._queues.setdefault((source, target), {})
         is_new = not queue
         queue.update(wanted)
-        self._ask(source, {"queue": self._queue_number(target), **queue})
+        self._ask(source, {"queue": self._queue_number(source, target), **queue})
         if is_new:
             self._queue_rule("-A", source, target)
 
     def _end_queue(self, source: str, target: str) -> None:
         del self._queues[source, target]
         self._queue_rule("-D", source, target)
-        self._ask(source, {"queue": self._queue_number(target), "end": True})
+        self._ask(source, {"queue": self._queue_number(source, target), "end": True})
 
-    def _queue_number(self, target: str) -> int:
-        return self._run.number * 256 + self._host(target)  # HARNESS's namespace is shared by all runs
+    def _queue_number(self, source: str, target: str) -> int:
+        """Clients of all runs share one namespace, and with it one row of numbers."""
+        number = self._queue_numbers.setdefault((source, target), len(self._queue_numbers))
+        if number >= QUEUES_MAX:
+            raise CommandFailed(f"{QUEUES_MAX} pairs have had a packet queue already")
+        return self._run.number * QUEUES_MAX + number
 
     def _queue_rule(self, what: str, source: str, target: str) -> None:
-        words = f"-t mangle {what} OUTPUT -d {self.address(target)}/32 -m mark ! --mark {QUEUE_MARK:#x}"
-        comment = f"-m comment --comment {self._run.name}-{source}-{target}"
-        queue = f"-j NFQUEUE --queue-num {self._queue_number(target)} --queue-bypass"
+        words = (
+            f"-t mangle {what} OUTPUT -d {self._address(source, target)}/32 -m mark ! --mark {QUEUE_MARK:#x}"
+        )
+        comment = f"-m comment --comment {self._run.name}-{self._tag(source)}-{self._tag(target)}"
+        queue = f"-j NFQUEUE --queue-num {self._queue_number(source, target)} --queue-bypass"
         self._inside(source, "iptables", "-w", "5", *words.split(), *comment.split(), *queue.split())
 
     def _ask(self, source: str, question: dict[str, object]) -> str:
-        loop = self._loops.get(source) or self._start_loop(source)
+        loop = self._loops.get(self._home(source)) or self._start_loop(source)
         assert loop.stdin is not None and loop.stdout is not None
         try:
             loop.stdin.write(json.dumps(question) + "\n")
@@ -275,28 +312,46 @@ class Network:
         return answer
 
     def _start_loop(self, source: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "chaos.kernel.packets", f"{self._seed}", f"{QUEUE_MARK}"]
+        home = self._home(source)
         loop = subprocess.Popen(
-            [*([] if source == HARNESS else self._run.inside(source)), *words],
+            [*self._words(source), sys.executable, "-m", "chaos.kernel.packets", f"{self._seed}/{home}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
         assert loop.stdout is not None
-        self._loops[source] = loop
+        self._loops[home] = loop
         if loop.stdout.readline().strip() != "ready":
             raise CommandFailed(f"the packet loop of {source} could not start")
         return loop
 
     # --- names --------------------------------------------------------------------------------------------
 
-    def _host(self, node: str) -> int:
-        return self._hosts[node]
+    def _address(self, here: str, there: str) -> str:
+        """By which `here` knows `there`, whether it dials or is dialled."""
+        if there in self._hosts:
+            return self.address(there, here)
+        return self._run.address(HARNESS_HOST, self._paths[there])
+
+    def _chain_name(self, kind: str, source: str, target: str) -> str:
+        return f"{kind}-{self._tag(source)}-{self._tag(target)}"
+
+    def _tag(self, name: str) -> str:
+        """Clients may be called anything; rules may not."""
+        return f"client{self._paths[name]}" if name in self._paths else name
+
+    def _home(self, name: str) -> str:
+        """Whose namespace it is in: clients share one."""
+        return name if name in self._hosts else HARNESS
+
+    def _words(self, name: str) -> list[str]:
+        """Before a command that is to run where it is."""
+        return self._run.inside(name) if name in self._hosts else []
 
     def _outside(self, node: str) -> str:
         """The bridge's end of a node's cable. Names of interfaces are short."""
         return f"{self._run.name}.{self._hosts[node]}"
 
-    def _inside(self, node: str, *words: str, check: bool = True) -> None:
-        command(*([] if node == HARNESS else self._run.inside(node)), *words, check=check)
+    def _inside(self, node: str, *words: str, text: str = "", check: bool = True) -> None:
+        command(*self._words(node), *words, text=text, check=check)

@@ -1,6 +1,6 @@
 """Loss, delay, order, copies and damage of single packets: a seeded loop over the kernel's packet queues.
 
-    ip netns exec NAMESPACE python -m chaos.kernel.packets SEED MARK
+    ip netns exec NAMESPACE python -m chaos.kernel.packets SEED
 
 It speaks netlink itself (linux/netfilter/nfnetlink_queue.h) and needs nothing that Python has not. Commands
 come on standard input as JSON, a line each: {"queue": 7, "loss": 0.1, …} (see Treatment) begins or changes a
@@ -42,6 +42,7 @@ SOCKET_BYTES = 16 * 2**20
 OVERTAKEN_SECONDS = 0.02  # a packet that is to lose its place waits so long
 IP_HEADER_BYTES = 20
 SO_MARK = 36
+QUEUE_MARK = 0x6B  # on copies of packets, which are not to be treated again
 
 
 @dataclass(slots=True)
@@ -96,9 +97,9 @@ def message(kind: int, queue: int, body: bytes, *, ack: bool = False) -> bytes:
 
 
 class PacketLoop:
-    """All queues of one namespace. `mark` is on packets that are not to come here again."""
+    """All queues of one namespace."""
 
-    def __init__(self, seed: int, mark: int) -> None:
+    def __init__(self, seed: str) -> None:
         self._seed = seed
         self._queues: dict[int, _Queue] = {}
         self._waiting: list[tuple[float, int, int, int, bytes | None]] = []  # release, order, queue, id, copy
@@ -107,7 +108,7 @@ class PacketLoop:
         self._netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
         self._netlink.bind((0, 0))
         self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        self._raw.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+        self._raw.setsockopt(socket.SOL_SOCKET, SO_MARK, QUEUE_MARK)
 
     def run(self) -> None:
         """Until standard input ends: then whoever asked for it has gone."""
@@ -252,7 +253,7 @@ class PacketLoop:
 
 
 def main() -> None:
-    loop = PacketLoop(int(sys.argv[1]), int(sys.argv[2]))
+    loop = PacketLoop(sys.argv[1])
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     loop.run()

@@ -3,25 +3,23 @@
     python -m tests.processes.power_cut --cuts 20 [--seed 1]
 
 Each master's whole directory (log, checkpoints, identity, and the state's LMDB file) lies on a disk of
-forgetful_fs. A cut takes the power of all machines at once, under load, or of all but one, whose process
-is killed like theirs. A start after a cut sees another boot: /proc says so in its mount namespace.
+chaos.kernel.forgetful_fs. A cut takes the power of all machines at once, under load, or of all but one, whose
+process is killed like theirs. A start after a cut sees another boot: /proc says so in its mount namespace.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import os
 import random
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from chaos.kernel.forgetful_mount import ForgetfulMount
+from chaos.kernel.tools import power_why_not
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError
 from tests.processes.cluster import ProcessCluster
@@ -30,22 +28,11 @@ from tests.waiting import until
 WRITERS = 8
 # Small enough for several checkpoints and segments between two cuts.
 OFTEN = {"GFS__RAFT__CHECKPOINT_LOG_BYTES": "20000", "GFS__RAFT__SEGMENT_BYTES": "8000"}
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def why_not() -> str:
     """Why power cuts of real processes cannot be tried here; empty when they can."""
-    if not os.path.exists("/dev/fuse"):
-        return "there is no /dev/fuse"
-    if os.geteuid() != 0:
-        return "mounting and mount namespaces need root"
-    if shutil.which("unshare") is None:
-        return "there is no unshare"
-    try:
-        import mfusepy  # noqa: F401  # it looks for libfuse when it is imported
-    except (ImportError, OSError) as error:
-        return f"mfusepy or libfuse is missing: {error}"
-    return ""
+    return power_why_not("power_cut")
 
 
 class PowerCluster(ProcessCluster):
@@ -53,25 +40,9 @@ class PowerCluster(ProcessCluster):
 
     def __init__(self, directory: Path, seed: int) -> None:
         super().__init__(directory, masters=3, chunkservers=1)
-        self._mountpoint = directory / "masters"
-        self._boots = directory / "boots"
-        self._mountpoint.mkdir(exist_ok=True)
-        self._boots.mkdir(exist_ok=True)
-        program = [sys.executable, "-m", "tests.processes.forgetful_fs"]
-        self._files = subprocess.Popen(
-            [*program, str(self._mountpoint), str(seed), *self.masters],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+        self._files = ForgetfulMount(
+            directory / "masters", directory / "durable", self.masters, seed=seed, name="gfs-power-cut"
         )
-
-    async def mounted(self) -> None:
-        async def is_mounted() -> bool:
-            assert self._files.poll() is None, "the file system has ended"
-            return os.path.ismount(self._mountpoint)
-
-        await until(is_mounted, "the forgetful file system is mounted")
 
     def start(self, nodes: Iterable[str] | None = None, *, failpoint: str = "", **environment: str) -> None:
         super().start(nodes, failpoint=failpoint, **OFTEN, **environment)
@@ -80,35 +51,20 @@ class PowerCluster(ProcessCluster):
         found = super().command(role, node)
         if role != "master":
             return found
-        boot = self._boots / node
-        boot.write_text(
-            next(word for word in self._say("boots").split() if word.startswith(f"{node}=")) + "\n"
-        )
-        script = f'mount --bind "$0" {BOOT_ID} && exec "$@"'
-        return ["unshare", "--mount", "sh", "-c", script, str(boot), *found]
+        return self._files.as_of_this_boot(node, found)
 
     def cut_power(self, machines: list[str]) -> None:
         """Of these masters' machines at once, whatever they are doing; the other masters are killed."""
-        assert self._say(f"cut {' '.join(machines)}") == "done"
+        self._files.cut(machines)
         self.kill(self.masters)
 
     def power_on(self, machines: list[str]) -> None:
-        assert self._say(f"on {' '.join(machines)}") == "done"
+        self._files.on(machines)
         self.start(self.masters)
 
     def stop(self) -> None:
         super().stop()
-        subprocess.run(["umount", str(self._mountpoint)], check=False, stderr=subprocess.DEVNULL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._files.wait(5)
-        self._files.kill()
-        self._files.wait()
-
-    def _say(self, command: str) -> str:
-        assert self._files.stdin is not None and self._files.stdout is not None
-        self._files.stdin.write(command + "\n")
-        self._files.stdin.flush()
-        return self._files.stdout.readline().strip()
+        self._files.close()
 
 
 class Load:
@@ -151,7 +107,6 @@ async def survive(directory: Path, *, cuts: int, seed: int, tell: bool = False) 
     chance = random.Random(seed)
     cluster = PowerCluster(directory, seed)
     try:
-        await cluster.mounted()
         cluster.start()
         client = await cluster.connect()
         load = Load(client, seed)

@@ -25,7 +25,7 @@ class Echo(socketserver.BaseRequestHandler):
             pass
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
-with Server(("0.0.0.0", {ECHO_PORT}), Echo) as server:
+with Server(("ADDRESS", {ECHO_PORT}), Echo) as server:
     print("listening", flush=True)
     server.serve_forever()
 """
@@ -44,10 +44,13 @@ class Echoing:
 
     def __init__(self, run: machine.Run, network: Network) -> None:
         self.run, self.network = run, network
-        self.address = network.add("far")
+        network.add_client("client")
+        network.add("far")
+        network.add_client("other")
 
-    def dial(self, seconds: float = 2.0) -> socket.socket:
-        connection = socket.create_connection((self.address, ECHO_PORT), seconds)
+    def dial(self, seconds: float = 2.0, client: str = "client") -> socket.socket:
+        address = self.network.address("far", client)
+        connection = socket.create_connection((address, ECHO_PORT), seconds)
         connection.settimeout(seconds)
         return connection
 
@@ -58,7 +61,9 @@ def far() -> Iterator[Echoing]:
         network = Network(run, seed=1)
         echoing = Echoing(run, network)
         server = subprocess.Popen(
-            [*run.inside("far"), sys.executable, "-c", ECHO], stdout=subprocess.PIPE, text=True
+            [*run.inside("far"), sys.executable, "-c", ECHO.replace("ADDRESS", network.address("far"))],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert server.stdout is not None
         try:

@@ -23,7 +23,8 @@ with machine.taken() as run:
     network = Network(run, 0)
     network.add("one")
     if sys.argv[1] == "queue":
-        network.packets("harness", "one", loss=0.1)
+        network.add_client("client")
+        network.packets("client", "one", loss=0.1)
     machine.command("mount", "-t", "tmpfs", "-o", "size=1m", f"{run.name}-disk", str(run.directory))
     subprocess.Popen([*run.inside("one"), "sleep", "100"])
     print(run.number, flush=True)
