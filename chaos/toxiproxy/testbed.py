@@ -43,9 +43,9 @@ class ToxiTestbed(RealTestbed):
         self.links = Links(server, self._proxies_were_replaced)
 
     @property
-    def remark(self) -> str:
+    def remarks(self) -> tuple[str, ...]:
         """What a report has to say of how the links were made."""
-        return f"every link ran through {self._server.description}"
+        return (f"every link ran through {self._server.description}",)
 
     # --- links, made ------------------------------------------------------------------------------------
 
