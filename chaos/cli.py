@@ -250,8 +250,23 @@ def list_(as_markdown: bool) -> None:
 
 
 @cli.command()
-def tools() -> None:
-    """Say what each layer can do on this machine, and why not the rest."""
+@click.option("--install", is_flag=True, help="Get what can be got without the system: the Toxiproxy server.")
+def tools(install: bool) -> None:
+    """Say what each layer can do on this machine, and why not the rest.
+
+    --install builds the real Toxiproxy server with Go into .tools, or where GFS_CHAOS_TOOLS says; without it
+    layer toxi uses a stand-in of its own, and its reports say so.
+    """
+    from chaos.toxiproxy import tools as toxiproxy
+
+    if install:
+        try:
+            click.echo(f"Toxiproxy server: {toxiproxy.install_server()}")
+        except toxiproxy.CannotInstall as error:
+            click.echo(f"not installed: {error}")
+            sys.exit(EXIT_STATUS["harness"])
+    elif why := toxiproxy.why_no_server():
+        click.echo(why)
     for layer in LAYERS:
         try:
             entry = layers.entry(layer)
