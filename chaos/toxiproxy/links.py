@@ -12,14 +12,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
-from chaos.toxiproxy.control import Control, Toxic, ToxiproxyFault, ToxiproxySilent
+from chaos.toxiproxy.control import Control, NoSuchThing, Toxic, ToxiproxyFault, ToxiproxySilent
 from chaos.toxiproxy.server import ToxiproxyServer
 from gfs.local.ports import free_ports
 from gfs.vocabulary import Address
 
 Wire = Literal["raft", "control", "data"]
 
-ORDERS_AT_ONCE = 8  # a server takes many orders side by side; each costs a thread
+ORDERS_AT_ONCE = 32  # a server takes many orders side by side; each costs a thread, and some wait long
+MEND_SECONDS = 1.0  # for links to be healed; those with dead connections that hold bytes take longer
 LINKS_MAX = 2000  # in one cluster: as many listening sockets
 RESET_SECONDS = 0.3  # so long who dials again after a reset is reset, too
 RESTARTS_MAX = 50  # in one run; more means that the server cannot be used
@@ -56,6 +57,13 @@ class _State:
         self.toxics: dict[str, Toxic] = {}
 
 
+def _take_away(control: Control, link: Link, name: str) -> None:
+    try:
+        control.remove_toxic(link.name, name)
+    except NoSuchThing:
+        pass  # the server was replaced meanwhile, by one that never had it
+
+
 class Links:
     """All methods belong to one event loop. Raises: ToxiproxyFault from all that change something."""
 
@@ -71,6 +79,7 @@ class Links:
         self._numbers = 0
         self._watching: asyncio.Task[None] | None = None
         self._relenting: dict[frozenset[str], asyncio.Task[None]] = {}
+        self._mending: set[asyncio.Task[None]] = set()
 
     @property
     def restarts(self) -> int:
@@ -85,12 +94,13 @@ class Links:
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        tasks = [*self._relenting.values(), *([] if self._watching is None else [self._watching])]
+        tasks = [*self._relenting.values(), *self._mending]
+        tasks += [] if self._watching is None else [self._watching]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.server.kill()
-        self._threads.shutdown(wait=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     # --- which there are --------------------------------------------------------------------------
 
@@ -163,13 +173,26 @@ class Links:
         task.add_done_callback(lambda _: self._relenting.pop(pair, None))
 
     async def heal(self, one: str, other: str) -> None:
-        """Nothing is wrong between the two any more. What was held is delivered now."""
+        """Nothing is wrong between the two any more. What was held is delivered now.
+
+        Connections that live get it at once. Where the server waits for dead ones, it goes on beside us, and
+        lets nobody connect to that link meanwhile.
+        """
         self._wrong.pop(frozenset((one, other)), None)
-        await self._for_each(self.between(one, other), self._heal)
+        begun = {asyncio.create_task(self._heal(link)) for link in self.between(one, other)}
+        if not begun:
+            return
+        done, late = await asyncio.wait(begun, timeout=MEND_SECONDS)
+        self._mending |= late
+        for task in done:
+            task.result()
 
     async def heal_all(self) -> None:
+        """As heal, of all; what still went on is waited for."""
         self._wrong.clear()
         await self._for_each(list(self._states), self._heal)
+        mending, self._mending = self._mending, set()
+        await asyncio.gather(*mending)
 
     async def _wrongly(self, target: str, wrong: Wrong) -> None:
         self._wrong.setdefault(frozenset((wrong.source, target)), []).append(wrong)
@@ -195,20 +218,24 @@ class Links:
 
     async def _remove_toxic(self, link: Link, name: str) -> None:
         state = self._states.get(link)
-        if state is not None and state.toxics.pop(name, None) is not None:
-            await self._order(lambda control: control.remove_toxic(link.name, name))
+        if state is not None:
+            state.toxics.pop(name, None)
+        await self._order(lambda control: _take_away(control, link, name))
 
     async def _heal(self, link: Link) -> None:
         state = self._states[link]
-        if any(toxic.kind == "timeout" for toxic in state.toxics.values()) and state.enabled:
-            # What was swallowed is missing, so the connections must end; and taking a toxic from a
-            # connection is what the server may hang on.
-            state.enabled = False
+        toxics, was_cut = list(state.toxics.values()), not state.enabled
+        # At once: what is done to the link from now on is none of what is healed here.
+        state.toxics.clear()
+        state.enabled = True
+        # What was swallowed is missing, so those connections must end; and taking a toxic from a connection
+        # is what the server may hang on.
+        must_end = not was_cut and any(toxic.kind == "timeout" for toxic in toxics)
+        if must_end:
             await self._order(lambda control: control.disable(link.name))
-        for name in list(state.toxics):
-            await self._remove_toxic(link, name)
-        if not state.enabled:
-            state.enabled = True
+        for toxic in toxics:
+            await self._remove_toxic(link, toxic.name)
+        if (must_end or was_cut) and state.enabled:
             await self._order(lambda control: control.enable(link.name))
 
     # --- orders -----------------------------------------------------------------------------------
