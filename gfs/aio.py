@@ -10,14 +10,13 @@ from gfs.client.client import AsyncClient
 from gfs.client.connections import Connections, new_client_id
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import MasterSession
-from gfs.clock import SystemClock
+from gfs.clock import Clock, SystemClock
 from gfs.errors import InvalidArgument
 from gfs.identity import stated_identity
 from gfs.messages.base import Consistency
 from gfs.settings import ClientSettings
-from gfs.transport.data_client import DataClient
 from gfs.transport.dial_map import Dial, dialled_address
-from gfs.transport.websocket_client import WebSocketCaller
+from gfs.transport.wires import SOCKETS, Wires
 from gfs.vocabulary import Address
 
 __all__ = ["AsyncClient", "AsyncReader", "AsyncWriter", "connect", "parse_masters"]
@@ -47,13 +46,31 @@ async def connect(
         dial: where to dial instead of an address, when ports are forwarded; by default as GFS_DIAL_MAP says.
     Raises: InvalidArgument for something that is not an address.
     """
-    settings = settings or ClientSettings()
-    addresses = parse_masters(masters)
+    return assemble(
+        parse_masters(masters),
+        settings or ClientSettings(),
+        cluster=cluster,
+        consistency=consistency,
+        dial=dial,
+    )
+
+
+def assemble(
+    addresses: list[Address],
+    settings: ClientSettings,
+    *,
+    cluster: str = "",
+    consistency: Consistency = "linearizable",
+    dial: Dial = dialled_address,
+    clock: Clock | None = None,
+    wires: Wires = SOCKETS,
+) -> AsyncClient:
+    """As connect(), with a clock and wires that are not the system's."""
     client = new_client_id()
-    clock = SystemClock()
+    clock = clock or SystemClock()
     chance = random.Random(client)
     identity = stated_identity(settings.user, settings.groups)
-    caller = WebSocketCaller("client", f"{client:x}", cluster, identity=identity, dial=dial)
+    caller = wires.caller("client", f"{client:x}", cluster, identity=identity, dial=dial)
 
     def note_cluster(found: str) -> None:
         caller.cluster = caller.cluster or found  # from now on no other cluster's programs are used
@@ -70,7 +87,7 @@ async def connect(
     connections = Connections(
         masters=session,
         caller=caller,
-        bulk=DataClient(congestion_control=settings.congestion_control, dial=dial),
+        bulk=wires.bulk_client(congestion_control=settings.congestion_control, dial=dial),
         client=client,
         clock=clock,
         chance=chance,

@@ -42,6 +42,7 @@ from gfs.transport.data_server import DataServer
 from gfs.transport.interface import Handlers
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
+from gfs.transport.wires import SOCKETS, Wires
 from gfs.vocabulary import Address, ChunkHandle, ClusterId
 
 _log = logger("chunkserver")
@@ -61,6 +62,7 @@ class ChunkServer:
         *,
         clock: Clock | None = None,
         disk: Disk | None = None,
+        wires: Wires = SOCKETS,
     ) -> None:
         if node_id not in settings.chunkservers:
             raise ConfigInvalid(f"the configuration has no chunk server {node_id!r}")
@@ -72,7 +74,7 @@ class ChunkServer:
         self._node_id = node_id
         self._directory = directory
         self._clock = clock or SystemClock()
-        self._disk = disk or SystemDisk()
+        self._disk, self._wires = disk or SystemDisk(), wires
         self._tallies = Tallies()
         self._to_stop = AsyncExitStack()
         self._failed: asyncio.Future[str] | None = None
@@ -140,9 +142,9 @@ class ChunkServer:
         self._to_stop.callback(workers.shutdown)
         replicas = await self._open_replicas(loop, workers)
         pushes = PushBuffer(tuning.push_buffer_bytes, tuning.push_seconds, self._clock)
-        data_client = DataClient(congestion_control=tuning.congestion_control)
+        data_client = self._wires.bulk_client(congestion_control=tuning.congestion_control)
         self._to_stop.callback(data_client.close)
-        caller = WebSocketCaller("chunkserver", self._node_id, identity.cluster)
+        caller = self._wires.caller("chunkserver", self._node_id, identity.cluster)
         self._to_stop.push_async_callback(caller.close)
 
         def note_joined(cluster: ClusterId) -> None:
@@ -295,7 +297,7 @@ class ChunkServer:
         self, identity: DiskIdentity, chain: PushChain, handlers: Handlers, diagnosis: Diagnosis
     ) -> None:
         tuning = self._settings.chunkserver
-        self._data = DataServer(
+        self._data = self._wires.bulk_server(
             self._node.data,
             chain,
             connections_max=tuning.data_connections_max,
@@ -304,7 +306,7 @@ class ChunkServer:
         )
         self._data.start()
         self._to_stop.push_async_callback(partial(asyncio.to_thread, self._data.stop))
-        self._control = ControlServer(
+        self._control = self._wires.control_server(
             self._node.control,
             {**handlers, **diagnosis.handlers()},
             observer=diagnosis.calls,

@@ -24,6 +24,7 @@ from gfs.master.core.locations import Locations
 from gfs.master.directory import MasterDirectory
 from gfs.master.gauges import MasterGauges
 from gfs.master.quarantine import Quarantine
+from gfs.master.replication.log_writer import InWorker
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode, end_process
 from gfs.master.replication.replicator import Member
@@ -35,8 +36,7 @@ from gfs.settings import Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport import event_loop
 from gfs.transport.interface import Handlers
-from gfs.transport.websocket_client import WebSocketCaller
-from gfs.transport.websocket_server import ControlServer
+from gfs.transport.wires import SOCKETS, Wires
 from gfs.vocabulary import Address, ClusterId, MasterId, split_address
 
 CHECKPOINT_DIRECTORY = "checkpoints"
@@ -59,8 +59,10 @@ class Master:
         disk: Disk | None = None,
         chance: random.Random | None = None,
         fatal: Callable[[BaseException], None] = end_process,
+        wires: Wires = SOCKETS,
+        log_worker: InWorker | None = None,
     ) -> None:
-        """Raises: ConfigInvalid."""
+        """`log_worker`: does the log's blocking work; by default a thread. Raises: ConfigInvalid."""
         if node_id not in settings.masters:
             raise ConfigInvalid(f"the configuration has no master {node_id!r}")
         if not settings.cluster.id:
@@ -78,7 +80,7 @@ class Master:
         self._clock = clock or SystemClock()
         self._disk = disk or SystemDisk()
         self._chance = chance or random.Random()
-        self._fatal = fatal
+        self._fatal, self._wires, self._log_worker = fatal, wires, log_worker
         self._to_stop = AsyncExitStack()
         self._said_outside = ""
 
@@ -127,7 +129,7 @@ class Master:
         self._to_stop.callback(self._state.close)
         self._node = self._make_node()
         self._quarantine.watch(self._state, self._node, soon=asyncio.get_running_loop().call_soon)
-        caller = WebSocketCaller("master", self._id, self._cluster)
+        caller = self._wires.caller("master", self._id, self._cluster)
         self._to_stop.push_async_callback(caller.close)
         self.services = services = MasterServices(
             self._settings,
@@ -180,7 +182,7 @@ class Master:
         self._said_outside = why
 
     async def _listen(self, handlers: Handlers, diagnosis: Diagnosis) -> None:
-        server = ControlServer(
+        server = self._wires.control_server(
             self.address,
             handlers,
             observer=diagnosis.calls,
@@ -249,6 +251,7 @@ class Master:
             clock=self._clock,
             chance=self._chance,
             fatal=self.replication_ended,
+            in_worker=self._log_worker,
             distrust=self._quarantine.distrust(),
         )
 
