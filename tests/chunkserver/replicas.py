@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.chunkserver.replica_store import Durability, ReplicaStore
 from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import StoreUsage
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, ChunkHandle, ChunkVersion, Term
-from tests.fakes.disk import ForgetfulDisk
 
 BLOCK = CHECKSUM_BLOCK_BYTES
 ONE, TWO = ChunkHandle(1), ChunkHandle(2)

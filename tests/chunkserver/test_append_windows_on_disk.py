@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.chunkserver.replica_store import Durability, ReplicaStore
 from gfs.errors import CorruptState
 from gfs.messages.replicas import AppendedRecord
 from gfs.vocabulary import ClientId
 from tests.chunkserver.replicas import BLOCK, ONE, T1, V1, V2, Machine, create
-from tests.fakes.disk import ForgetfulDisk
 
 CLIENTS = (ClientId(1), ClientId(2))
 Appended = dict[tuple[ClientId, int], tuple[int, int]]  # offset and end of each record

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.chunkserver.disk_identity import DirectoryLock, DiskIdentity
 from gfs.disk import write_file_durably
 from gfs.errors import CorruptState, Unavailable, UnsupportedVersion, WrongCluster
 from gfs.vocabulary import ClusterId
-from tests.fakes.disk import ForgetfulDisk
 
 FILE = "/data/identity.json"
 OURS = ClusterId("ours")

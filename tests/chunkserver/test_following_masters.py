@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.chunkserver.known_masters import MASTERS_FILE, KnownMasters
 from gfs.disk import SystemDisk
 from gfs.settings import MASTERS_NAMED_MAX
 from gfs.vocabulary import Address, ClusterId, Term
 from tests.chunkserver.rig import CLUSTER, Rig
 from tests.chunkserver.test_heartbeat import INTERVAL, Beating, Master
-from tests.fakes.disk import ForgetfulDisk
 
 A, B, C = Address("a:1"), Address("b:1"), Address("c:1")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.chunkserver.process import ChunkServer
 from gfs.errors import NoSpace
 from gfs.settings import ChunkServerNode, MasterNode, Settings
 from gfs.vocabulary import Address
-from tests.fakes.disk import ForgetfulDisk
 
 NOWHERE = Settings(
     masters={"m1": MasterNode(control=Address("127.0.0.1:1"), raft=Address("127.0.0.1:0"))},

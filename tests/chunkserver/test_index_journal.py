@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.chunkserver.index_journal import (
     FRAME_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -13,7 +14,6 @@ from gfs.chunkserver.index_journal import (
     segment_sequences,
 )
 from gfs.errors import CorruptState, UnsupportedVersion
-from tests.fakes.disk import ForgetfulDisk
 
 PATH = segment_path("/index", 1)
 PAYLOADS = [b"first", b"the second", b"third" * 20]

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs import failpoints
 from gfs.checksums import crc32c, piece_checksums
 from gfs.chunkserver.index_journal import segment_path
@@ -30,7 +31,6 @@ from gfs.chunkserver.replica_store import Durability
 from gfs.errors import CorruptState, DataUnavailable, GfsError, Unavailable, UnsupportedVersion
 from gfs.vocabulary import ChunkHandle, ChunkVersion
 from tests.chunkserver.replicas import BLOCK, ONE, T1, TWO, V1, V2, V3, Machine, chunk_path, content, create
-from tests.fakes.disk import ForgetfulDisk
 
 
 class Killed(BaseException):

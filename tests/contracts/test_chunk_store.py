@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
 from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.disk import SystemDisk
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle
-from tests.fakes.disk import ForgetfulDisk
 
 MAKERS: dict[str, Callable[[Path], ChunkStore]] = {
     "memory": lambda _: MemoryStore(),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk, PoweredOff
 from gfs.disk import Disk, SystemDisk, read_whole_file, write_file_durably
-from tests.fakes.disk import ForgetfulDisk, PoweredOff
 
 
 @pytest.fixture(params=["system", "forgetful"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.backups import manifest as backups
 from gfs.chunkserver import index_journal
 from gfs.chunkserver.core import append_window, chunk_record
@@ -41,7 +42,6 @@ from gfs.master.replication.member_disks import MemberDisks
 from gfs.master.replication.replicator import Member
 from gfs.messages.replicas import AppendedRecord
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClientId, ClusterId, LogIndex, MasterId, Term
-from tests.fakes.disk import ForgetfulDisk
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "disk_formats_v1.txt"
 HANDLE = ChunkHandle(0x1A5)

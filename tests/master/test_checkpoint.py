@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs import failpoints
 from gfs.disk import SystemDisk, write_file_durably
 from gfs.errors import ChecksumMismatch, CorruptState, InvalidArgument, NotFound, UnsupportedVersion
@@ -19,7 +20,6 @@ from gfs.master.core.lookup import stat
 from gfs.master.replication.checkpoints import CheckpointManifest, CheckpointStore
 from gfs.master.state_machine import STATE_FILE
 from gfs.vocabulary import ClusterId, LogIndex, Term
-from tests.fakes.disk import ForgetfulDisk
 from tests.master import state_fixtures
 from tests.master.state_fixtures import CHECKPOINTS, Node
 from tests.paper.boxes import keeps

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.disk import SystemDisk
 from gfs.errors import AlreadyExists, CorruptState, Superseded, Unavailable
 from gfs.master.checkpoint_directory import CheckpointDirectory
@@ -20,7 +21,6 @@ from gfs.master.replication.log import OperationLog
 from gfs.master.replication.member_disks import MemberDisks
 from gfs.master.state_machine import ReplicatedState
 from gfs.vocabulary import MIB, ClusterId, LogIndex, MasterId, Term
-from tests.fakes.disk import ForgetfulDisk
 from tests.master.state_fixtures import Node
 
 CLUSTER = ClusterId("c")

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.disk import SystemDisk
 from gfs.errors import NoSpace, NotFound, UnsupportedVersion
 from gfs.master.core.lookup import stat
@@ -17,7 +18,6 @@ from gfs.master.state_machine import BOOT_FILE, STATE_FILE, ReplicatedState
 from gfs.messages import operations as op
 from gfs.vocabulary import LogIndex, Term
 from tests.core.master_records import create, record
-from tests.fakes.disk import ForgetfulDisk
 from tests.master import state_fixtures
 from tests.master.state_fixtures import Node, entry, outcomes
 from tests.paper.boxes import keeps

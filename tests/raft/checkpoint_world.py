@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 import pytest
 
+from chaos.simulation.loop import run_virtual
+from chaos.simulation.stepped_work import SteppedLoop
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_messages import FetchPiece
 from gfs.messages import operations as op
 from gfs.vocabulary import LogIndex
 from tests.core.master_records import NOW_MS
 from tests.raft.power_cuts import small_pieces
-from tests.raft.stepped_work import SteppedLoop
-from tests.raft.virtual_loop import run_virtual
 from tests.raft.whole_masters import WholeCluster, WholeMaster
 
 BY_HAND = RaftOptions(checkpoint_log_bytes=2**30, segment_bytes=3000)  # checkpoints only when asked for

@@ -6,14 +6,14 @@ import asyncio
 import random
 from collections.abc import Callable
 
+from chaos.simulation.disk import ForgetfulDisk
+from chaos.simulation.loop import VirtualClock, VirtualLoop
 from gfs.errors import GfsError
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode
 from gfs.master.replication.replicator import Member
 from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId, Term
-from tests.fakes.disk import ForgetfulDisk
 from tests.fakes.replicated_state import FileCheckpoints, RecordedState
-from tests.raft.virtual_loop import VirtualClock, VirtualLoop
 
 SECRET = b"one secret"
 CLUSTER = ClusterId("test-cluster")

@@ -25,9 +25,9 @@ from contextlib import contextmanager
 import pytest
 import structlog
 
+from chaos.simulation.loop import run_virtual
+from chaos.simulation.stepped_work import SteppedLoop
 from gfs.master.replication.options import RaftOptions
-from tests.raft.stepped_work import SteppedLoop
-from tests.raft.virtual_loop import run_virtual
 from tests.raft.whole_masters import Client, WholeCluster, WholeMaster
 
 ROUNDS = 4

@@ -15,13 +15,13 @@ from pysyncobj import SyncObj, SyncObjConf, syncobj
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
+from chaos.simulation.disk import ForgetfulDisk
 from gfs.master.replication.engine import Engine
 from gfs.master.replication.log import OperationLog
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_messages import AppendAnswer, AppendEntries, Message, Vote, VoteRequest
 from gfs.master.replication.raft_transport import RaftTransport
 from gfs.vocabulary import LogIndex, MasterId, Term
-from tests.fakes.disk import ForgetfulDisk
 
 ME, PEER, THIRD = MasterId("m1"), MasterId("m2"), MasterId("m3")
 SPIN_LIMIT = 200

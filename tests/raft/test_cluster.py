@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
+from chaos.simulation.loop import VirtualLoop, run_virtual
 from gfs import failpoints
 from gfs.disk import read_whole_file
 from gfs.errors import (
@@ -23,10 +25,8 @@ from gfs.master.replication.handshake import Dialer, Introduction
 from gfs.master.replication.options import PROPOSAL_BYTES_MAX, RAFT_FRAME_BYTES_MAX, RaftOptions
 from gfs.master.replication.raft_messages import frame
 from gfs.vocabulary import ClusterId, MasterId
-from tests.fakes.disk import ForgetfulDisk
 from tests.paper.boxes import keeps
 from tests.raft.cluster import CLUSTER, SECRET, Cluster, Machine
-from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
 SMALL_CHECKPOINTS = RaftOptions(checkpoint_log_bytes=2000, segment_bytes=1000)
 

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
+from chaos.simulation.loop import VirtualLoop, run_virtual
 from gfs.errors import Unavailable
 from gfs.master.replication.checkpoint_duty import CheckpointDuty
 from gfs.master.replication.raft_messages import TimeoutNow
 from gfs.master.replication.raft_node import RaftNode
 from gfs.vocabulary import Address
 from tests.raft.cluster import Cluster, Machine
-from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
 WRONG = b"what no other master has"
 

@@ -11,11 +11,11 @@ import random
 
 import pytest
 
+from chaos.simulation.loop import VirtualLoop, run_virtual
 from gfs.errors import GfsError
 from gfs.master.replication.options import RaftOptions
 from tests.paper.boxes import keeps
 from tests.raft.cluster import Cluster, Machine
-from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
 OPTIONS = RaftOptions(checkpoint_log_bytes=3000, segment_bytes=2000)
 

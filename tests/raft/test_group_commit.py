@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from chaos.simulation.loop import VirtualLoop, run_virtual
 from gfs.master.replication.group_commit import GroupCommit, decode_entry
 from gfs.master.replication.log import Position
 from gfs.master.replication.options import RaftOptions
 from gfs.vocabulary import LogIndex, Term
 from tests.paper.boxes import keeps
 from tests.raft.cluster import Cluster
-from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
 NOTHING = LogIndex(0)
 

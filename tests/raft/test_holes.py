@@ -21,6 +21,7 @@ from pysyncobj.node import Node
 from pysyncobj.poller import POLL_EVENT_TYPE
 from pysyncobj.tcp_connection import TcpConnection
 
+from chaos.simulation.disk import ForgetfulDisk, PoweredOff
 from gfs.errors import InvalidArgument
 from gfs.master.replication.engine import MemberNode
 from gfs.master.replication.group_commit import GroupCommit
@@ -28,7 +29,6 @@ from gfs.master.replication.log import OperationLog, Position
 from gfs.master.replication.options import APPEND_BYTES_MAX, ENTRY_BYTES_MAX, PROPOSAL_BYTES_MAX, RaftOptions
 from gfs.master.replication.raft_messages import AppendAnswer, AppendEntries, Message, Vote, VoteRequest
 from gfs.vocabulary import LogIndex, MasterId, Term
-from tests.fakes.disk import ForgetfulDisk, PoweredOff
 from tests.raft.single import (
     ME,
     PEER,

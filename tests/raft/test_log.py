@@ -7,12 +7,12 @@ import struct
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk, PoweredOff
 from gfs import failpoints
 from gfs.disk import read_whole_file
 from gfs.errors import CorruptState, UnsupportedVersion
 from gfs.master.replication.log import FIRST_INDEX, OperationLog, Position, segment_path
 from gfs.vocabulary import LogIndex, Term
-from tests.fakes.disk import ForgetfulDisk, PoweredOff
 
 DIRECTORY = "/data/log"
 

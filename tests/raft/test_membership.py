@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from chaos.simulation.loop import VirtualLoop, run_virtual
 from gfs.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -20,7 +21,6 @@ from gfs.errors import (
 from gfs.master.replication.options import RaftOptions
 from gfs.vocabulary import MasterId
 from tests.raft.cluster import Cluster, Machine, member_at
-from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
 M1, M2, M3, M4, M5 = (MasterId(f"m{number}") for number in range(1, 6))
 SMALL = RaftOptions(checkpoint_log_bytes=3000, segment_bytes=2000)

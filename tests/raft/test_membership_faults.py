@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from chaos.simulation.disk import ForgetfulDisk
+from chaos.simulation.loop import VirtualLoop, run_virtual
 from gfs.errors import GfsError
 from gfs.master.replication.options import RaftOptions
 from gfs.vocabulary import MasterId
-from tests.fakes.disk import ForgetfulDisk
 from tests.raft.cluster import Cluster, Machine, member_at
 from tests.raft.test_faults import Nemesis, client
-from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
 OPTIONS = RaftOptions(checkpoint_log_bytes=3000, segment_bytes=2000, catch_up_patience_seconds=3)
 ATTEMPT_SECONDS = 6.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from chaos.simulation.loop import VirtualLoop, run_virtual
 from gfs.errors import GfsError
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_messages import Message, ReadIndexRequest
 from gfs.master.replication.read_index import ReadIndex
 from gfs.vocabulary import LogIndex, MasterId, Term
 from tests.raft.cluster import Cluster, Machine
-from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
 A, B, C, D = (MasterId(name) for name in "abcd")
 

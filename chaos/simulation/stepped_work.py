@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from chaos.simulation.disk import ForgetfulDisk, ForgetfulFile, PoweredOff
+from chaos.simulation.loop import VirtualLoop
 from gfs.disk import Bytes
-from tests.fakes.disk import ForgetfulDisk, ForgetfulFile, PoweredOff
-from tests.raft.virtual_loop import VirtualLoop
 
 _current = threading.local()
 
