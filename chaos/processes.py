@@ -91,6 +91,11 @@ class Programs:
     def process_id(self, node: str) -> int:
         return self._processes[node].pid
 
+    def send_kill(self, node: str) -> None:
+        """SIGKILL without waiting: one that is frozen dies when it is thawed."""
+        if self.runs(node):
+            self._processes[node].kill()
+
     async def kill(self, nodes: Iterable[str]) -> None:
         """kill -9, all at once, and wait until they are gone. Those that do not run are left alone."""
         chosen = [node for node in nodes if self.runs(node)]

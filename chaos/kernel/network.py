@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chaos.kernel.machine import RUNS_MAX, CommandFailed, Run, command
@@ -95,6 +96,14 @@ class Network:
     def address(self, node: str, seen_by: str = HARNESS) -> str:
         """Where `seen_by` dials this node."""
         return self._run.address(self._hosts[node], self._paths.get(seen_by, 0))
+
+    @property
+    def nodes(self) -> Sequence[str]:
+        return tuple(self._hosts)
+
+    @property
+    def clients(self) -> Sequence[str]:
+        return tuple(self._paths)
 
     def _join(self, node: str, path: int) -> None:
         address = self._run.address(self._hosts[node], path)

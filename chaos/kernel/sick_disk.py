@@ -16,15 +16,13 @@ from chaos.kernel.machine import CommandFailed
 _LIBRARIES = ("fiu_run_preload.so", "fiu_posix_preload.so")
 _DIRECTORIES = ("/usr/lib/fiu", "/usr/lib64/fiu", "/usr/local/lib/fiu")
 # Calls that programs make of files only: plain read and write are those of pipes and of standard error, too.
-FAILING_CALLS = (
-    "posix/io/rw/pread",
-    "posix/io/rw/preadv",
+WRITES_AND_SYNCS = (
     "posix/io/rw/pwrite",
     "posix/io/rw/pwritev",
     "posix/io/sync/fsync",
     "posix/io/sync/fdatasync",
-    "posix/io/dir/rename",
 )
+FAILING_CALLS = (*WRITES_AND_SYNCS, "posix/io/rw/pread", "posix/io/rw/preadv", "posix/io/dir/rename")
 ANSWER_SECONDS_MAX = 3.0
 BALLAST = "ballast"  # the file that fills a disk
 BALLAST_PIECE_BYTES = 2**20
