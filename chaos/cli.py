@@ -251,13 +251,23 @@ def list_(as_markdown: bool) -> None:
 
 @cli.command()
 @click.option("--install", is_flag=True, help="Get what can be got without the system: the Toxiproxy server.")
-def tools(install: bool) -> None:
+@click.option("--clean", is_flag=True, help="Remove what killed runs of layer kernel have left behind.")
+def tools(install: bool, clean: bool) -> None:
     """Say what each layer can do on this machine, and why not the rest.
 
     --install builds the real Toxiproxy server with Go into .tools, or where GFS_CHAOS_TOOLS says; without it
     layer toxi uses a stand-in of its own, and its reports say so.
+
+    --clean removes namespaces, mounts, rules, control groups and programs of runs that were killed.
     """
+    from chaos.kernel import machine
+    from chaos.kernel import tools as kernel
     from chaos.toxiproxy import tools as toxiproxy
+
+    if clean:
+        found = machine.clean()
+        click.echo("\n".join(found) if found else "nothing was left behind")
+        return
 
     if install:
         try:
@@ -276,6 +286,11 @@ def tools(install: bool) -> None:
         click.echo(f"{layer}: {', '.join(sorted(entry.powers)) or 'nothing'}")
         for power, why in sorted(entry.missing.items()):
             click.echo(f"  not {power or 'at all'}: {why}")
+    for tool in kernel.tools():
+        state = f"not here: {tool.why_not}" if tool.why_not else "works"
+        click.echo(f"kernel tool {tool.name} ({tool.gives}): {state}")
+        if tool.why_not and tool.install:
+            click.echo(f"  it comes with {tool.install}")
 
 
 # --- the work behind the commands -----------------------------------------------------------------
