@@ -144,7 +144,13 @@ class RealTestbed:
             )
         except GfsError as error:
             raise Unavailable(f"{error.message}\n{self.programs.state_of_all()}") from error
-        self._sightings = Sightings(self._caller, self._master_addresses, recorder)
+        self._sightings = Sightings(
+            self._caller,
+            self._master_addresses,
+            self._chunkserver_addresses,
+            recorder,
+            trusts_clocks=not self.powers & {"clock_drift", "clock_jump"},
+        )
         self._sightings.start()
 
     async def stop(self) -> None:
@@ -163,11 +169,10 @@ class RealTestbed:
         return {name: Address(node.control) for name, node in self.layout.settings.masters.items()}
 
     def _addresses(self) -> dict[str, Address]:
-        chunkservers = self.layout.settings.chunkservers
-        return {
-            **self._master_addresses(),
-            **{name: Address(node.control) for name, node in chunkservers.items()},
-        }
+        return {**self._master_addresses(), **self._chunkserver_addresses()}
+
+    def _chunkserver_addresses(self) -> dict[str, Address]:
+        return {name: Address(node.control) for name, node in self.layout.settings.chunkservers.items()}
 
     def _control_addresses(self) -> list[str]:
         return [node.control for node in self.layout.settings.masters.values()]

@@ -4,21 +4,45 @@ Shared by the layers of real programs. What a kind of sighting means is document
 read it; here is where each comes from:
 
     role        asked of each master a few times a second: whenever its role or term has changed
+    digest      asked of each master every second: {index, digest} of its state
+    bumped      from a chunk server's RPC log, for each BumpVersion it followed:
+                {handle, version, primary, term, lease_seconds}
+    applied     likewise, for each ApplyMutation: {handle, version, serial, primary, offset, length, kind}
+    deleted     from its events: {handle}, on the leader's word
+    unseen      what a program could not keep for us: {records}; whoever counts on having seen all must not
+
+Times are when a program says it was, by its wall clock, which on these layers is the harness's; where clocks
+are under attack, `trusts_clocks` is False and it is when we heard of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from gfs.errors import GfsError
-from gfs.messages.cluster import ClusterStatus, ClusterStatusReply
+from gfs.messages.cluster import (
+    ClusterStatus,
+    ClusterStatusReply,
+    StateDigest,
+    StateDigestReply,
+)
+from gfs.messages.diagnosis import EventPage, EventRecord, ReadEvents, ReadRpcLog, RpcLogPage, RpcRecord
 from gfs.transport.interface import RpcCaller
+from gfs.verification.history import Json, Sighting
 from gfs.verification.recorder import Recorder
 from gfs.vocabulary import Address
 
 LOOK_SECONDS = 0.25
+READ_SECONDS = 1.0  # between two looks into logs
 ANSWER_SECONDS = 1.0
+PAGE_RECORDS = 1000
+MICROSECOND = 1000
+_METHODS = ["bump", "apply"]
+_DELETED = "replica deleted on the leader's word"
+
+Addresses = Callable[[], dict[str, Address]]  # by node, of those that are in the cluster now
 
 
 class Sightings:
@@ -27,27 +51,42 @@ class Sightings:
     def __init__(
         self,
         caller: RpcCaller,
-        masters: Callable[[], dict[str, Address]],
+        masters: Addresses,
+        chunkservers: Addresses,
         recorder: Recorder,
+        *,
+        trusts_clocks: bool = True,
     ) -> None:
-        """`masters`: control addresses as the harness reaches them, of those that are in the cluster now."""
-        self._caller, self._masters, self._recorder = caller, masters, recorder
+        """Addresses are control addresses, as the harness reaches them."""
+        self._caller, self._recorder = caller, recorder
+        self._masters, self._chunkservers = masters, chunkservers
+        self._trusts_clocks = trusts_clocks
         self._roles: dict[str, tuple[str, int]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._names: dict[str, str] = {}  # of chunk servers, by the ids they have given themselves
+        self._calls_read: dict[str, int] = {}  # position in each program's RPC log
+        self._events_read: dict[str, int] = {}
+        self._dropped: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        assert self._task is None
-        self._task = asyncio.create_task(self._watch())
+        assert not self._tasks
+        self._tasks = [asyncio.create_task(self._watch_roles()), asyncio.create_task(self._watch_logs())]
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Read to the end what the programs have, and watch no more."""
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self._read_logs()
 
-    async def _watch(self) -> None:
+    # --- masters ----------------------------------------------------------------------------------
+
+    async def _watch_roles(self) -> None:
         while True:
-            masters = self._masters()
-            await asyncio.gather(*(self._look_at(node, address) for node, address in masters.items()))
+            await asyncio.gather(*(self._look_at(*one) for one in self._masters().items()))
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look_at(self, node: str, address: Address) -> None:
@@ -61,8 +100,90 @@ class Sightings:
         for one in answer.masters:
             if one.id == node:
                 self._says(node, one.role, one.term, one.applied_index)
+        for server in answer.chunkservers:
+            for name, known in self._chunkservers().items():
+                if known == server.control:
+                    self._names[str(server.id)] = name
 
     def _says(self, node: str, role: str, term: int, applied_index: int) -> None:
         if self._roles.get(node) != (role, term):
             self._roles[node] = (role, term)
             self._recorder.saw(node, "role", role=role, term=term, applied_index=applied_index)
+
+    async def _ask_digest(self, node: str, address: Address) -> None:
+        try:
+            answer = await self._caller.call(
+                address, StateDigest(), StateDigestReply, deadline_seconds=ANSWER_SECONDS
+            )
+        except GfsError:
+            return
+        self._recorder.saw(node, "digest", index=answer.applied_index, digest=answer.digest)
+
+    # --- logs of programs ---------------------------------------------------------------------------
+
+    async def _watch_logs(self) -> None:
+        while True:
+            await asyncio.sleep(READ_SECONDS)
+            await self._read_logs()
+
+    async def _read_logs(self) -> None:
+        await asyncio.gather(
+            *(self._ask_digest(*one) for one in self._masters().items()),
+            *(self._read_calls(*one) for one in self._chunkservers().items()),
+            *(self._read_events(*one) for one in self._chunkservers().items()),
+        )
+
+    async def _read_calls(self, node: str, address: Address) -> None:
+        more = True
+        while more:
+            query = ReadRpcLog(after=self._calls_read.get(node, 0), limit=PAGE_RECORDS, methods=_METHODS)
+            try:
+                page = await self._caller.call(address, query, RpcLogPage, deadline_seconds=ANSWER_SECONDS)
+            except GfsError:
+                return  # it is asked again, from there on
+            self._calls_read[node], more = page.next_after, page.more
+            if page.dropped > self._dropped.get(node, 0):
+                self._recorder.saw(node, "unseen", records=page.dropped - self._dropped.get(node, 0))
+            self._dropped[node] = page.dropped  # less than before: the program has been started anew
+            for record in page.records:
+                self._called(node, record)
+
+    async def _read_events(self, node: str, address: Address) -> None:
+        more = True
+        while more:
+            query = ReadEvents(after=self._events_read.get(node, 0), limit=PAGE_RECORDS)
+            try:
+                page = await self._caller.call(address, query, EventPage, deadline_seconds=ANSWER_SECONDS)
+            except GfsError:
+                return
+            self._events_read[node], more = page.next_after, page.more
+            for record in page.records:
+                self._happened(node, record)
+
+    def _called(self, node: str, record: RpcRecord) -> None:
+        if record.code != "ok":
+            return
+        if record.request is None:  # too long to be kept
+            self._recorder.saw(node, "unseen", records=1)
+            return
+        request: dict[str, Json] = record.request
+        values = {"handle": request["handle"], "version": request["version"]}
+        values["primary"] = self._names.get(request["primary"], request["primary"])
+        if record.method == "bump":
+            values |= {"term": request["master_term"], "lease_seconds": request["lease_seconds"]}
+            self._saw(record.at_us, node, "bumped", values)
+        else:
+            values |= {"serial": request["serial"], "kind": request.get("kind", "write")}
+            values |= {"offset": request["offset_bytes"], "length": request["length_bytes"]}
+            self._saw(record.at_us, node, "applied", values)
+
+    def _happened(self, node: str, record: EventRecord) -> None:
+        if record.event == _DELETED:
+            self._saw(record.at_us, node, "deleted", {"handle": int(record.fields["chunk"], 16)})
+
+    def _saw(self, at_us: int, node: str, what: str, values: dict[str, Json]) -> None:
+        now = self._recorder.now_ns()
+        at_ns = now
+        if self._trusts_clocks:
+            at_ns = max(0, min(now, at_us * MICROSECOND - (time.time_ns() - now)))
+        self._recorder.history.add(Sighting(at_ns, node, what, values))

@@ -137,17 +137,17 @@ async def test_writes_go_on_after_every_kind_of_spoilt_link_and_nothing_acknowle
         await testbed.heal_all()
         await writer.goes_on()
 
-        faults: list[tuple[str, Callable[[str, str], Awaitable[None]]]] = [
-            ("drop", testbed.drop),
-            ("hold", testbed.hold),
-            ("reset", testbed.reset),
-            ("slow", lambda a, b: testbed.slow(a, b, seconds=0.02, jitter=0.01)),
-            ("throttle", lambda a, b: testbed.throttle(a, b, bytes_per_second=200_000)),
-            ("slice", lambda a, b: testbed.slice(a, b, piece_bytes=100)),
-            ("limit", lambda a, b: testbed.limit(a, b, limit_bytes=2000)),
-            ("slow_close", lambda a, b: testbed.slow_close(a, b, seconds=0.2)),
+        faults: list[Callable[[str, str], Awaitable[None]]] = [
+            testbed.drop,
+            testbed.hold,
+            testbed.reset,
+            lambda a, b: testbed.slow(a, b, seconds=0.02, jitter=0.01),
+            lambda a, b: testbed.throttle(a, b, bytes_per_second=200_000),
+            lambda a, b: testbed.slice(a, b, piece_bytes=100),
+            lambda a, b: testbed.limit(a, b, limit_bytes=2000),
+            lambda a, b: testbed.slow_close(a, b, seconds=0.2),
         ]
-        for _, spoil in faults:
+        for spoil in faults:
             await spoil(new, "w1")
             await spoil("c1", "c2")
             await testbed.sleep(0.3)
@@ -164,6 +164,11 @@ async def test_writes_go_on_after_every_kind_of_spoilt_link_and_nothing_acknowle
         roles = [(s.node, s.values["role"]) for s in history.sightings if s.what == "role"]
         assert (old, "leader") in roles and (new, "leader") in roles
         assert any(s.what == "replaced" for s in history.sightings)
+    orders = [s for s in history.sightings if s.what == "applied"]
+    assert {s.node for s in orders} <= set(testbed.chunkservers)
+    assert {s.values["primary"] for s in orders} <= set(testbed.chunkservers)
+    assert any(s.what == "bumped" and s.values["version"] == 1 for s in history.sightings)
+    assert any(s.what == "digest" for s in history.sightings)
 
 
 async def test_a_master_that_comes_and_one_that_goes_have_links_through_proxies(tmp_path: Path) -> None:
