@@ -12,11 +12,10 @@ from gfs.checksums import crc32c
 from gfs.errors import NotFound
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
-from gfs.verification.workloads.crowd import Worker, close, work, workers
+from gfs.verification.workloads.crowd import PAUSE_SECONDS, Worker, close, work, workers
 from gfs.verification.workloads.marked_bytes import RECORD_BYTES_MIN, record, record_id, records_in
 from gfs.verification.workloads.replica_audit import replicas_of
 
-WRITERS, FILES = 4, 2
 SMALL_BYTES_MAX, BIG_BYTES_MAX = 3000, 150_000  # the bigger ones are pushed down the chain (GFS §3.2)
 BIG_SHARE = 0.03
 
@@ -27,22 +26,24 @@ class AppendWorkload:
     name = "append"
     checkers: tuple[str, ...] = ("append",)
     floor_per_second = 2.0
+    pause_seconds = PAUSE_SECONDS
+    writers, files = 4, 2
 
     def __init__(self, directory: str, chance: random.Random) -> None:
         self._directory, self._chance = directory, chance
-        self._paths = [f"{directory}/log-{number}" for number in range(FILES)]
+        self._paths = [f"{directory}/log-{number}" for number in range(self.files)]
         self._crowd: list[Worker] = []
         self._sequences = 0
 
     async def set_up(self, subject: Subject, recorder: Recorder) -> None:
-        self._crowd = await workers(subject, recorder, self.name, WRITERS, self._chance)
+        self._crowd = await workers(subject, recorder, self.name, self.writers, self._chance)
         client = self._crowd[0].client
         await client.mkdir(self._directory)
         for path in self._paths:
             await client.create(path)
 
     async def run(self, subject: Subject, recorder: Recorder, ended: Callable[[], bool]) -> None:
-        await work(subject, self._crowd, self._append_one, ended)
+        await work(subject, self._crowd, self._append_one, ended, pause_seconds=self.pause_seconds)
         await close(self._crowd)
 
     async def _append_one(self, worker: Worker) -> None:

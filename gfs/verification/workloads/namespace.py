@@ -16,7 +16,7 @@ from gfs.messages.namespace import Entry
 from gfs.verification.history import Json
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
-from gfs.verification.workloads.crowd import Worker, close, work, workers
+from gfs.verification.workloads.crowd import PAUSE_SECONDS, Worker, close, work, workers
 
 CLIENTS, CLIENTS_PER_FOLDER = 4, 2
 NAMES = ("a", "b", "c", "d")
@@ -41,6 +41,7 @@ class NamespaceWorkload:
     name = "namespace"
     checkers: tuple[str, ...] = ("linearizability", "durability")
     floor_per_second = 5.0
+    pause_seconds = PAUSE_SECONDS
 
     def __init__(self, directory: str, chance: random.Random) -> None:
         self._directory, self._chance = directory, chance
@@ -53,7 +54,7 @@ class NamespaceWorkload:
         await self._crowd[0].client.mkdir(self._directory)
 
     async def run(self, subject: Subject, recorder: Recorder, ended: Callable[[], bool]) -> None:
-        await work(subject, self._crowd, self._one, ended)
+        await work(subject, self._crowd, self._one, ended, pause_seconds=self.pause_seconds)
         await close(self._crowd)
 
     # --- operations ------------------------------------------------------------------------------

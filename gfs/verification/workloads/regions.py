@@ -11,7 +11,7 @@ from collections.abc import Callable
 from gfs.checksums import crc32c
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
-from gfs.verification.workloads.crowd import Worker, close, work, workers
+from gfs.verification.workloads.crowd import PAUSE_SECONDS, Worker, close, work, workers
 from gfs.verification.workloads.marked_bytes import CELL_BYTES, cells, spans_in
 from gfs.verification.workloads.replica_audit import replicas_of
 
@@ -28,6 +28,7 @@ class RegionsWorkload:
     name = "regions"
     checkers: tuple[str, ...] = ("regions",)
     floor_per_second = 2.0
+    pause_seconds = PAUSE_SECONDS
 
     def __init__(self, directory: str, chance: random.Random) -> None:
         self._directory, self._chance = directory, chance
@@ -43,7 +44,7 @@ class RegionsWorkload:
             await client.create(path)
 
     async def run(self, subject: Subject, recorder: Recorder, ended: Callable[[], bool]) -> None:
-        await work(subject, self._crowd, self._write_one, ended)
+        await work(subject, self._crowd, self._write_one, ended, pause_seconds=self.pause_seconds)
         await close(self._crowd)
 
     async def _write_one(self, worker: Worker) -> None:

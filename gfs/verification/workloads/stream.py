@@ -12,7 +12,7 @@ from gfs.checksums import crc32c
 from gfs.errors import GfsError, NotFound
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
-from gfs.verification.workloads.crowd import Worker, close, work, workers
+from gfs.verification.workloads.crowd import PAUSE_SECONDS, Worker, close, work, workers
 
 WRITERS, NAMES = 2, 12
 FILE_BYTES_MAX = 300_000
@@ -25,6 +25,7 @@ class StreamWorkload:
     name = "stream"
     checkers: tuple[str, ...] = ("durability",)
     floor_per_second = 1.0
+    pause_seconds = PAUSE_SECONDS
 
     def __init__(self, directory: str, chance: random.Random) -> None:
         self._directory, self._chance = directory, chance
@@ -36,7 +37,7 @@ class StreamWorkload:
         await self._crowd[0].client.mkdir(self._directory)
 
     async def run(self, subject: Subject, recorder: Recorder, ended: Callable[[], bool]) -> None:
-        await work(subject, self._crowd, self._one, ended)
+        await work(subject, self._crowd, self._one, ended, pause_seconds=self.pause_seconds)
         await close(self._crowd)
 
     async def _one(self, worker: Worker) -> None:
