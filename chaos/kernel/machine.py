@@ -66,7 +66,8 @@ class Run:
 
     def inside(self, node: str) -> list[str]:
         """The words before a command that is to run in this node's namespace."""
-        return ["ip", "netns", "exec", self.namespace(node)]
+        # Several times as fast as "ip netns exec", which mounts /sys anew each time.
+        return ["nsenter", f"--net=/run/netns/{self.namespace(node)}"]
 
 
 @contextlib.contextmanager

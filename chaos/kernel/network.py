@@ -113,8 +113,8 @@ class Network:
 
     def cut(self, source: str, target: str) -> None:
         """What arrives is answered with a reset, and what stands between the two ends now."""
-        self._chain(source, target, "cut", "meta l4proto tcp reject with tcp reset", "drop")
-        self.reset(source, target)
+        # First the resets, or they would be stopped, too; then at once the rule, before anybody dials anew.
+        self._chain(source, target, "cut", "meta l4proto tcp reject with tcp reset", "drop", with_reset=True)
 
     def drop(self, source: str, target: str) -> None:
         self._chain(source, target, "drop", "drop")
@@ -236,21 +236,28 @@ class Network:
             return _Place(target, "input", f"ip saddr {self._address(target, source)}")
         return _Place(source, "output", f"ip daddr {self._address(source, target)}")
 
-    def _chain(self, source: str, target: str, kind: str, *actions: str) -> None:
+    def _chain(self, source: str, target: str, kind: str, *actions: str, with_reset: bool = False) -> None:
         place = self._place(source, target)
+        name = self._chain_name(kind, source, target)
+        other = source if place.node == target else target
         self._write_chain(
-            place, self._chain_name(kind, source, target), *(f"{place.match} {what}" for what in actions)
+            place,
+            name,
+            *(f"{place.match} {what}" for what in actions),
+            first=f"ss --kill --tcp dst {self._address(place.node, other)}" if with_reset else "",
         )
         self._faults.setdefault((source, target), set()).add(kind)
 
-    def _write_chain(self, place: _Place, name: str, *rules: str) -> None:
+    def _write_chain(self, place: _Place, name: str, *rules: str, first: str = "") -> None:
+        """`first`: a command of the shell to be run in that namespace right before."""
         chain = f"ip {TABLE} {name}"
         lines = [
             f"add chain {chain} {{ type filter hook {place.hook} priority 0 ; }}",
             f"flush chain {chain}",
             *(f"add rule {chain} {rule}" for rule in rules),
         ]
-        self._inside(place.node, "nft", "-f", "-", text="\n".join(lines) + "\n")
+        words = ["sh", "-c", f"{first} > /dev/null; exec nft -f -"] if first else ["nft", "-f", "-"]
+        self._inside(place.node, *words, text="\n".join(lines) + "\n")
 
     def _delete_chain(self, place: _Place, name: str) -> None:
         chain = f"ip {TABLE} {name}"

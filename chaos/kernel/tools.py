@@ -108,7 +108,7 @@ def _two_hosts() -> Iterator[tuple[Run, Network]]:
 
 
 def _namespaces() -> str:
-    _need("ip", "sysctl")
+    _need("ip", "sysctl", "nsenter")
     with machine.taken() as run:
         command("ip", "netns", "add", run.namespace("probe"))
         command("ip", "link", "add", run.name, "type", "bridge")
@@ -231,7 +231,7 @@ _PROBES: dict[str, tuple[Callable[[], str], str, str]] = {
     "namespaces": (
         _namespaces,
         "all of this layer: a network and an address for each program",
-        "iproute2 procps",
+        "iproute2 procps util-linux",
     ),
     "nft": (_nft, "cut, drop, hold, limit, slice", "nftables"),
     "ss": (_ss, "reset, and the end of what was cut or dropped", "iproute2"),
