@@ -14,12 +14,14 @@ a hold of ten seconds may last up to ten more. After `drop` the connections are 
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chaos.kernel import inside
 from chaos.kernel.machine import RUNS_MAX, CommandFailed, Run, command
 from chaos.kernel.packets import QUEUE_MARK
 
@@ -76,7 +78,7 @@ class Network:
             f"add chain ip {TABLE} paths {{ type nat hook prerouting priority -100 ; }}\n"
             f"add rule ip {TABLE} paths ip daddr != {own} meta iifname eth0 dnat to {own}\n"
         )
-        self._inside(node, "nft", "-f", "-", text=text)
+        inside.within(self._namespace_file(node), lambda: inside.set_rules(text))
         for path in self._paths.values():
             self._join(node, path)
         return own
@@ -146,7 +148,8 @@ class Network:
     def reset(self, source: str, target: str) -> None:
         """End every connection between the two, now: both ends see a reset."""
         for here, there in ((source, target), (target, source)):
-            self._inside(here, *f"ss --kill --tcp dst {self._address(here, there)}".split(), check=False)
+            address = self._address(here, there)
+            inside.within(self._namespace_file(here), functools.partial(inside.end_connections, address))
 
     def throttle(self, source: str, target: str, *, bytes_per_second: int) -> None:
         words, interface, match = self._egress(source, target)
@@ -238,31 +241,35 @@ class Network:
 
     def _chain(self, source: str, target: str, kind: str, *actions: str, with_reset: bool = False) -> None:
         place = self._place(source, target)
-        name = self._chain_name(kind, source, target)
         other = source if place.node == target else target
         self._write_chain(
             place,
-            name,
+            self._chain_name(kind, source, target),
             *(f"{place.match} {what}" for what in actions),
-            first=f"ss --kill --tcp dst {self._address(place.node, other)}" if with_reset else "",
+            reset=self._address(place.node, other) if with_reset else "",
         )
         self._faults.setdefault((source, target), set()).add(kind)
 
-    def _write_chain(self, place: _Place, name: str, *rules: str, first: str = "") -> None:
-        """`first`: a command of the shell to be run in that namespace right before."""
+    def _write_chain(self, place: _Place, name: str, *rules: str, reset: str = "") -> None:
+        """`reset`: connections with this address are ended right before."""
         chain = f"ip {TABLE} {name}"
         lines = [
             f"add chain {chain} {{ type filter hook {place.hook} priority 0 ; }}",
             f"flush chain {chain}",
             *(f"add rule {chain} {rule}" for rule in rules),
         ]
-        words = ["sh", "-c", f"{first} > /dev/null; exec nft -f -"] if first else ["nft", "-f", "-"]
-        self._inside(place.node, *words, text="\n".join(lines) + "\n")
+
+        def write() -> None:
+            if reset:
+                inside.end_connections(reset)
+            inside.set_rules("\n".join(lines) + "\n")
+
+        inside.within(self._namespace_file(place.node), write)
 
     def _delete_chain(self, place: _Place, name: str) -> None:
         chain = f"ip {TABLE} {name}"
         text = f"flush chain {chain}\ndelete chain {chain}\n"
-        self._inside(place.node, "nft", "-f", "-", text=text)
+        inside.within(self._namespace_file(place.node), lambda: inside.set_rules(text))
 
     # --- throttles ---------------------------------------------------------------------------------------
 
@@ -360,6 +367,10 @@ class Network:
     def _home(self, name: str) -> str:
         """Whose namespace it is in: clients share one."""
         return name if name in self._hosts else HARNESS
+
+    def _namespace_file(self, name: str) -> str:
+        """Empty for clients, which are in our own."""
+        return f"/run/netns/{self._run.namespace(name)}" if name in self._hosts else ""
 
     def _words(self, name: str) -> list[str]:
         """Before a command that is to run where it is."""

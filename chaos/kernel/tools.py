@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from chaos.kernel import machine
+from chaos.kernel import inside, machine
 from chaos.kernel.clocks import clock_library, clock_variables
 from chaos.kernel.machine import CommandFailed, Run, command
 from chaos.kernel.network import Network
@@ -56,26 +57,26 @@ def why_not(name: str) -> str:
 
 # What each power of the testbed stands on.
 NEEDS: dict[Power, tuple[str, ...]] = {
-    "cut": ("namespaces", "nft", "ss"),
-    "drop": ("namespaces", "nft", "ss"),
+    "cut": ("namespaces", "nft", "reset"),
+    "drop": ("namespaces", "nft", "reset"),
     "hold": ("namespaces", "nft"),
-    "slow": ("namespaces", "nfqueue"),
-    "throttle": ("namespaces", "shaping"),
+    "slow": ("namespaces", "nft", "nfqueue"),
+    "throttle": ("namespaces", "nft", "shaping"),
     "slice": ("namespaces", "nft"),
-    "reset": ("namespaces", "ss"),
+    "reset": ("namespaces", "nft", "reset"),
     "limit": ("namespaces", "nft"),
-    "packets": ("namespaces", "nfqueue"),
-    "kill": ("namespaces",),
-    "failpoint": ("namespaces",),
-    "pause": ("namespaces",),
-    "power_cut": ("namespaces", "fuse", "mounts"),
-    "slow_disk": ("namespaces", "fuse"),
-    "clock_drift": ("namespaces", "libfaketime"),
-    "clock_jump": ("namespaces", "libfaketime"),
-    "disk_full": ("namespaces", "mounts"),
-    "disk_errors": ("namespaces", "libfiu"),
-    "bit_rot": ("namespaces",),
-    "membership": ("namespaces",),
+    "packets": ("namespaces", "nft", "nfqueue"),
+    "kill": ("namespaces", "nft"),
+    "failpoint": ("namespaces", "nft"),
+    "pause": ("namespaces", "nft"),
+    "power_cut": ("namespaces", "nft", "fuse", "mounts"),
+    "slow_disk": ("namespaces", "nft", "fuse"),
+    "clock_drift": ("namespaces", "nft", "libfaketime"),
+    "clock_jump": ("namespaces", "nft", "libfaketime"),
+    "disk_full": ("namespaces", "nft", "mounts"),
+    "disk_errors": ("namespaces", "nft", "libfiu"),
+    "bit_rot": ("namespaces", "nft"),
+    "membership": ("namespaces", "nft"),
 }
 NEVER: dict[Power, str] = {
     "slow_close": "the kernel has no rule that keeps back a FIN alone; layer toxi does it",
@@ -118,24 +119,32 @@ def _namespaces() -> str:
 
 
 def _nft() -> str:
-    _need("nft")
+    text = (
+        "add table ip gfs\n"
+        "add chain ip gfs probe { type filter hook input priority 0 ; }\n"
+        "add rule ip gfs probe ip saddr 10.0.0.1 numgen random mod 1000 < 300 drop\n"
+        "add rule ip gfs probe meta l4proto tcp quota over 5 bytes reject with tcp reset\n"
+        "add rule ip gfs probe tcp flags syn tcp option maxseg size set 88\n"
+        "add chain ip gfs paths { type nat hook prerouting priority -100 ; }\n"
+    )
     with machine.taken() as run:
         command("ip", "netns", "add", run.namespace("probe"))
-        text = (
-            "add table ip gfs\n"
-            "add chain ip gfs probe { type filter hook input priority 0 ; }\n"
-            "add rule ip gfs probe ip saddr 10.0.0.1 numgen random mod 1000 < 300 drop\n"
-            "add rule ip gfs probe meta l4proto tcp quota over 5 bytes reject with tcp reset\n"
-            "add rule ip gfs probe tcp flags syn tcp option maxseg size set 88\n"
-        )
-        command(*run.inside("probe"), "nft", "-f", "-", text=text)
+        inside.within(f"/run/netns/{run.namespace('probe')}", lambda: inside.set_rules(text))
     return ""
 
 
-def _ss() -> str:
-    _need("ss")
-    said = command("ss", "--help")
-    return "" if "--kill" in said else "this ss cannot end connections"
+def _reset() -> str:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.77", 0))
+        listening.listen()
+        with socket.create_connection(listening.getsockname()) as connection:
+            connection.settimeout(PROBE_SECONDS_MAX)
+            inside.end_connections("127.0.0.77")
+            try:
+                connection.recv(1)
+                return "a connection that was to be reset was closed in order"
+            except OSError:
+                return ""
 
 
 def _shaping() -> str:
@@ -233,8 +242,8 @@ _PROBES: dict[str, tuple[Callable[[], str], str, str]] = {
         "all of this layer: a network and an address for each program",
         "iproute2 procps util-linux",
     ),
-    "nft": (_nft, "cut, drop, hold, limit, slice", "nftables"),
-    "ss": (_ss, "reset, and the end of what was cut or dropped", "iproute2"),
+    "nft": (_nft, "all of this layer: paths of clients; cut, drop, hold, limit, slice", "libnftables1"),
+    "reset": (_reset, "reset, and the end of what was cut or dropped (the kernel ends connections)", ""),
     "shaping": (_shaping, "throttle (tc: htb, tbf, u32)", "iproute2"),
     "nfqueue": (_nfqueue, "packets, slow (iptables NFQUEUE, treated by chaos.kernel.packets)", "iptables"),
     "freezer": (_freezer, "pause of a whole program at once; SIGSTOP does without", ""),

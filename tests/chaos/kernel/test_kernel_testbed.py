@@ -22,7 +22,7 @@ from tests.waiting import until
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.needs_tools("namespaces", "nft", "ss"),
+    pytest.mark.needs_tools("namespaces", "nft", "reset"),
     pytest.mark.timeout(180),
 ]
 SMALL = Configuration(masters=3, chunkservers=3, replication_goal=3, durability="flush")

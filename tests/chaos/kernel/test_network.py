@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.needs_tools("namespaces"), pytest.mark.timeout(60)]
 HELLO = b"hello" * 200
 
 
-@pytest.mark.needs_tools("nft", "ss")
+@pytest.mark.needs_tools("nft", "reset")
 def test_a_cut_link_resets_connections_and_refuses_new_ones(far: Echoing) -> None:
     connection = far.dial()
     assert said(connection, HELLO) == HELLO
@@ -29,7 +29,7 @@ def test_a_cut_link_resets_connections_and_refuses_new_ones(far: Echoing) -> Non
     assert said(far.dial(), HELLO) == HELLO
 
 
-@pytest.mark.needs_tools("nft", "ss")
+@pytest.mark.needs_tools("nft", "reset")
 def test_a_dropped_direction_is_silent_and_its_connections_end_when_it_is_healed(far: Echoing) -> None:
     connection = far.dial(0.3)
     far.network.drop(CLIENT, "far")
@@ -93,7 +93,7 @@ def test_packets_are_lost_doubled_reordered_and_spoilt_and_tcp_delivers_all_the_
     assert said(far.dial(), HELLO) == HELLO
 
 
-@pytest.mark.needs_tools("nft", "ss")
+@pytest.mark.needs_tools("nft", "reset")
 def test_a_connection_ends_at_its_limit_or_when_it_is_reset(far: Echoing) -> None:
     connection = far.dial()
     far.network.limit(CLIENT, "far", limit_bytes=50_000)
@@ -117,7 +117,7 @@ def test_a_slicing_link_takes_small_pieces_only(far: Echoing) -> None:
     assert far.dial().getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) > 500
 
 
-@pytest.mark.needs_tools("nft", "ss", "nfqueue", "shaping")
+@pytest.mark.needs_tools("nft", "reset", "nfqueue", "shaping")
 def test_one_fault_of_a_pair_leaves_other_pairs_alone(far: Echoing) -> None:
     far.network.add("near")
     far.network.drop("near", "far")
@@ -126,7 +126,7 @@ def test_one_fault_of_a_pair_leaves_other_pairs_alone(far: Echoing) -> None:
     assert said(far.dial(), HELLO) == HELLO
 
 
-@pytest.mark.needs_tools("nft", "ss", "nfqueue", "shaping")
+@pytest.mark.needs_tools("nft", "reset", "nfqueue", "shaping")
 def test_clients_of_one_process_are_told_apart_and_the_harness_is_never_hurt(far: Echoing) -> None:
     other, own = far.dial(client="other"), far.dial(client=HARNESS)
     hurt = far.dial(0.3)
