@@ -87,7 +87,7 @@ class MasterSession:
         self._leader: Address | None = None
         self._search: asyncio.Task[Address] | None = None
         self._said: dict[Address, GfsError] = {}  # what each master answered to the last search
-        self._open_calls: set[_OpenCall] = set()
+        self._open_calls: dict[_OpenCall, None] = {}  # in the order they were begun
         self._heard_at: dict[Address, float] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
@@ -248,7 +248,7 @@ class MasterSession:
         task = asyncio.current_task(loop)
         assert task is not None
         call = _OpenCall(task, address, self._clock.monotonic())
-        self._open_calls.add(call)
+        self._open_calls[call] = None
         try:
             reply = await self._caller.call(address, request, expected, deadline_seconds=seconds)
         except asyncio.CancelledError as cancelled:
@@ -261,7 +261,7 @@ class MasterSession:
             self._heard_at[address] = self._clock.monotonic()
             raise
         finally:
-            self._open_calls.discard(call)
+            self._open_calls.pop(call, None)
         self._heard_at[address] = self._clock.monotonic()
         # The token of session reads; replies without state have none.
         seen: int = getattr(reply, "applied_index", 0)

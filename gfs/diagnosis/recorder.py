@@ -45,7 +45,7 @@ class Recorder:
     """
 
     def __init__(self, directory: str, *, bytes_max: int) -> None:
-        """`bytes_max`: of the ring on disk; 0 keeps the newest records in memory only."""
+        """`bytes_max`: of the ring on disk; 0 keeps the newest records in memory only, without a thread."""
         self.dropped = 0
         self._directory = directory
         self._pending: deque[bytes] = deque()
@@ -54,8 +54,10 @@ class Recorder:
         self._memory_position = 0
         self._lock = threading.Lock()  # held while the ring and the recent ones change, or are read together
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if self._ring is not None:
+            self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+            self._thread.start()
 
     def has_room(self) -> bool:
         """False when the next record would be dropped: it is counted as such, and need not be encoded."""
@@ -66,7 +68,10 @@ class Recorder:
 
     def note(self, payload: bytes) -> None:
         """Record something, or count it as dropped when too much waits already. Never waits."""
-        if len(self._pending) < PENDING_MAX:
+        if self._ring is None:
+            with self._lock:
+                self._keep([payload])
+        elif len(self._pending) < PENDING_MAX:
             self._pending.append(payload)
         else:
             self.dropped += 1
@@ -74,7 +79,8 @@ class Recorder:
     def close(self) -> None:
         """Write what waits, and stop."""
         self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self.flush()
         if self._ring is not None:
             self._ring.close()

@@ -64,7 +64,7 @@ class PinnedCopy:
         copier = threading.Thread(target=self._copy_into, args=(sink,), name="checkpoint-copy")
         copier.start()
         try:
-            while piece := os.read(source, COPY_PIECE_BYTES):
+            while piece := _read_piece(source):
                 yield piece
         finally:
             # When abandoned (a full disk), the rest is read and dropped: LMDB never gives back the reader's
@@ -262,6 +262,15 @@ def _scan(
             if stop is not None and key >= stop:
                 return
             yield key, row
+
+
+def _read_piece(source: int) -> bytes:
+    """Whole pieces: how a pipe happens to part the bytes must not show in how they are stored."""
+    pieces, missing = [], COPY_PIECE_BYTES
+    while missing and (found := os.read(source, missing)):
+        pieces.append(found)
+        missing -= len(found)
+    return b"".join(pieces)
 
 
 def _raise_ours(error: lmdb.Error, what: str) -> NoReturn:

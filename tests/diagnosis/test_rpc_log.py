@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import pytest
 
 from gfs.diagnosis import recorder as recorder_module
 from gfs.diagnosis.program import Diagnosis, read_stopped_events, read_stopped_rpc_log
+from gfs.diagnosis.recorder import RECENT_RECORDS
 from gfs.diagnosis.rpc_log import BODY_BYTES_MAX, RpcLog, decode_record
 from gfs.messages.base import Ack, Reply, Request
 from gfs.messages.diagnosis import ReadEvents, ReadRpcLog, RpcLogPage, RpcRecord
@@ -106,6 +108,22 @@ def test_a_disk_that_takes_nothing_leaves_the_newest_in_memory(tmp_path: Path) -
     call(log, Stat(path="/a"))
     assert log.recorder.page(after=0, newest=True, limit=10, wanted=lambda _: True).payloads
     assert log.recorder.dropped == 1
+    log.recorder.close()
+
+
+def test_without_a_ring_the_newest_are_in_memory_and_no_thread_runs(tmp_path: Path) -> None:
+    running = threading.active_count()
+    log = RpcLog(str(tmp_path / "rpclog"), bytes_max=0)
+    assert threading.active_count() == running
+    for number in range(RECENT_RECORDS + 500):
+        call(log, Stat(path=f"/{number}"))
+    page = log.recorder.page(after=0, newest=True, limit=5000, wanted=lambda _: True)
+    assert len(page.payloads) == RECENT_RECORDS and log.recorder.dropped == 0
+    behind = log.recorder.page(after=RECENT_RECORDS + 498, newest=False, limit=10, wanted=lambda _: True)
+    assert [decode_record(payload).request["path"] for payload in behind.payloads] == [
+        f"/{RECENT_RECORDS + 498}",
+        f"/{RECENT_RECORDS + 499}",
+    ]
     log.recorder.close()
 
 

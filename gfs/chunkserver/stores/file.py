@@ -161,7 +161,7 @@ class FileStore:
 
     def _drop_temporaries(self) -> None:
         """What clones that were cut short have left."""
-        for directory in self._known_directories:
+        for directory in sorted(self._known_directories):
             for name in self._disk.listdir(directory):
                 if name.endswith(CLONE_TEMPORARY):
                     self._disk.unlink(os.path.join(directory, name))

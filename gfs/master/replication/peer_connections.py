@@ -10,6 +10,7 @@ traceback.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import socket
 from collections.abc import Awaitable, Coroutine
@@ -93,9 +94,10 @@ class PeerConnections:
         self._dialers: dict[MasterId, asyncio.Task[None]] = {}
         self.unfinished: set[Connection] = set()  # still shaking hands
         self.serving: set[Connection] = set()  # shipping checkpoints
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}
         self._server: asyncio.Server | None = None
         self._closed = False
+        self.numbers = itertools.count()
         self._last_frame: tuple[Message, bytes] | None = None
 
     async def start(self) -> None:
@@ -137,7 +139,7 @@ class PeerConnections:
             self._server.close()
         for task in list(self.tasks):
             task.cancel()
-        for connection in [*self._live.values(), *self.unfinished, *self.serving]:
+        for connection in sorted({*self._live.values(), *self.unfinished, *self.serving}, key=_age):
             connection.abort()
 
     async def stop(self) -> None:
@@ -164,8 +166,8 @@ class PeerConnections:
         self, work: Coroutine[Any, Any, None]
     ) -> asyncio.Task[None]:  # Any: what a coroutine yields is asyncio's
         task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = None
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))
         return task
 
     def established(self, connection: Connection, member: MasterId) -> None:
@@ -197,7 +199,7 @@ class PeerConnections:
 
     def serve_only(self, connection: Connection, member: MasterId) -> None:
         """A member fetches over one connection: an older one of its is what a broken link has left behind."""
-        for older in [found for found in self.serving if found.serves == member]:
+        for older in sorted((found for found in self.serving if found.serves == member), key=_age):
             older.abort()
         connection.serves = member
         self.serving.add(connection)
@@ -257,7 +259,7 @@ class PeerConnections:
         while not self._closed:
             now = self.clock.monotonic()
             too_long = self.options.peer_silent_seconds
-            for connection in list(self.unfinished):
+            for connection in sorted(self.unfinished, key=_age):
                 if now - connection.opened_at > too_long:
                     connection.abort()
             for connection in list(self._live.values()):
@@ -266,10 +268,15 @@ class PeerConnections:
                     connection.abort()
                 elif not connection.is_full:
                     connection.write(_PING_FRAME)
-            for connection in list(self.serving):
+            for connection in sorted(self.serving, key=_age):
                 if now - connection.last_heard > _IDLE_SHIPPING_SECONDS:
                     connection.abort()
             await self.clock.sleep(self.options.ping_seconds)
+
+
+def _age(connection: Connection) -> int:
+    """Sets of connections have an order that differs from run to run."""
+    return connection.number
 
 
 class Connection(asyncio.Protocol):
@@ -291,6 +298,7 @@ class Connection(asyncio.Protocol):
         self.member: MasterId | None = None  # set once Raft messages may flow
         self.serves: MasterId | None = None  # set once it may fetch pieces of a checkpoint
         self.opened_at = self.last_heard = owner.clock.monotonic()
+        self.number = next(owner.numbers)  # connections that came later have higher ones
         self.is_full = False
         self.ended_because = CLOSED
         self.settled = asyncio.Event()  # the handshake is over, either way
