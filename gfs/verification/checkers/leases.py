@@ -1,0 +1,157 @@
+"""Checker of leases: one primary at a time orders the mutations of a chunk, without gaps (GFS §3.1, I1–I4).
+
+Reads sightings
+  `role`     of a master: {role, term}; role "leader" where it says that it leads;
+  `granted`  of a leader, when a lease may be told to clients: {chunk, version, primary, replicas}. `primary`
+             is "" for a grant that only raises the version (a fence);
+  `leased`   of a primary, at each grant and extension as it takes it: {chunk, version, until_ns}: until when
+             it holds its lease to last, on the harness's clock (its own clock's mistake included);
+  `released` of a primary: {chunk, version}: it will order nothing more under that version;
+  `ordered`  of a primary: {chunk, version, serial}: it has given a mutation this serial number;
+  `applied`  of every replica, the primary's too: {chunk, version, serial}: it is in its chunk;
+  `raised`   of a replica: {chunk, version}: it obeys no lower version any more.
+  `chunk` is the handle; nodes are named as in the testbed. In the order in which they happened.
+
+Holds when
+  - no two masters lead in one term;
+  - a version of a chunk is granted to one primary only, and versions that are granted rise;
+  - one node orders under one (chunk, version), serial by serial from 1, each once;
+  - nothing is ordered under a version older than the newest granted, nor after the lease as its primary knows
+    it; leases of a chunk under different versions do not overlap in true time;
+  - a replica applies serials in order without gaps (a restart or a new version begins anew), and none under a
+    version below one to which it was raised.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from gfs.verification.checkers.findings import Findings
+from gfs.verification.checkers.interface import Verdict
+from gfs.verification.history import History, Sighting
+
+ChunkVersion = tuple[int, int]
+
+
+class LeasesChecker:
+    name = "leases"
+    promises = "A chunk has one primary at a time, whose order all replicas follow without a gap."
+
+    def check(self, history: History) -> Verdict:
+        judge = _Judge()
+        for sighting in sorted(history.sightings, key=lambda s: s.at_ns):
+            handler = judge.handlers.get(sighting.what)
+            if handler is not None:
+                judge.findings.judged += 1
+                handler(sighting)
+        return judge.findings.verdict(idle="no lease was seen")
+
+
+class _Judge:
+    def __init__(self) -> None:
+        self.findings = Findings(LeasesChecker.name)
+        self.leader_of: dict[int, str] = {}
+        self.granted_to: dict[ChunkVersion, str] = {}
+        self.newest: dict[int, int] = {}
+        self.orderer: dict[ChunkVersion, str] = {}
+        self.last_ordered: dict[ChunkVersion, int] = {}
+        self.last_applied: dict[tuple[str, ChunkVersion], int] = {}
+        self.raised_to: dict[tuple[str, int], int] = defaultdict(int)
+        self.until: dict[int, dict[int, int]] = defaultdict(dict)  # chunk -> version -> true time
+        self.handlers: dict[str, Callable[[Sighting], None]] = {
+            "role": self.role,
+            "granted": self.granted,
+            "leased": self.leased,
+            "released": self.released,
+            "ordered": self.ordered,
+            "applied": self.applied,
+            "raised": self.raised,
+            "started": self.started,
+        }
+
+    def wrong(self, says: str, sighting: Sighting) -> None:
+        self.findings.violation(f"{sighting.node}: {says}", at_ns=sighting.at_ns)
+
+    def role(self, s: Sighting) -> None:
+        if s.values["role"] != "leader":
+            return
+        term = s.values["term"]
+        other = self.leader_of.setdefault(term, s.node)
+        if other != s.node:
+            self.wrong(f"leads in term {term}, in which {other} leads", s)
+
+    def granted(self, s: Sighting) -> None:
+        chunk, version, primary = s.values["chunk"], s.values["version"], s.values["primary"]
+        other = self.granted_to.setdefault((chunk, version), primary)
+        if other != primary:
+            self.wrong(
+                f"grants version {version} of chunk {chunk:x} to {primary}, granted to {other} before", s
+            )
+        if version < self.newest.get(chunk, 0):
+            self.wrong(f"grants version {version} of chunk {chunk:x} after {self.newest[chunk]}", s)
+        self.newest[chunk] = max(version, self.newest.get(chunk, 0))
+        for older, until_ns in self.until[chunk].items():
+            if older < version and until_ns > s.at_ns:
+                self.wrong(
+                    f"grants version {version} of chunk {chunk:x} while the primary of version {older} "
+                    f"holds its lease for {(until_ns - s.at_ns) / 1e9:.3f} s more",
+                    s,
+                )
+
+    def leased(self, s: Sighting) -> None:
+        chunk, version = s.values["chunk"], s.values["version"]
+        self.until[chunk][version] = s.values["until_ns"]
+        newest = self.newest.get(chunk, 0)
+        if version < newest:
+            self.wrong(f"takes a lease of version {version} of chunk {chunk:x} after {newest} was granted", s)
+
+    def released(self, s: Sighting) -> None:
+        self.until[s.values["chunk"]].pop(s.values["version"], None)
+
+    def ordered(self, s: Sighting) -> None:
+        chunk, version, serial = s.values["chunk"], s.values["version"], s.values["serial"]
+        key = chunk, version
+        other = self.orderer.setdefault(key, s.node)
+        if other != s.node:
+            self.wrong(f"orders under version {version} of chunk {chunk:x}, as {other} does", s)
+        wanted = self.last_ordered.get(key, 0) + 1
+        if other == s.node and serial != wanted:
+            self.wrong(
+                f"orders serial {serial} of chunk {chunk:x}, version {version}, where {wanted} is next", s
+            )
+        self.last_ordered[key] = max(serial, wanted - 1)
+        newest = self.newest.get(chunk, 0)
+        if version < newest:
+            self.wrong(f"orders under version {version} of chunk {chunk:x} after {newest} was granted", s)
+        until_ns = self.until[chunk].get(version)
+        if until_ns is not None and until_ns < s.at_ns:
+            self.wrong(f"orders under version {version} of chunk {chunk:x} after its own lease has ended", s)
+
+    def applied(self, s: Sighting) -> None:
+        chunk, version, serial = s.values["chunk"], s.values["version"], s.values["serial"]
+        raised = self.raised_to[s.node, chunk]
+        if version < raised:
+            self.wrong(
+                f"applies serial {serial} of version {version} of chunk {chunk:x}, raised to {raised}", s
+            )
+        key = s.node, (chunk, version)
+        before = self.last_applied.get(key)
+        if before is not None and serial > before + 1:
+            self.wrong(f"applies serial {serial} of chunk {chunk:x}, version {version}, after {before}", s)
+        elif before is not None and serial <= before:
+            self.wrong(f"applies serial {serial} of chunk {chunk:x}, version {version}, again", s)
+        elif before is None and serial != 1 and (s.node, chunk) in self.raised_to and raised == version:
+            self.wrong(f"applies serial {serial} of chunk {chunk:x}, version {version}, as its first", s)
+        self.last_applied[key] = max(serial, before or 0)
+
+    def raised(self, s: Sighting) -> None:
+        key = s.node, s.values["chunk"]
+        self.raised_to[key] = max(self.raised_to[key], s.values["version"])
+
+    def started(self, s: Sighting) -> None:
+        """A program that comes back knows its versions, but not who has ordered what."""
+        for key in [key for key in self.last_applied if key[0] == s.node]:
+            del self.last_applied[key]
+        for known in [known for known in self.raised_to if known[0] == s.node]:
+            del self.raised_to[known]
