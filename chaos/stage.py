@@ -72,6 +72,8 @@ class Stage:
         scene, fault = self.scene, FAULTS[step.fault]
         try:
             nodes = await resolve(scene, step.target or fault.default_target)
+            if fault.damages and scene.damaged and step.target not in scene.testbed.chunkservers:
+                nodes = sorted(scene.damaged)  # by role: the one whose bytes are spoilt already
             refuse_beyond_promise(scene, fault, step, nodes)
             arguments = dict(step.arguments)
             began_ns = scene.testbed.now_ns()

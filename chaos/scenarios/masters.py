@@ -94,16 +94,19 @@ MASTER_SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="kill-one-master",
-        says="A master is killed, anywhere or in the midst of writing its log, acknowledging, or a "
-        "checkpoint.",
-        rounds=(
-            (Blow("kill", "leader", Between(0.5, 8)),),
-            (Blow("kill", "master", Between(0.5, 8)),),
-            (Blow("kill-at", "leader", Between(2, 8)),),
-            (Blow("kill-at", "master", Between(2, 8)),),
-        ),
+        says="A master is killed at any moment: nothing acknowledged is lost, and another one leads.",
+        rounds=((Blow("kill", "leader", Between(0.5, 8)),), (Blow("kill", "master", Between(0.5, 8)),)),
         workloads=("namespace", "append"),
         holds=(*NAMES_HOLD, "availability"),
+        layers=ALL_LAYERS,
+        tunings=CHECKPOINTS_OFTEN,
+    ),
+    Scenario(
+        name="master-failpoints",
+        says="A master dies in the midst of writing its log, voting, answering, granting or a checkpoint.",
+        rounds=((Blow("kill-at", "leader", Between(2, 8)),), (Blow("kill-at", "master", Between(2, 8)),)),
+        workloads=("namespace", "append"),
+        holds=NAMES_HOLD,
         layers=ALL_LAYERS,
         tunings=CHECKPOINTS_OFTEN,
     ),
@@ -225,7 +228,22 @@ MASTER_SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="checkpoint-replay",
-        says="Masters die in the midst of writing, renaming or installing a checkpoint, also by power cut.",
+        says="Masters lose power while checkpoints are made, shipped and installed: they come back the same.",
+        rounds=(
+            (Blow("power-cut", "master", Between(1, 5)),),
+            (
+                Blow("isolate", "follower", Between(5, 12), arguments={"peers": "masters"}),
+                Blow("power-cut", "same", Between(0.5, 3), Between(12, 13)),
+            ),
+        ),
+        workloads=("namespace", "namespace"),
+        holds=NAMES_HOLD,
+        layers=("sim", "kernel"),
+        tunings=CHECKPOINTS_OFTEN,
+    ),
+    Scenario(
+        name="checkpoint-failpoints",
+        says="Masters die in the midst of writing, renaming or installing a checkpoint.",
         rounds=(
             (
                 Blow(
@@ -246,21 +264,18 @@ MASTER_SCENARIOS: tuple[Scenario, ...] = (
                     },
                 ),
             ),
-            (Blow("power-cut", "master", Between(1, 5)),),
             (
-                Blow("isolate", "follower", Between(5, 12)),
                 Blow(
                     "kill-at",
-                    "same",
-                    Between(2, 8),
-                    Between(4, 6),
+                    "follower",
+                    Between(6, 10),
                     arguments={"failpoint": "checkpoint.before_install", "passes": 1},
                 ),
             ),
         ),
         workloads=("namespace", "namespace"),
         holds=NAMES_HOLD,
-        layers=("sim", "kernel"),
+        layers=ALL_LAYERS,
         tunings=CHECKPOINTS_OFTEN,
     ),
     Scenario(

@@ -27,6 +27,17 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
         rounds=(
             (Blow("kill", "leader", Between(0.5, 4)),),
             (Blow("isolate", "primary", Between(1, 6)),),
+            (Blow("kill", "replica", Between(1, 5)),),
+        ),
+        workloads=("snapshot",),
+        holds=("snapshot", "garbage"),
+        layers=ALL_LAYERS,
+        tunings=SHORT_LEASES,
+    ),
+    Scenario(
+        name="snapshot-failpoints",
+        says="The leader dies in the midst of a snapshot or copy, a chunk server in that of a deletion.",
+        rounds=(
             (
                 Blow(
                     "kill-at",
@@ -42,13 +53,24 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
                                 "copy.made",
                                 "copy.adopted",
                             )
-                        )
+                        ),
+                        "passes": OneOf((1, 2, 3)),
                     },
                 ),
             ),
-            (Blow("kill", "replica", Between(1, 5)),),
+            (
+                Blow(
+                    "kill-at",
+                    "chunkserver",
+                    Between(2, 6),
+                    arguments={
+                        "failpoint": OneOf(("chunk.delete_recorded", "chunk.before_copy", "chunk.copied")),
+                        "passes": OneOf((1, 2, 3)),
+                    },
+                ),
+            ),
         ),
-        workloads=("snapshot",),
+        workloads=("snapshot", "trash"),
         holds=("snapshot", "garbage"),
         layers=ALL_LAYERS,
         tunings=SHORT_LEASES,
@@ -59,11 +81,6 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
         rounds=(
             (Blow("blackhole", "chunkserver", Between(1, 6), arguments={"peers": "masters"}),),
             (Blow("kill", "leader", Between(0.5, 4)),),
-            (
-                Blow(
-                    "kill-at", "chunkserver", Between(2, 6), arguments={"failpoint": "chunk.delete_recorded"}
-                ),
-            ),
             (Blow("hold", "chunkserver", Between(1, 6), arguments={"peers": "masters"}),),
         ),
         workloads=("trash", "snapshot"),
@@ -138,7 +155,7 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
             (Blow("reset", "chunkserver", 0.5),),
             (Blow("slow-close", "chunkservers", Between(3, 8)),),
         ),
-        workloads=("mix",),
+        workloads=("mix", "append"),
         holds=("linearizability", "append"),
         layers=("toxi",),
         gap=Between(1, 5),
@@ -185,7 +202,7 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
             ),
         ),
         workloads=("mix",),
-        holds=("durability", "stale_reads"),
+        holds=("linearizability", "durability"),
         layers=("sim", "kernel", "toxi"),
         gap=Between(8, 20),
     ),

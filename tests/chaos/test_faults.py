@@ -130,6 +130,13 @@ async def test_damage_that_stays_is_done_to_one_server_and_others_are_spared_the
     assert any("c1 was damaged before" in line for line in said)
 
 
+async def test_by_role_damage_goes_on_where_it_began() -> None:
+    scene, _ = _scene()
+    steps = [Step(fault="bit-rot", at_seconds=n, target="replica", arguments={"bits": 2}) for n in range(9)]
+    await _play(scene, *steps, seconds=10)
+    assert len(scene.history.faults) == 9 and len({f.nodes[0] for f in scene.history.faults}) == 1
+
+
 async def test_roles_are_those_of_the_moment() -> None:
     scene, testbed = _scene(masters=5)
     scene.history.add(Operation(1, 1, "append", "append", 0, 1, "ok", arguments={"path": "/append-1/f"}))
