@@ -4,13 +4,17 @@ Shared by the layers of real programs. What a kind of sighting means is document
 read it; here is where each comes from:
 
     role        asked of each master a few times a second: whenever its role or term has changed
-    digest      asked of each master every second: {index, digest} of its state
-    bumped      from a chunk server's RPC log, for each BumpVersion it followed:
-                {handle, version, primary, term, lease_seconds}
-    applied     likewise, for each ApplyMutation: {handle, version, serial, primary, offset, length, kind}
-    deleted     from its events: {handle}, on the leader's word
-    unseen      what a program could not keep for us: {records}; whoever counts on having seen all must not
+    state       asked of each master every second
+    granted     from the replies to AcquireLease in masters' RPC logs, and from the BumpVersions that chunk
+                servers followed, which also name the sets of grants no client is told of. Once a version;
+                one that is older than what was told before is left out, for logs are read in no common order
+    raised      from the BumpVersions that chunk servers followed
+    deleted     from their events; `version` is the newest that the leader meant
+    unseen      what a program could not keep for us: {records}; nobody may count on having seen all
 
+What an RPC log cannot tell is left out rather than guessed: it has calls as they were answered, and an answer
+that was lost on a spoilt link is none. So there are no serials of mutations here, and no ends of leases; who
+broke their order shows in what replicas hold. The simulation sees both.
 Times are when a program says it was, by its wall clock, which on these layers is the harness's; where clocks
 are under attack, `trusts_clocks` is False and it is when we heard of it.
 """
@@ -39,7 +43,8 @@ READ_SECONDS = 1.0  # between two looks into logs
 ANSWER_SECONDS = 1.0
 PAGE_RECORDS = 1000
 MICROSECOND = 1000
-_METHODS = ["bump", "apply"]
+MICROSECONDS_A_SECOND = 1_000_000
+_METHODS = ["bump", "acquire_lease"]
 _DELETED = "replica deleted on the leader's word"
 
 Addresses = Callable[[], dict[str, Address]]  # by node, of those that are in the cluster now
@@ -63,6 +68,7 @@ class Sightings:
         self._trusts_clocks = trusts_clocks
         self._roles: dict[str, tuple[str, int]] = {}
         self._names: dict[str, str] = {}  # of chunk servers, by the ids they have given themselves
+        self._granted: dict[int, tuple[int, str]] = {}  # by chunk, the newest version told of and its primary
         self._calls_read: dict[str, int] = {}  # position in each program's RPC log
         self._events_read: dict[str, int] = {}
         self._dropped: dict[str, int] = {}
@@ -117,7 +123,7 @@ class Sightings:
             )
         except GfsError:
             return
-        self._recorder.saw(node, "digest", index=answer.applied_index, digest=answer.digest)
+        self._recorder.saw(node, "state", index=answer.applied_index, digest=answer.digest)
 
     # --- logs of programs ---------------------------------------------------------------------------
 
@@ -129,6 +135,7 @@ class Sightings:
     async def _read_logs(self) -> None:
         await asyncio.gather(
             *(self._ask_digest(*one) for one in self._masters().items()),
+            *(self._read_calls(*one) for one in self._masters().items()),
             *(self._read_calls(*one) for one in self._chunkservers().items()),
             *(self._read_events(*one) for one in self._chunkservers().items()),
         )
@@ -163,23 +170,33 @@ class Sightings:
     def _called(self, node: str, record: RpcRecord) -> None:
         if record.code != "ok":
             return
-        if record.request is None:  # too long to be kept
+        told: dict[str, Json] | None = record.request if record.method == "bump" else record.reply
+        if told is None:  # too long to be kept
             self._recorder.saw(node, "unseen", records=1)
             return
-        request: dict[str, Json] = record.request
-        values = {"handle": request["handle"], "version": request["version"]}
-        values["primary"] = self._names.get(request["primary"], request["primary"])
+        ended_us = record.at_us + round(record.seconds * MICROSECONDS_A_SECOND)
         if record.method == "bump":
-            values |= {"term": request["master_term"], "lease_seconds": request["lease_seconds"]}
-            self._saw(record.at_us, node, "bumped", values)
-        else:
-            values |= {"serial": request["serial"], "kind": request.get("kind", "write")}
-            values |= {"offset": request["offset_bytes"], "length": request["length_bytes"]}
-            self._saw(record.at_us, node, "applied", values)
+            values = {"chunk": told["handle"], "version": told["version"]}
+            self._saw(ended_us, node, "raised", values)
+        self._note_grant(ended_us, node, told)
+
+    def _note_grant(self, at_us: int, node: str, told: dict[str, Json]) -> None:
+        chunk, version, primary = told["handle"], told["version"], self._name(told["primary"])
+        newest, its_primary = self._granted.get(chunk, (0, ""))
+        if version < newest or (version == newest and primary == its_primary):
+            return
+        self._granted[chunk] = version, primary
+        replicas = sorted(self._name(replica[0]) for replica in told["replicas"])
+        values = {"chunk": chunk, "version": version, "primary": primary, "replicas": replicas}
+        self._saw(at_us, node, "granted", values)
+
+    def _name(self, server: str) -> str:
+        return self._names.get(server, server)
 
     def _happened(self, node: str, record: EventRecord) -> None:
         if record.event == _DELETED:
-            self._saw(record.at_us, node, "deleted", {"handle": int(record.fields["chunk"], 16)})
+            values = {"chunk": int(record.fields["chunk"], 16), "version": record.fields["named_version"]}
+            self._saw(record.at_us, node, "deleted", values)
 
     def _saw(self, at_us: int, node: str, what: str, values: dict[str, Json]) -> None:
         now = self._recorder.now_ns()

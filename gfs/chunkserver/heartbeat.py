@@ -365,7 +365,8 @@ class Heartbeats:
             _log.exception("deleting a replica failed unexpectedly", chunk=chunk)
         else:
             if deleted:
-                _log.info("replica deleted on the leader's word", chunk=chunk)
+                version = named.garbage.version  # it was of this one at most; 0: of none that can be told
+                _log.info("replica deleted on the leader's word", chunk=chunk, named_version=version)
 
     def _note_trouble(self, link: _MasterLink, error: GfsError) -> None:
         link.trouble = f"says: {error.message}" if error.definite else f"did not answer: {error.message}"

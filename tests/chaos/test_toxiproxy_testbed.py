@@ -164,11 +164,12 @@ async def test_writes_go_on_after_every_kind_of_spoilt_link_and_nothing_acknowle
         roles = [(s.node, s.values["role"]) for s in history.sightings if s.what == "role"]
         assert (old, "leader") in roles and (new, "leader") in roles
         assert any(s.what == "replaced" for s in history.sightings)
-    orders = [s for s in history.sightings if s.what == "applied"]
-    assert {s.node for s in orders} <= set(testbed.chunkservers)
-    assert {s.values["primary"] for s in orders} <= set(testbed.chunkservers)
-    assert any(s.what == "bumped" and s.values["version"] == 1 for s in history.sightings)
-    assert any(s.what == "digest" for s in history.sightings)
+    grants = [s.values for s in history.sightings if s.what == "granted"]
+    assert grants and {grant["primary"] for grant in grants} <= set(testbed.chunkservers)
+    assert all(set(grant["replicas"]) <= set(testbed.chunkservers) for grant in grants)
+    assert len({(grant["chunk"], grant["version"]) for grant in grants}) == len(grants)
+    assert {s.node for s in history.sightings if s.what == "raised"} == set(testbed.chunkservers)
+    assert {s.node for s in history.sightings if s.what == "state"} == set(testbed.masters)
 
 
 async def test_a_master_that_comes_and_one_that_goes_have_links_through_proxies(tmp_path: Path) -> None:
