@@ -1,0 +1,61 @@
+"""What a planted bug is, and how it is put in and taken out again. No bugs here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+class Patches:
+    """Replaces attributes of classes and modules, and puts them back in the opposite order."""
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[object, str, Any]] = []  # Any: whatever stood there
+
+    def replace(self, owner: object, name: str, new: Any) -> None:  # Any: as above
+        """Raises: AttributeError when gfs has no such name any more; then the bug has to be planted anew."""
+        self._undo.append((owner, name, vars(owner)[name] if name in vars(owner) else _missing(owner, name)))
+        setattr(owner, name, new)
+
+    def undo(self) -> None:
+        while self._undo:
+            setattr(*self._undo.pop())
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """Where a bug is noticed: the trial and its seed that show it soonest, and words of what is then said.
+
+    `shows`: a regular expression. That a broken product fails somehow is not enough: the words are those of a
+    promise that was not kept, or of the product's own check of itself.
+    """
+
+    trial: str
+    seed: int
+    shows: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedBug:
+    """`says`: in one sentence, what the product does wrong now."""
+
+    name: str
+    says: str
+    plant: Callable[[Patches], None]
+    caught: Catch
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """The bug is in every object of this process meanwhile, whenever it was made."""
+        patches = Patches()
+        try:
+            self.plant(patches)
+            yield
+        finally:
+            patches.undo()
+
+
+def _missing(owner: object, name: str) -> Any:  # Any: as in replace()
+    raise AttributeError(f"{owner!r} has no {name} of its own: the bug has nothing to replace")
