@@ -43,6 +43,7 @@ python -m chaos shrink DIR                                               # make 
 python -m chaos regress                                                  # play all that was ever found
 python -m chaos list                                                     # scenarios, and what can be played
 python -m chaos tools                                                    # what each layer can do here
+python -m chaos tools --install                                          # the real Toxiproxy, where Go is
 ```
 
 Exit statuses: 0 all held, 1 a promise was broken, 2 undecided or too little traffic (or the layer cannot play
