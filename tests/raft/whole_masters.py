@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from chaos.simulation.disk import ForgetfulDisk
+from chaos.simulation.loop import VirtualClock
+from chaos.simulation.stepped_work import ProcessDisk, SteppedLoop
 from gfs.errors import GfsError
 from gfs.master.checkpoint import LmdbCheckpoints
 from gfs.master.checkpoint_directory import CheckpointDirectory
@@ -29,10 +32,7 @@ from gfs.master.state_machine import STATE_FILE, ReplicatedState
 from gfs.messages import operations as op
 from gfs.vocabulary import ClientId, ClusterId, LogIndex, MasterId, Term
 from tests.core.master_records import NOW_MS
-from tests.fakes.disk import ForgetfulDisk
 from tests.raft.cluster import Killed, member_at
-from tests.raft.stepped_work import ProcessDisk, SteppedLoop
-from tests.raft.virtual_loop import VirtualClock
 
 CLUSTER = ClusterId("power-cuts")
 STATE_BYTES_MAX = 16 * 2**20

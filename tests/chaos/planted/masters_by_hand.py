@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import random
 
+from chaos.simulation.loop import VirtualLoop, run_virtual
 from gfs.errors import GfsError
 from gfs.master.replication.raft_messages import Message, Vote, VoteRequest
 from gfs.vocabulary import MasterId, Term
 from tests.raft.cluster import Cluster, Machine
-from tests.raft.virtual_loop import VirtualLoop, run_virtual
 
 ROUNDS = 4
 

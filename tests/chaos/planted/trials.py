@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 import gfs.master.core.garbage as garbage_room
 import gfs.master.garbage_collection as collection_room
 from chaos.planted.catching import Trial
+from chaos.simulation.loop import run_virtual
 from tests.chaos.planted.masters_by_hand import leader_cut_off, voter_asked_twice
 from tests.chaos.planted.replica_reads import replica_reads
 from tests.chunkserver import test_replica_store_crashes as store_crashes
@@ -32,7 +33,6 @@ from tests.master import (
 from tests.master.lease_world import LeaseWorld
 from tests.raft import power_cuts
 from tests.raft.test_faults import survive
-from tests.raft.virtual_loop import run_virtual
 
 
 def masters_under_power_cuts(seed: int) -> None:
