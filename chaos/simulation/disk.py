@@ -12,6 +12,7 @@ import errno
 import os
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gfs.disk import Bytes
@@ -60,6 +61,7 @@ class ForgetfulFile:
     def pwrite(self, data: Bytes, offset: int) -> None:
         with self._disk.lock:
             self._alive()
+            self._disk.trouble()
             written = bytes(data)
             growth = offset + len(written) - len(self._inode.content)
             short = self._disk.space_missing(growth)
@@ -106,7 +108,12 @@ class ForgetfulFile:
                 self._disk.power_cut()
                 raise PoweredOff
             self._disk.syncs += 1
-            if self._disk.failing_sync:
+            fails = self._disk.failing_sync
+            try:
+                self._disk.trouble()
+            except OSError:
+                fails = True
+            if fails:
                 # As on Linux: the pages are marked clean, so a later sync would "succeed" without them.
                 self._inode.unsynced.clear()
                 raise OSError(errno.EIO, "sync failed")
@@ -138,6 +145,8 @@ class ForgetfulDisk:
         self.syncs = 0
         self.boots = 0
         self.powered_off = False
+        self.failing_share = 0.0  # of writes and syncs, with EIO
+        self.on_slow: Callable[[], None] | None = None  # called by each write and sync
         self._chance = random.Random(seed)
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
@@ -176,6 +185,24 @@ class ForgetfulDisk:
             inode.content[offset] ^= 1 << bit
             if offset < len(inode.durable):
                 inode.durable[offset] ^= 1 << bit
+
+    def mend(self) -> None:
+        """Neither full nor slow, and no errors any more."""
+        self.failing_sync, self.failing_share = False, 0.0
+        self.space_bytes_left, self.on_slow = None, None
+
+    def files_below(self, directory: str) -> list[str]:
+        return sorted(path for path in self._names if path.startswith(f"{directory}/"))
+
+    def length_of(self, path: str) -> int:
+        return len(self._find(path).content)
+
+    def trouble(self) -> None:
+        """What a write or sync meets. Raises: OSError."""
+        if self.on_slow is not None:
+            self.on_slow()
+        if self.failing_share and self._chance.random() < self.failing_share:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def count_operation(self) -> bool:
         """Whether the power goes now."""

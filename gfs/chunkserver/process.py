@@ -77,6 +77,7 @@ class ChunkServer:
         self._disk, self._wires = disk or SystemDisk(), wires
         self._tallies = Tallies()
         self._to_stop = AsyncExitStack()
+        self._to_let_go: list[Callable[[], None]] = []
         self._failed: asyncio.Future[str] | None = None
         self._control: ControlServer | None = None
         self._data: DataServer | None = None
@@ -119,6 +120,14 @@ class ChunkServer:
         """An ordinary stop; a kill is as good, only without the last flush."""
         await self._to_stop.aclose()
 
+    def abandon(self) -> None:
+        """Let go of the directory as a killed process does: nothing is written, nobody is told.
+
+        For a harness in which the process itself lives on, after everything of this server was stopped.
+        """
+        for let_go in reversed(self._to_let_go):
+            let_go()
+
     async def failed(self) -> str:
         """Wait until the disk has failed beyond repair, and say how."""
         assert self._failed is not None, "not started"
@@ -138,6 +147,7 @@ class ChunkServer:
         identity = self._open_identity()
         diagnosis = Diagnosis(self._directory, self._node_id, self._settings.telemetry, self.metrics)
         self._to_stop.callback(diagnosis.close)
+        self._to_let_go.append(diagnosis.close)
         workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
         self._to_stop.callback(workers.shutdown)
         replicas = await self._open_replicas(loop, workers)
@@ -251,6 +261,7 @@ class ChunkServer:
         try:
             lock = DirectoryLock(self._directory)
             self._to_stop.callback(lock.release)
+            self._to_let_go.append(lock.release)
             identity = DiskIdentity.load_or_create(self._disk, self._directory)
             if self._settings.cluster.id:
                 identity.adopt_cluster(ClusterId(self._settings.cluster.id))
@@ -282,6 +293,7 @@ class ChunkServer:
 
         try:
             replicas = await loop.run_in_executor(workers, recover)
+            self._to_let_go.append(replicas.abandon)
         except OSError as error:
             if error.errno in FULL_DISK:
                 raise

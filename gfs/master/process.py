@@ -82,6 +82,7 @@ class Master:
         self._chance = chance or random.Random()
         self._fatal, self._wires, self._log_worker = fatal, wires, log_worker
         self._to_stop = AsyncExitStack()
+        self._to_let_go: list[Callable[[], None]] = []
         self._said_outside = ""
 
     async def start(self) -> None:
@@ -103,6 +104,14 @@ class Master:
         """An ordinary stop: leadership is handed over. A kill loses nothing either."""
         await self._to_stop.aclose()
 
+    def abandon(self) -> None:
+        """Let go of the directory as a killed process does: nothing is written, nobody is told.
+
+        For a harness in which the process itself lives on, after everything of this master was stopped.
+        """
+        for let_go in reversed(self._to_let_go):
+            let_go()
+
     @property
     def is_leading(self) -> bool:
         return self.services.commits.is_leading
@@ -123,10 +132,13 @@ class Master:
     async def _start(self) -> None:
         owned = MasterDirectory.claim(self._directory, self._disk, cluster=self._cluster, master=self._id)
         self._to_stop.callback(owned.release)
+        self._to_let_go.append(owned.release)
         diagnosis = Diagnosis(self._directory, self._id, self._settings.telemetry, self.metrics)
         self._to_stop.callback(diagnosis.close)
+        self._to_let_go.append(diagnosis.close)
         self._state, self._checkpoints = self._open_state()
         self._to_stop.callback(self._state.close)
+        self._to_let_go.append(self._state.close)
         self._node = self._make_node()
         self._quarantine.watch(self._state, self._node, soon=asyncio.get_running_loop().call_soon)
         caller = self._wires.caller("master", self._id, self._cluster)

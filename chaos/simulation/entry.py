@@ -1,0 +1,52 @@
+"""How the runner enters layer S (see chaos.layers): a plan's cluster in one process, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from chaos.plan import Plan
+from chaos.simulation.testbed import POWERS, SimTestbed
+from chaos.simulation.world import World, seeded
+from chaos.testbed import Power, Testbed
+
+T = TypeVar("T")
+
+powers: frozenset[Power] = POWERS
+missing: Mapping[str, str] = {
+    "slice": "simulated messages are whole (layer toxi slices them)",
+    "slow_close": "simulated connections are closed at once (layer toxi lets them linger)",
+    "packets": "simulated links have no packets (layer kernel has)",
+    "failpoint": "failpoints are of a whole process; here nodes share one (see layers toxi and kernel)",
+    "membership": "the simulated masters do not come and go (layer toxi has that)",
+}
+SHARED_MEMORY = "/dev/shm"
+
+
+def run(plan: Plan, directory: str, body: Callable[[Testbed], Awaitable[T]]) -> T:
+    """The nodes' LMDB files are where writing is cheapest: what must survive a power cut is simulated."""
+    place = tempfile.mkdtemp(
+        prefix="gfs-sim-", dir=SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else directory
+    )
+    loop = World(plan.seed)
+    try:
+        with seeded(loop, plan.seed):
+            return loop.run_until_complete(_run(loop, plan, place, body))
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+async def _run(loop: World, plan: Plan, place: str, body: Callable[[Testbed], Awaitable[T]]) -> T:
+    testbed = SimTestbed(loop, plan.configuration, os.path.join(place, "nodes"))
+    try:
+        return await body(testbed)
+    finally:
+        await testbed.stop()

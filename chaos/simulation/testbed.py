@@ -1,0 +1,423 @@
+"""The simulated cluster as a Testbed: every fault that links, processes, disks and clocks can have.
+
+What programs do is seen at once, from within: calls they have answered, roles they have taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from chaos.plan import Configuration
+from chaos.real_testbed import TUNINGS
+from chaos.simulation.control import SimulatedCaller, node_of
+from chaos.simulation.network import HARNESS
+from chaos.simulation.nodes import WIRES, Node, Surroundings, make_node
+from chaos.simulation.world import Life, NodeClock, World, life
+from chaos.testbed import CannotHere, Layer, Power
+from gfs import aio
+from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY, chunk_file_path
+from gfs.client.client import AsyncClient
+from gfs.errors import GfsError, NotFound, Unavailable
+from gfs.messages.base import Reply, Request
+from gfs.messages.chunks import ChunkPlace
+from gfs.messages.cluster import ClusterStatus, ClusterStatusReply, StateDigest, StateDigestReply
+from gfs.messages.replicas import ApplyMutation, BumpVersion, ChunkStatus, ChunkStatusReply
+from gfs.settings import ChunkServerNode, MasterNode, Settings
+from gfs.verification.recorder import Recorder
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion
+
+READY_SECONDS_MAX = 30.0
+LOOK_SECONDS = 0.25
+DIGEST_SECONDS = 2.0
+ASK_SECONDS = 2.0
+SPOILT_SHARE = 0.02
+BOUNDS = {"master.state_bytes_max": 64 * 2**20, "chunkserver.free_bytes_min": 0}
+NS = 1_000_000_000
+
+POWERS: frozenset[Power] = frozenset(
+    (
+        "cut",
+        "drop",
+        "hold",
+        "slow",
+        "throttle",
+        "reset",
+        "limit",
+        "kill",
+        "power_cut",
+        "pause",
+        "clock_drift",
+        "clock_jump",
+        "disk_full",
+        "disk_errors",
+        "bit_rot",
+        "slow_disk",
+    )
+)
+
+
+def settings_of(configuration: Configuration, secret_file: str, directory: str) -> Settings:
+    """Raises: msgspec.ValidationError for a tuning that gfs does not have."""
+    masters = [f"m{number}" for number in range(1, configuration.masters + 1)]
+    servers = [f"c{number}" for number in range(1, configuration.chunkservers + 1)]
+    wanted = {
+        **TUNINGS,
+        **BOUNDS,
+        "cluster.id": "simulated",
+        "cluster.secret_file": secret_file,
+        "telemetry.rpc_log_bytes": 0,
+        "telemetry.event_log_bytes": 0,
+        "master.replication_goal": configuration.replication_goal,
+        "chunkserver.durability": configuration.durability,
+        **configuration.tunings,
+    }
+    tree: dict[str, dict[str, object]] = {}
+    for path, value in wanted.items():
+        section, _, key = path.partition(".")
+        tree.setdefault(section, {})[key] = value
+    found = msgspec.convert(tree, Settings)
+    return msgspec.structs.replace(
+        found,
+        masters={
+            name: MasterNode(
+                control=Address(f"{name}:1"),
+                raft=Address(f"{name}:2"),
+                directory=os.path.join(directory, name),
+            )
+            for name in masters
+        },
+        chunkservers={
+            name: ChunkServerNode(
+                control=Address(f"{name}:1"),
+                data=Address(f"{name}:3"),
+                directory=os.path.join(directory, name),
+            )
+            for name in servers
+        },
+    )
+
+
+class SimTestbed:
+    """Implements chaos.testbed.Testbed. Made and used within the loop it lives on."""
+
+    layer: Layer = "sim"
+    powers = POWERS
+
+    def __init__(self, loop: World, configuration: Configuration, directory: str) -> None:
+        self._loop = loop
+        self._around = Surroundings(loop)
+        os.makedirs(directory, exist_ok=True)
+        secret = os.path.join(directory, "secret")
+        with open(secret, "w", encoding="ascii") as file:
+            file.write("one secret of all masters\n")
+        self.settings = settings_of(configuration, secret, directory)
+        self.nodes: dict[str, Node] = {
+            name: make_node(name, directory, self._around)
+            for name in (*self.settings.masters, *self.settings.chunkservers)
+        }
+        self._clients: list[str] = []
+        self._recorder: Recorder | None = None
+        self._own: AsyncClient | None = None
+        self._names: dict[str, str] = {}  # of chunk servers, by the ids they have given themselves
+        self._primaries: dict[int, str] = {}
+        self._roles: dict[str, tuple[str, int]] = {}
+        self._watching: list[asyncio.Task[None]] = []
+        self._began = loop.now
+        harness = self._around.context_of(Life(HARNESS, NodeClock(loop)))
+        self._caller = harness.run(SimulatedCaller, "harness", HARNESS)
+
+    # --- Subject ---------------------------------------------------------------------------------
+
+    @property
+    def masters(self) -> tuple[str, ...]:
+        return tuple(self.settings.masters)
+
+    @property
+    def chunkservers(self) -> tuple[str, ...]:
+        return tuple(self.settings.chunkservers)
+
+    @property
+    def clients(self) -> Sequence[str]:
+        return tuple(self._clients)
+
+    async def client(self, name: str) -> AsyncClient:
+        if name not in self._clients:
+            self._clients.append(name)
+        process = Life(name, NodeClock(self._loop))
+        return self._around.context_of(process).run(self._connect)
+
+    def _connect(self) -> AsyncClient:
+        here = life.get()
+        assert here is not None
+        return aio.assemble(
+            [Address(node.control) for node in self.settings.masters.values()],
+            self.settings.client,
+            cluster=self.settings.cluster.id,
+            clock=here.clock,
+            wires=WIRES,
+        )
+
+    def now_ns(self) -> int:
+        return int((self._loop.now - self._began) * NS)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    # --- the cluster as a whole --------------------------------------------------------------------
+
+    async def start(self, recorder: Recorder) -> None:
+        """Raises: Unavailable."""
+        self._recorder = recorder
+        self._around.exchange.on_answered = self._answered
+        for node in self.nodes.values():
+            node.start(self.settings)
+        self._own = self._around.context_of(Life(HARNESS, NodeClock(self._loop))).run(self._connect)
+        await self._wait_until_ready(self._own)
+        self._watching = [
+            asyncio.create_task(self._watch_roles()),
+            asyncio.create_task(self._watch_digests()),
+        ]
+
+    async def _wait_until_ready(self, own: AsyncClient) -> None:
+        deadline = self._loop.now + READY_SECONDS_MAX
+        while True:
+            try:
+                found = await own.cluster_status()
+                self._names = {str(one.id): node_of(one.control) for one in found.chunkservers}
+                if found.leader and sum(one.alive for one in found.chunkservers) == len(self.chunkservers):
+                    return
+                said = f"leader: {found.leader or 'none'}, {len(found.chunkservers)} chunk servers"
+            except GfsError as error:
+                said = error.message
+            if self._loop.now > deadline:
+                raise Unavailable(f"the simulated cluster is not ready after {READY_SECONDS_MAX} s: {said}")
+            await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        self._watching = []
+        if self._own is not None:
+            await self._own.close()
+        for node in self.nodes.values():
+            node.kill()
+
+    async def leader(self) -> str:
+        found = [(name, *await self._look_at(name)) for name in self.masters]
+        return max(((term, name) for name, role, term, _ in found if role == "leader"), default=(0, ""))[1]
+
+    async def primary(self, path: str) -> str:
+        """As the chunk servers were last told."""
+        places = await self._places(path)
+        return self._primaries.get(places[-1].handle, "") if places else ""
+
+    async def replicas(self, path: str) -> Sequence[str]:
+        places = await self._places(path)
+        return [node_of(replica.control) for replica in places[-1].replicas] if places else ()
+
+    async def _places(self, path: str) -> Sequence[ChunkPlace]:
+        assert self._own is not None
+        try:
+            return await self._own.chunks(path)
+        except GfsError:
+            return ()
+
+    async def replica_bytes(self, client: AsyncClient, server: str, handle: int, version: int) -> bytes:
+        request = ChunkStatus(handle=ChunkHandle(handle), version=ChunkVersion(version))
+        found = await self._caller.call(
+            Address(server), request, ChunkStatusReply, deadline_seconds=ASK_SECONDS
+        )
+        name = node_of(server)
+        path = self._file_of(name, ChunkHandle(handle))
+        if path is None:
+            raise NotFound(f"{name} holds no file of chunk {handle:x}")
+        return self.nodes[name].disk.open(path).pread(found.length_bytes, 0)
+
+    def _file_of(self, name: str, handle: ChunkHandle) -> str | None:
+        node = self.nodes[name]
+        path = chunk_file_path(os.path.join(node.directory, CHUNKS_DIRECTORY), handle)
+        return path if node.disk.powered_off is False and node.disk.exists(path) else None
+
+    # --- links ---------------------------------------------------------------------------------------
+
+    async def cut(self, source: str, target: str) -> None:
+        self._around.network.cut(source, target)
+
+    async def drop(self, source: str, target: str) -> None:
+        self._around.network.link(source, target).dropping = True
+
+    async def hold(self, source: str, target: str) -> None:
+        self._around.network.link(source, target).holding = True
+
+    async def slow(self, source: str, target: str, *, seconds: float, jitter: float = 0.0) -> None:
+        link = self._around.network.link(source, target)
+        link.delay_seconds, link.jitter_seconds = seconds, jitter
+
+    async def throttle(self, source: str, target: str, *, bytes_per_second: int) -> None:
+        self._around.network.link(source, target).bytes_per_second = bytes_per_second
+
+    async def slice(self, source: str, target: str, *, piece_bytes: int) -> None:
+        raise CannotHere("simulated messages are whole; only real sockets have pieces")
+
+    async def reset(self, source: str, target: str) -> None:
+        self._around.network.break_connections(source, target)
+
+    async def limit(self, source: str, target: str, *, limit_bytes: int) -> None:
+        self._around.network.link(source, target).bytes_left = limit_bytes
+
+    async def slow_close(self, source: str, target: str, *, seconds: float) -> None:
+        raise CannotHere("simulated connections are closed at once; only real sockets can linger")
+
+    async def packets(
+        self,
+        source: str,
+        target: str,
+        *,
+        loss: float = 0,
+        reorder: float = 0,
+        duplicate: float = 0,
+        corrupt: float = 0,
+    ) -> None:
+        raise CannotHere("simulated links have no packets")
+
+    async def heal(self, source: str, target: str) -> None:
+        self._around.network.heal(source, target)
+        self._around.network.heal(target, source)
+
+    async def heal_all(self) -> None:
+        self._around.network.heal_all()
+        for node in self.nodes.values():
+            node.resume()
+            node.clock.mend()
+            node.disk.mend()
+
+    # --- programs and their machines -----------------------------------------------------------------
+
+    async def kill(self, node: str) -> None:
+        self.nodes[node].kill()
+
+    async def restart(self, node: str) -> None:
+        if not self.nodes[node].runs:
+            self.nodes[node].start(self.settings)
+
+    async def arm(self, node: str, failpoint: str) -> None:
+        raise CannotHere("failpoints are of a whole process; here many nodes share one")
+
+    async def power_cut(self, nodes: Sequence[str]) -> None:
+        for node in nodes:
+            self.nodes[node].cut_power(torn=self._loop.chance.random() < 0.5)
+
+    async def pause(self, node: str) -> None:
+        self.nodes[node].pause()
+
+    async def resume(self, node: str) -> None:
+        self.nodes[node].resume()
+
+    async def clock_drift(self, node: str, rate: float) -> None:
+        self.nodes[node].clock.drift(rate)
+
+    async def clock_jump(self, node: str, seconds: float) -> None:
+        self.nodes[node].clock.jump(seconds)
+
+    async def disk_full(self, node: str, full: bool) -> None:
+        self.nodes[node].disk.space_bytes_left = 0 if full else None
+
+    async def disk_errors(self, node: str, *, share: float) -> None:
+        self.nodes[node].disk.failing_share = share
+
+    async def slow_disk(self, node: str, *, seconds: float) -> None:
+        disk = self.nodes[node].disk
+        disk.on_slow = (lambda: self._loop.charge(seconds)) if seconds else None
+
+    async def bit_rot(self, node: str, *, bits: int) -> int:
+        disk, chance = self.nodes[node].disk, self.nodes[node].chance
+        directory = os.path.join(self.nodes[node].directory, CHUNKS_DIRECTORY)
+        flipped = 0
+        for path in disk.files_below(directory):
+            length = disk.length_of(path)
+            while length and flipped < bits:
+                disk.flip_bit(path, chance.randrange(length), chance.randrange(8))
+                flipped += 1
+        return flipped
+
+    async def add_master(self) -> str:
+        raise CannotHere("the simulated masters do not come and go yet")
+
+    async def remove_master(self, node: str) -> None:
+        raise CannotHere("the simulated masters do not come and go yet")
+
+    # --- what is seen ----------------------------------------------------------------------------------
+
+    async def _look_at(self, name: str) -> tuple[str, int, int]:
+        """Role, term and applied index as the master itself says."""
+        address = Address(self.settings.masters[name].control)
+        try:
+            said = await self._caller.call(
+                address, ClusterStatus(alone=True), ClusterStatusReply, deadline_seconds=ASK_SECONDS
+            )
+        except GfsError:
+            return "down", 0, 0
+        for one in said.masters:
+            if one.id == name:
+                return str(one.role), int(one.term), int(one.applied_index)
+        return "down", 0, 0
+
+    async def _note_role(self, name: str) -> None:
+        assert self._recorder is not None
+        role, term, applied = await self._look_at(name)
+        if self._roles.get(name) != (role, term):
+            self._roles[name] = (role, term)
+            self._recorder.saw(name, "role", role=role, term=term, applied_index=applied)
+
+    async def _watch_roles(self) -> None:
+        while True:
+            await asyncio.gather(*map(self._note_role, self.masters))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _watch_digests(self) -> None:
+        assert self._recorder is not None
+        while True:
+            for name, node in self.settings.masters.items():
+                try:
+                    said = await self._caller.call(
+                        Address(node.control), StateDigest(), StateDigestReply, deadline_seconds=ASK_SECONDS
+                    )
+                except GfsError:
+                    continue
+                self._recorder.saw(name, "digest", index=said.applied_index, digest=said.digest)
+            await asyncio.sleep(DIGEST_SECONDS)
+
+    def _answered(self, node: str, request: Request, reply: Reply) -> None:
+        if not isinstance(request, BumpVersion | ApplyMutation) or not isinstance(reply, request.reply):
+            return
+        assert self._recorder is not None
+        values = {"handle": int(request.handle), "version": int(request.version)}
+        if isinstance(request, BumpVersion):
+            self._primaries[int(request.handle)] = self._name_of(request.primary)
+            self._recorder.saw(
+                node,
+                "bumped",
+                **values,
+                primary=self._name_of(request.primary),
+                term=int(request.master_term),
+                lease_seconds=request.lease_seconds,
+            )
+        else:
+            self._recorder.saw(
+                node,
+                "applied",
+                **values,
+                primary=self._name_of(request.primary),
+                serial=request.serial,
+                kind=request.kind,
+                offset=request.offset_bytes,
+                length=request.length_bytes,
+            )
+
+    def _name_of(self, server: str) -> str:
+        return self._names.get(server, server)
