@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from gfs.backups import catalogue
+from gfs import failpoints
+from gfs.backups import catalogue, places
 from gfs.backups.manifest import BackupManifest
 from gfs.backups.places import DirectoryPlace, Place, Writing
 from gfs.backups.taking import TRIES, take
@@ -95,3 +96,38 @@ async def test_a_full_disk_leaves_nothing_that_is_taken_for_a_backup(tmp_path: P
     with pytest.raises(OSError, match="No space"):
         await taken(Master(), place)
     assert list(tmp_path.iterdir()) == []
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["backup.written", "backup.synced", "backup.renamed"])
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_a_backup_killed_at_any_step_is_not_taken_for_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, nth: int
+) -> None:
+    """Each step is passed twice: by the bytes, and by the manifest that makes a backup of them."""
+    place, passes = DirectoryPlace(str(tmp_path)), 0
+
+    def told(passed: str) -> None:
+        nonlocal passes
+        passes += passed == name
+        if passed == name and passes == nth:
+            raise Killed
+
+    failpoints.intercept(told)
+    try:
+        with monkeypatch.context() as dead, pytest.raises(Killed):
+            dead.setattr(catalogue, "withdraw", lambda *_: None)  # who is dead clears nothing away
+            dead.setattr(places._FileWriting, "give_up", lambda _: None)
+            await taken(Master(), place)
+    finally:
+        failpoints.intercept(None)
+    was_renamed = (name, nth) == ("backup.renamed", 2)
+    assert ((41, "whole") in states(place)) == was_renamed
+    again = Master()
+    again.opened = 1
+    await taken(again, place)
+    assert (42, "whole") in states(place)
+    assert b"".join(catalogue.choose(place).pieces()) == CONTENT

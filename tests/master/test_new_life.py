@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chaos.simulation.disk import ForgetfulDisk
+from gfs import failpoints
 from gfs.disk import SystemDisk
 from gfs.errors import AlreadyExists, CorruptState, Superseded, Unavailable
 from gfs.master.checkpoint_directory import CheckpointDirectory
@@ -191,3 +192,39 @@ def test_a_damaged_or_mistaken_state_leaves_no_directory_behind(source: Source, 
     with pytest.raises(CorruptState, match="said to be at"):
         source.begin(tmp_path / "new", index=29)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["restore.made", "restore.set_aside", "restore.in_place"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_restore_killed_at_any_step_is_made_again_and_loses_nothing_that_was_there(
+    source: Source, tmp_path: Path, name: str, nth: int
+) -> None:
+    first = source.begin(tmp_path / "new")
+    passes = 0
+
+    def told(passed: str) -> None:
+        nonlocal passes
+        passes += passed == name
+        if passed == name and passes == nth:
+            raise OSError("killed here")
+
+    failpoints.intercept(told)
+    try:
+        with pytest.raises(OSError, match="killed here"):
+            source.begin(tmp_path / "new", replace=True, now_ms=NOW_MS + 5000)
+    finally:
+        failpoints.intercept(None)
+    second = source.begin(tmp_path / "new", replace=True, now_ms=NOW_MS + 10_000)
+    for directory in second.directories.values():
+        state = opened(directory)
+        assert state.applied() == second.at
+        check_invariants(state.committed())
+        state.close()
+    assert {disks_of(second, member).life for member in NAMES} == {second.name}
+    kept = [path for path in (tmp_path / "new").iterdir() if path.name not in NAMES]
+    lives = {
+        MemberDisks(f"{p}/log", SystemDisk(), me=MasterId(p.name[:2]), cluster=CLUSTER, has_history=True).life
+        for p in kept
+        if (p / "log").exists()
+    }
+    assert first.name in lives, "what was there before has been moved aside, not lost"

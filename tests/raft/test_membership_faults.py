@@ -15,7 +15,8 @@ import pytest
 
 from chaos.simulation.disk import ForgetfulDisk
 from chaos.simulation.loop import VirtualLoop, run_virtual
-from gfs.errors import GfsError
+from gfs import failpoints
+from gfs.errors import GfsError, Unavailable
 from gfs.master.replication.options import RaftOptions
 from gfs.vocabulary import MasterId
 from tests.raft.cluster import Cluster, Machine, member_at
@@ -142,6 +143,48 @@ async def restart_the_dead_beside(work: object, cluster: Cluster) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_growing_and_shrinking_under_random_faults_loses_nothing(seed: int) -> None:
     run_virtual(change_under_fire, seed=seed)
+
+
+STEPS = ("member.before_change", "member.changing", "member.changed", "member.caught_up")
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_leader_killed_at_any_step_of_a_change_leaves_it_to_be_made_again(name: str, nth: int) -> None:
+    """The first pass of a step belongs to the learner, the second to the voter it becomes."""
+    deaths = 0
+
+    async def scenario(loop: VirtualLoop) -> None:
+        nonlocal deaths
+        cluster = Cluster(loop, 4, OPTIONS, founders=3)
+        await cluster.start()
+        await cluster.elected()
+        await cluster.propose(b"before")
+        passes = 0
+
+        def told(passed: str) -> None:
+            nonlocal deaths, passes
+            passes += passed == name
+            if passed == name and passes == nth and (leader := cluster.leader()) is not None:
+                deaths += 1
+                leader.kill()
+                raise Unavailable("killed here")
+
+        failpoints.intercept(told)
+        operator = Operator(cluster)
+        async with asyncio.timeout(60):
+            await restart_the_dead_beside(operator.reach(cluster.names), cluster)
+            if not deaths:  # this step is passed once for each change
+                await restart_the_dead_beside(operator.reach(cluster.names[:3]), cluster)
+        assert await cluster.propose(b"after") is not None
+        await cluster.settled()
+        cluster.check()
+
+    try:
+        run_virtual(scenario, seed=nth)
+    finally:
+        failpoints.intercept(None)
+    assert deaths == 1 or (name, nth) == ("member.caught_up", 2), "a step never passed proves nothing"
 
 
 if __name__ == "__main__":
