@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -103,6 +104,22 @@ def sim(seeds: str, scenario: str, minutes: float, jobs: int, out: Path) -> None
     _refuse_unknown(scenario)
     drawn = (_draw(scenario, "sim", seed, minutes * 60) for seed in range(first, last))
     sys.exit(_sweep(drawn, out, jobs, total=last - first))
+
+
+@cli.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def planted(names: tuple[str, ...]) -> None:
+    """Plant bugs, one at a time, and say by what each is noticed; without NAME all of them.
+
+    The trials are tests: this needs a source tree. Exit status 1 when nobody notices one.
+
+    Example: python -m chaos planted ack-before-log-sync stale-replica-served
+    """
+    tree = Path(__file__).parent.parent
+    if not (tree / "tests" / "chaos" / "planted").is_dir():
+        raise click.ClickException(f"{tree} holds no tests/chaos/planted: run this in a source tree")
+    command = [sys.executable, "-m", "tests.chaos.planted", *names]
+    sys.exit(subprocess.run(command, cwd=tree).returncode)
 
 
 @cli.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chaos.faults.registry import FAULTS
 from chaos.faults.targets import ROLES
+from chaos.planted.all_bugs import BUGS
 from chaos.registries import checkers, workloads
 from chaos.regressions import load_all
 from chaos.scenarios.interface import Scenario
@@ -44,6 +45,7 @@ python -m chaos regress                                                  # play 
 python -m chaos list                                                     # scenarios, and what can be played
 python -m chaos tools                                                    # what each layer can do here
 python -m chaos tools --install                                          # the real Toxiproxy, where Go is
+python -m chaos planted [NAME…]                                          # bugs on purpose: is each noticed?
 ```
 
 Exit statuses: 0 all held, 1 a promise was broken, 2 undecided or too little traffic (or the layer cannot play
@@ -57,6 +59,7 @@ def markdown() -> str:
     parts += ["", "## Whom faults meet", "", *_rows("target", "meets", ROLES.items())]
     parts += ["", "## What must hold", "", *_rows("checker", "promises", _promises())]
     parts += ["", "## Work", "", *_rows("workload", "does", _work())]
+    parts += ["", "## Planted bugs", "", *_planted()]
     parts += ["", "## What was found", "", *_found()]
     return "\n".join(parts) + "\n"
 
@@ -71,6 +74,16 @@ def _scenarios() -> Iterable[str]:
         work = ", ".join(dict.fromkeys(scenario.workloads))
         holds = ", ".join(scenario.holds) or "what its work names"
         yield f"| `{scenario.name}` | {layers} | {faults} | {work} | {holds} | {scenario.says} |"
+
+
+def _planted() -> Iterable[str]:
+    yield f"{len(BUGS)} ways to break the product on purpose, one at a time. Each must be noticed by the"
+    yield "trial named with it (tests/chaos/planted), and the product without it must pass; tests prove both."
+    yield ""
+    yield "| bug | the product then | noticed by |"
+    yield "|---|---|---|"
+    for bug in BUGS.values():
+        yield f"| `{bug.name}` | {bug.says} | {bug.caught.trial} |"
 
 
 def _fault_names(scenario: Scenario) -> list[str]:
