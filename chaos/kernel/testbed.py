@@ -33,6 +33,7 @@ from gfs.vocabulary import Address, split_address
 SMALL_DISK = "512m"  # of a disk that is to be filled; free_bytes_min leaves room for all a run writes
 FORGETS: frozenset[Power] = frozenset(("power_cut", "slow_disk"))
 LIES: frozenset[Power] = frozenset(("clock_drift", "clock_jump"))
+ENDING_SECONDS_MAX = 10.0  # for a program whose disk has failed to be gone
 LISTENING_SECONDS_MAX = 20.0  # for a program that was started anew to listen
 
 
@@ -303,9 +304,11 @@ class KernelTestbed(RealTestbed):
             await self._hurt(
                 sick_disk.fail_calls, pipe, process, share=share, calls=sick_disk.WRITES_AND_SYNCS
             )
-        except CommandFailed:
-            if self.programs.runs(node):
-                raise
+        except CommandFailed as error:
+            try:
+                await self.programs.ended(node, ENDING_SECONDS_MAX)  # it is about to: its pipes went first
+            except TimeoutError:
+                raise error from None
 
     async def slow_disk(self, node: str, *, seconds: float) -> None:
         self._needs("slow_disk")
