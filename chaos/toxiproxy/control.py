@@ -160,6 +160,11 @@ class Control:
                 attributes=toxic.attributes,
             )
 
+    def change_toxic(self, proxy: str, name: str, **attributes: int) -> None:
+        """Other attributes for a toxic that is there. The library has no word for it, but its own caller."""
+        with _readable(f"change {name} of {proxy}"):
+            library_api.APIConsumer.post(f"/proxies/{proxy}/toxics/{name}", json={"attributes": attributes})
+
     def remove_toxic(self, proxy: str, name: str) -> None:
         with _readable(f"remove {name} from {proxy}"):
             _proxy(proxy).destroy_toxic(name)

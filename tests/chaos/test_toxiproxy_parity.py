@@ -184,6 +184,16 @@ async def held_for_who_dials_meanwhile(bench: Bench) -> None:
     assert await near.gets(4) == b"back"
 
 
+async def held_until_the_rate_is_another(bench: Bench) -> None:
+    near, far = await bench.connect()
+    await bench.toxic("bandwidth", rate=0)
+    near.send(b"first")
+    await far.gets_nothing()
+    await asyncio.to_thread(bench.control.change_toxic, "link", "t", rate=1_000_000_000)
+    assert await far.gets(5) == b"first"
+    await passes(near, far)
+
+
 async def throttled(bench: Bench) -> None:
     near, far = await bench.connect()
     await bench.toxic("bandwidth", rate=100)
@@ -286,6 +296,7 @@ BEHAVIOURS: list[Callable[[Bench], Awaitable[None]]] = [
     swallowed_and_closed,
     held_and_delivered_late,
     held_for_who_dials_meanwhile,
+    held_until_the_rate_is_another,
     throttled,
     delayed,
     cut_in_slices,
