@@ -57,7 +57,7 @@ from gfs.messages.trash import (
     Undelete,
     UndeleteReply,
 )
-from gfs.settings import APPEND_BYTES_MAX
+from gfs.settings import APPEND_BYTES_MAX, ClientSettings
 from gfs.vocabulary import (
     TRASH_DIRECTORY,
     ChunkIndex,
@@ -114,6 +114,11 @@ class AsyncClient:
     def masters(self) -> list[str]:
         """Control addresses this client asks: those it was given, and those the cluster has named since."""
         return list(self._masters.known_masters)
+
+    @property
+    def settings(self) -> ClientSettings:
+        """The time limits and sizes this client was made with."""
+        return self._connections.settings
 
     # --- looking --------------------------------------------------------------------------------
 

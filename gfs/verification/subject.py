@@ -5,7 +5,7 @@ Implemented by each layer of the chaos suite, and by `gfs verify-cluster` for a 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 from gfs.client.client import AsyncClient
 
@@ -29,3 +29,20 @@ class Subject(Protocol):
     async def sleep(self, seconds: float) -> None:
         """In the harness's time, which may be virtual."""
         ...
+
+
+class ChangesMasters(Protocol):
+    """A subject whose masters may come and go. Both raise GfsError."""
+
+    async def add_master(self) -> str:
+        """One more voter. Returns its name."""
+        ...
+
+    async def remove_master(self, node: str) -> None: ...
+
+
+def changes_masters(subject: Subject) -> ChangesMasters | None:
+    """The same subject, if "membership" is among its `powers`."""
+    if "membership" not in getattr(subject, "powers", ()):
+        return None
+    return cast(ChangesMasters, subject)

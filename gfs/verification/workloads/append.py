@@ -1,95 +1,116 @@
-"""Workload: many clients append records to a few files, each record telling whose it is and that it is whole.
+"""Record append: many writers in few files, every record telling whose it is (GFS §3.3, I9).
 
-Operations and audits are those that `checkers/append` documents.
+Writes down
+  operation `append` and audits `replica_records` and `file_records`, as the checker `append` documents them;
+    `id` is the writer's number in hexadecimal, ".", its sequence. `length` and `crc` are of the record
+    without the frame that the SDK puts before it in framed files. Some files are framed; both kinds promise
+    exactly once (`exact`).
+  operation `read_records` {path, offset} → {records, end}, as the checker `stale_reads` documents it.
+In one run of eight the first file begins CHUNK_LEFT_BYTES before the end of a chunk, so that records meet it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 from gfs.checksums import crc32c
-from gfs.errors import NotFound
+from gfs.client.client import AsyncClient
+from gfs.verification.history import Json
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
-from gfs.verification.workloads.crowd import PAUSE_SECONDS, Worker, close, work, workers
-from gfs.verification.workloads.marked_bytes import RECORD_BYTES_MIN, record, record_id, records_in
-from gfs.verification.workloads.replica_audit import replicas_of
+from gfs.verification.workloads.marks import (
+    CELL_BYTES,
+    RECORD_HEAD_BYTES,
+    find_records,
+    make_record,
+    record_id,
+)
+from gfs.verification.workloads.replicas import audit_records
+from gfs.verification.workloads.traffic import Actor, Traffic
+from gfs.vocabulary import CHUNK_BYTES
 
-SMALL_BYTES_MAX, BIG_BYTES_MAX = 3000, 150_000  # the bigger ones are pushed down the chain (GFS §3.2)
-BIG_SHARE = 0.03
+FILES = 3
+CHUNK_LEFT_BYTES = 192 * 1024
+SHARE_OF_CROSSING_RUNS = 0.125
+SHARE_OF_READS = 0.08
+RECORD_BYTES_MAX = 3000
+BIG_RECORD_BYTES_MAX = 100_000
+SHARE_OF_BIG_RECORDS = 0.04
 
 
-class AppendWorkload:
-    """Many writers append self-describing records to a few files, each exactly once."""
-
+class AppendWorkload(Traffic):
     name = "append"
-    checkers: tuple[str, ...] = ("append",)
-    floor_per_second = 2.0
-    pause_seconds = PAUSE_SECONDS
-    writers, files = 4, 2
+    checkers: tuple[str, ...] = ("append", "stale_reads", "availability", "fsck", "leases", "replay")
+    floor_per_second = 3.0
+    clients = 5
 
     def __init__(self, directory: str, chance: random.Random) -> None:
-        self._directory, self._chance = directory, chance
-        self._paths = [f"{directory}/log-{number}" for number in range(self.files)]
-        self._crowd: list[Worker] = []
-        self._sequences = 0
+        super().__init__(directory, chance)
+        self.files = FILES
+        self.crosses_chunks = chance.random() < SHARE_OF_CROSSING_RUNS
+        self._writers = RecordWriters(chance.getrandbits(31))
 
-    async def set_up(self, subject: Subject, recorder: Recorder) -> None:
-        self._crowd = await workers(subject, recorder, self.name, self.writers, self._chance)
-        client = self._crowd[0].client
-        await client.mkdir(self._directory)
-        for path in self._paths:
+    @property
+    def paths(self) -> list[str]:
+        return [f"{self.directory}/records-{number}" for number in range(self.files)]
+
+    async def prepare(self, client: AsyncClient) -> None:
+        for path in self.paths:
             await client.create(path)
+        if self.crosses_chunks:
+            await client.write(self.paths[0], CHUNK_BYTES - CHUNK_LEFT_BYTES, bytes(CELL_BYTES))
 
-    async def run(self, subject: Subject, recorder: Recorder, ended: Callable[[], bool]) -> None:
-        await work(subject, self._crowd, self._append_one, ended, pause_seconds=self.pause_seconds)
-        await close(self._crowd)
+    async def step(self, actor: Actor) -> bool:
+        chance = actor.chance
+        number = chance.randrange(self.files)
+        path = self.paths[number]
+        # Whole files are read: the long one of a run that crosses chunks is left to the audit.
+        if chance.random() < SHARE_OF_READS and not (self.crosses_chunks and number == 0):
+            read = await actor.attempt(
+                "read_records",
+                {"path": path, "offset": 0},
+                actor.client.read_bytes(path),
+                result=_records_and_end,
+            )
+            return read.ok
+        is_big = chance.random() < SHARE_OF_BIG_RECORDS
+        payload_bytes = chance.randrange(BIG_RECORD_BYTES_MAX if is_big else RECORD_BYTES_MAX)
+        return await self._writers.append(actor, path, payload_bytes, framed=self.is_framed(number))
 
-    async def _append_one(self, worker: Worker) -> None:
-        chance, path = worker.chance, worker.chance.choice(self._paths)
-        longest = BIG_BYTES_MAX if chance.random() < BIG_SHARE else SMALL_BYTES_MAX
-        self._sequences += 1
-        sequence = self._sequences
-        data = record(worker.number, sequence, chance.randint(RECORD_BYTES_MIN, longest), chance)
-        arguments = {
-            "path": path,
-            "id": record_id(worker.number, sequence),
-            "length": len(data),
-            "crc": crc32c(data),
-            "exact": True,
-        }
-        await worker.process.run(
+    async def look(self, client: AsyncClient, subject: Subject, recorder: Recorder) -> None:
+        for number, path in enumerate(self.paths):
+            await audit_records(client, subject, recorder, self.name, path, framed=self.is_framed(number))
+
+    def is_framed(self, number: int) -> bool:
+        return number % 2 == 1
+
+
+def _records_and_end(data: bytes) -> dict[str, Json]:
+    return {"records": [[r.offset, r.id] for r in find_records(data).records], "end": len(data)}
+
+
+class RecordWriters:
+    """Numbers the records of one workload's clients: none is ever made twice."""
+
+    def __init__(self, base: int) -> None:
+        self._base = base
+        self._sequences: dict[int, int] = {}
+
+    async def append(self, actor: Actor, path: str, payload_bytes: int, *, framed: bool) -> bool:
+        client = (self._base + actor.number) % 2**32
+        sequence = self._sequences[actor.number] = self._sequences.get(actor.number, 0) + 1
+        record = make_record(client, sequence, payload_bytes, actor.chance)
+        assert len(record) == RECORD_HEAD_BYTES + payload_bytes
+        attempt = await actor.attempt(
             "append",
-            arguments,
-            worker.client.record_append(path, data),
+            {
+                "path": path,
+                "id": record_id(client, sequence),
+                "length": len(record),
+                "crc": crc32c(record),
+                "exact": True,
+            },
+            actor.client.record_append(path, record, framed=framed),
             result=lambda offset: {"offset": offset},
         )
-
-    async def audit(self, subject: Subject, recorder: Recorder) -> None:
-        client = await subject.client(f"{self.name}-audit")
-        try:
-            for path in self._paths:
-                try:
-                    await client.stat(path)
-                except NotFound:  # nobody deletes it: the empty list says what is missing
-                    recorder.audit(self.name, "file_records", path=path, records=[])
-                    continue
-                async for seen in replicas_of(subject, client, path):
-                    found, strange = records_in(seen.content, seen.first_offset)
-                    recorder.audit(
-                        self.name,
-                        "replica_records",
-                        path=path,
-                        index=seen.chunk_index,
-                        handle=seen.handle,
-                        version=seen.version,
-                        server=seen.server,
-                        length=len(seen.content),
-                        records=[list(one) for one in found],
-                        strange=[list(one) for one in strange],
-                    )
-                found, _ = records_in(await client.read_bytes(path), 0)
-                recorder.audit(self.name, "file_records", path=path, records=[list(one) for one in found])
-        finally:
-            await client.close()
+        return attempt.ok

@@ -1,179 +1,175 @@
-"""Workload: names come, go and move within small folders, each a partition of its own.
+"""Namespace: names are made, moved, deleted and had back by several clients at once, in small partitions.
 
-Operations and audits are those that `checkers/linearizability` and `checkers/durability` document. Few
-clients share a folder, and a folder is left for a new one when it has seen enough or holds too many unknown
-outcomes: what nobody can say of is what makes a history expensive to judge.
+Writes down operations, each with its partition, a folder that nothing is ever moved into or out of:
+  `create` {path}, `mkdir` {path}, `stat` {path} → {kind, inode}, `list` {path} → [[name, kind, inode], …],
+  `rename` {source, destination, replace}, `delete` {path, recursive}, `undelete` {path} → {path}.
+The first operation of a partition is the acknowledged `mkdir` of it, before which nothing is there. What is
+deleted goes to the trash; `undelete` has back what was deleted last from a path, for the retention is long.
+Afterwards, audit `tree` {partition, entries}: [[path, kind, inode], …] of all at and below it.
+
+A partition has few names, so that clients meet; at most ACTIVE_MAX clients at a time, and a new one takes its
+place after OPERATIONS_MAX operations or LOST_MAX unknown outcomes: the search for an order stays small.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from gfs.client.client import AsyncClient
-from gfs.errors import GfsError, NotFound
+from gfs.errors import NotFound
 from gfs.messages.namespace import Entry
 from gfs.verification.history import Json
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
-from gfs.verification.workloads.crowd import PAUSE_SECONDS, Worker, close, work, workers
+from gfs.verification.workloads.traffic import Actor, Attempt, Traffic
+from gfs.vocabulary import split_path
 
-CLIENTS, CLIENTS_PER_FOLDER = 4, 2
-NAMES = ("a", "b", "c", "d")
-FOLDERS = ("", "x/", "y/")  # below a partition
-OPERATIONS_MAX = 200  # in one partition
-UNKNOWN_MAX = 4  # in one partition
+PARTITIONS_OPEN = 2
+OPERATIONS_MAX = 80
+LOST_MAX = 4
+ACTIVE_MAX = 3
+
+FILES = ("a", "b", "c")
+FOLDERS = ("t", "u")
+PATHS = (*FILES, *FOLDERS, *(f"{folder}/{name}" for folder in FOLDERS for name in ("a", "b")))
+WEIGHTS = {"create": 22, "mkdir": 11, "stat": 20, "list": 12, "rename": 16, "delete": 12, "undelete": 7}
 
 
-class _Partition:
-    def __init__(self, path: str) -> None:
-        self.path, self.operations, self.unknown = path, 0, 0
-        self.is_made = False
+@dataclass(slots=True)
+class Partition:
+    path: str
+    operations: int = 0
+    lost: int = 0
+    active: int = 0
 
     @property
-    def is_worn(self) -> bool:
-        return self.operations >= OPERATIONS_MAX or self.unknown >= UNKNOWN_MAX
+    def is_over(self) -> bool:
+        return self.operations >= OPERATIONS_MAX or self.lost >= LOST_MAX
 
 
-class NamespaceWorkload:
-    """Creates, directories, lists, renames of files and trees, deletes and undeletes in small folders."""
-
+class NamespaceWorkload(Traffic):
     name = "namespace"
-    checkers: tuple[str, ...] = ("linearizability", "durability")
-    floor_per_second = 5.0
-    pause_seconds = PAUSE_SECONDS
+    checkers: tuple[str, ...] = ("linearizability", "durability", "replay", "availability", "fsck")
+    floor_per_second = 3.0
+    clients = 5
 
     def __init__(self, directory: str, chance: random.Random) -> None:
-        self._directory, self._chance = directory, chance
-        self._crowd: list[Worker] = []
-        self._partitions: list[_Partition] = []
-        self._current: dict[int, _Partition] = {}
+        super().__init__(directory, chance)
+        self._open: list[Partition] = []
+        self._all: list[Partition] = []
+        self._made = 0
 
-    async def set_up(self, subject: Subject, recorder: Recorder) -> None:
-        self._crowd = await workers(subject, recorder, self.name, CLIENTS, self._chance)
-        await self._crowd[0].client.mkdir(self._directory)
-
-    async def run(self, subject: Subject, recorder: Recorder, ended: Callable[[], bool]) -> None:
-        await work(subject, self._crowd, self._one, ended, pause_seconds=self.pause_seconds)
-        await close(self._crowd)
-
-    # --- operations ------------------------------------------------------------------------------
-
-    async def _one(self, worker: Worker) -> None:
-        partition = self._partition_of(worker)
+    async def step(self, actor: Actor) -> bool:
+        self._open = [partition for partition in self._open if not partition.is_over]
+        free = [partition for partition in self._open if partition.active < ACTIVE_MAX]
+        if len(self._open) < PARTITIONS_OPEN or not free:
+            return await self._begin_partition(actor)
+        partition = actor.chance.choice(free)
         partition.operations += 1
+        partition.active += 1
         try:
-            if not partition.is_made:
-                await self._call(worker, partition, "mkdir", path=partition.path)
-                partition.is_made = True
-                return
-            await self._draw(worker, partition)
-        except GfsError as error:
-            partition.unknown += not error.definite
-            if error.code == "already_exists" and not partition.is_made:
-                partition.is_made = True  # the other one was first
-            raise
+            attempt = await self._operate(actor, partition.path)
+        finally:
+            partition.active -= 1
+        partition.lost += attempt.lost
+        return attempt.ok or attempt.error in SAYS_SOMETHING
 
-    def _partition_of(self, worker: Worker) -> _Partition:
-        group = worker.number // CLIENTS_PER_FOLDER
-        current = self._current.get(group)
-        if current is None or current.is_worn:
-            current = _Partition(f"{self._directory}/p{len(self._partitions)}")
-            self._partitions.append(current)
-            self._current[group] = current
-        return current
+    async def look(self, client: AsyncClient, subject: Subject, recorder: Recorder) -> None:
+        for partition in self._all:
+            entries = [[e.path, e.kind, e.inode] for e in await entries_at(client, partition.path)]
+            recorder.audit(self.name, "tree", partition=partition.path, entries=entries)
 
-    async def _draw(self, worker: Worker, partition: _Partition) -> None:
-        chance = worker.chance
-        path, other = self._path(partition, chance), self._path(partition, chance)
-        folder = f"{partition.path}/{chance.choice('xy')}"
-        match chance.choices(
-            ("create", "stat", "list", "rename", "delete", "undelete", "mkdir", "move", "clear"),
-            (22, 22, 12, 16, 12, 4, 6, 4, 2),
-        )[0]:
+    async def _begin_partition(self, actor: Actor) -> bool:
+        self._made += 1
+        partition = Partition(f"{self.directory}/p{self._made}")
+        made = await actor.attempt(
+            "mkdir", {"path": partition.path}, actor.client.mkdir(partition.path), partition=partition.path
+        )
+        if made.ok:
+            self._open.append(partition)
+            self._all.append(partition)
+        return made.ok
+
+    async def _operate(self, actor: Actor, partition: str) -> Attempt[None] | Attempt[Entry] | Attempt[str]:
+        client, chance = actor.client, actor.chance
+        (kind,) = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        path = f"{partition}/{chance.choice(FILES + FOLDERS if kind == 'list' else PATHS)}"
+        arguments: dict[str, Json] = {"path": path}
+        match kind:
             case "create":
-                await self._call(worker, partition, "create", path=path)
-            case "stat":
-                await self._call(worker, partition, "stat", path=path)
-            case "list":
-                where = chance.choice((partition.path, folder))
-                await self._call(worker, partition, "list", path=where)
-            case "rename":
-                replace = chance.random() < 0.4
-                await self._call(worker, partition, "rename", source=path, destination=other, replace=replace)
-            case "delete":
-                await self._call(worker, partition, "delete", path=path, recursive=False)
-            case "undelete":
-                await self._call(worker, partition, "undelete", path=path)
+                path = f"{partition}/{chance.choice([p for p in PATHS if p not in FOLDERS])}"
+                return await actor.attempt("create", {"path": path}, client.create(path), partition=partition)
             case "mkdir":
-                await self._call(worker, partition, "mkdir", path=folder)
-            case "move":
-                to = f"{partition.path}/{chance.choice('xy')}"
-                await self._call(worker, partition, "rename", source=folder, destination=to, replace=False)
-            case "clear":
-                await self._call(worker, partition, "delete", path=folder, recursive=True)
-
-    def _path(self, partition: _Partition, chance: random.Random) -> str:
-        return f"{partition.path}/{chance.choices(FOLDERS, (4, 2, 2))[0]}{chance.choice(NAMES)}"
-
-    async def _call(self, worker: Worker, partition: _Partition, function: str, **arguments: Json) -> None:
-        await worker.process.run(
-            function,
+                path = f"{partition}/{chance.choice(FOLDERS)}"
+                return await actor.attempt("mkdir", {"path": path}, client.mkdir(path), partition=partition)
+            case "stat":
+                return await actor.attempt(
+                    "stat",
+                    arguments,
+                    client.stat(path),
+                    partition=partition,
+                    result=lambda entry: {"kind": entry.kind, "inode": entry.inode},
+                )
+            case "list":
+                path = chance.choice((partition, f"{partition}/{chance.choice(FOLDERS)}"))
+                listed = await actor.attempt(
+                    "list", {"path": path}, _listed(client, path), partition=partition, result=list
+                )
+                return Attempt(ok=listed.ok, lost=listed.lost, error=listed.error)
+            case "rename":
+                source, destination = _two_paths(chance, partition)
+                replace = chance.random() < 0.3
+                return await actor.attempt(
+                    "rename",
+                    {"source": source, "destination": destination, "replace": replace},
+                    client.rename(source, destination, replace=replace),
+                    partition=partition,
+                )
+            case "delete":
+                recursive = chance.random() < 0.5
+                return await actor.attempt(
+                    "delete",
+                    {"path": path, "recursive": recursive},
+                    client.delete(path, recursive=recursive),
+                    partition=partition,
+                )
+        return await actor.attempt(
+            "undelete",
             arguments,
-            _verb(worker.client, function, arguments),
-            partition=partition.path,
-            result=lambda answer: answer,
+            client.undelete(path),
+            partition=partition,
+            result=lambda where: {"path": where},
         )
 
-    # --- audit -----------------------------------------------------------------------------------
 
-    async def audit(self, subject: Subject, recorder: Recorder) -> None:
-        client = await subject.client(f"{self.name}-audit")
-        try:
-            for partition in self._partitions:
-                entries = await _tree(client, partition.path)
-                recorder.audit(
-                    self.name,
-                    "tree",
-                    partition=partition.path,
-                    entries=[[entry.path, entry.kind, entry.inode] for entry in entries],
-                )
-        finally:
-            await client.close()
+async def _listed(client: AsyncClient, path: str) -> list[Json]:
+    return [[split_path(e.path)[-1], e.kind, e.inode] async for e in client.list(path)]
 
 
-async def _verb(client: AsyncClient, function: str, arguments: dict[str, Json]) -> Json:
-    match function:
-        case "create":
-            return await client.create(arguments["path"])
-        case "mkdir":
-            return await client.mkdir(arguments["path"])
-        case "stat":
-            entry = await client.stat(arguments["path"])
-            return {"kind": entry.kind, "inode": entry.inode}
-        case "list":
-            return [[e.path.rsplit("/", 1)[1], e.kind, e.inode] async for e in client.list(arguments["path"])]
-        case "rename":
-            return await client.rename(
-                arguments["source"], arguments["destination"], replace=arguments["replace"]
-            )
-        case "delete":
-            return await client.delete(arguments["path"], recursive=arguments["recursive"])
-        case "undelete":
-            return {"path": await client.undelete(arguments["path"])}
-    raise AssertionError(function)
+# Refusals that are as good an observation as an acknowledgement: there is no need to wait after them.
+SAYS_SOMETHING = frozenset(
+    ("not_found", "already_exists", "is_a_directory", "not_a_directory", "directory_not_empty")
+)
 
 
-async def _tree(client: AsyncClient, path: str) -> list[Entry]:
-    """All entries at and below `path`; none where there is nothing."""
+def _two_paths(chance: random.Random, partition: str) -> tuple[str, str]:
+    """Neither of them, nor what is below it, the other."""
+    while True:
+        source, destination = chance.choice(PATHS), chance.choice(PATHS)
+        if source != destination and not destination.startswith(source + "/"):
+            return f"{partition}/{source}", f"{partition}/{destination}"
+
+
+async def entries_at(client: AsyncClient, path: str) -> list[Entry]:
+    """That at `path` and all below it, the upper ones first; none when it is not there. Raises: GfsError."""
     try:
-        entries = [await client.stat(path)]
+        found = [await client.stat(path)]
     except NotFound:
         return []
-    waiting = [path]
-    while waiting:
-        async for entry in client.list(waiting.pop()):
-            entries.append(entry)
-            if entry.kind == "directory":
-                waiting.append(entry.path)
-    return entries
+    pending = [path]
+    while pending:
+        entries = [entry async for entry in client.list(pending.pop(0))]
+        found += entries
+        pending += [entry.path for entry in entries if entry.kind == "directory"]
+    return found

@@ -1,84 +1,116 @@
-"""Workload: clients write over each other in a few files; every byte tells which write it is of.
+"""Regions: writes at offsets, overlapping and not, within and across blocks and chunks (GFS §2.7, §3.1).
 
-Operations and audits are those that `checkers/regions` documents.
+Writes down
+  operation `write` {path, offset, length, tag, piece} and audits `replica_spans` and `file_spans`, as the
+    checker `regions` documents them;
+  operation `read` {path, offset, length} → {spans}: [[offset, length, tag], …], what a reader sees meanwhile.
+In the file `own` each region of OWN_BYTES has one writer, which does one thing after the other: reads of it
+can be judged exactly. In `shared` everybody writes anywhere. In one run of eight `shared` lies around the end
+of its first chunk.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
-from gfs.checksums import crc32c
+from gfs.client.client import AsyncClient
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
-from gfs.verification.workloads.crowd import PAUSE_SECONDS, Worker, close, work, workers
-from gfs.verification.workloads.marked_bytes import CELL_BYTES, cells, spans_in
-from gfs.verification.workloads.replica_audit import replicas_of
+from gfs.verification.workloads.marks import CELL_BYTES, find_spans, make_cells
+from gfs.verification.workloads.replicas import audit_spans
+from gfs.verification.workloads.traffic import Actor, Traffic
+from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, CHUNK_BYTES
 
-WRITERS, FILES = 3, 2
-FILE_BYTES = 192 * 1024  # three checksum blocks: writes lie within and across their borders
-WRITE_BYTES_MAX = 24 * 1024
-PIECE_BYTES = 2**20  # no file is longer, so that each write is one mutation whatever the client's pieces are
-assert FILE_BYTES <= PIECE_BYTES
+OWN_BYTES = 2 * CHECKSUM_BLOCK_BYTES
+SHARED_BYTES = 6 * CHECKSUM_BLOCK_BYTES
+WRITE_BYTES_MAX = 2 * CHECKSUM_BLOCK_BYTES
+SHARE_OF_CROSSING_RUNS = 0.125
+SHARE_OF_READS = 0.35
+SHARE_OF_OWN = 0.5
+assert OWN_BYTES % CELL_BYTES == 0 and CHUNK_BYTES % CELL_BYTES == 0
 
 
-class RegionsWorkload:
-    """Several writers overwrite regions of the same files, within and across checksum blocks."""
-
+class RegionsWorkload(Traffic):
     name = "regions"
-    checkers: tuple[str, ...] = ("regions",)
-    floor_per_second = 2.0
-    pause_seconds = PAUSE_SECONDS
+    checkers: tuple[str, ...] = ("regions", "stale_reads", "availability", "fsck", "leases", "replay")
+    floor_per_second = 3.0
+    clients = 4
 
     def __init__(self, directory: str, chance: random.Random) -> None:
-        self._directory, self._chance = directory, chance
-        self._paths = [f"{directory}/file-{number}" for number in range(FILES)]
-        self._crowd: list[Worker] = []
-        self._tags = 0
+        super().__init__(directory, chance)
+        self.crosses_chunks = chance.random() < SHARE_OF_CROSSING_RUNS
+        self._tags = Tags()
 
-    async def set_up(self, subject: Subject, recorder: Recorder) -> None:
-        self._crowd = await workers(subject, recorder, self.name, WRITERS, self._chance)
-        client = self._crowd[0].client
-        await client.mkdir(self._directory)
-        for path in self._paths:
-            await client.create(path)
+    @property
+    def own(self) -> str:
+        return f"{self.directory}/own"
 
-    async def run(self, subject: Subject, recorder: Recorder, ended: Callable[[], bool]) -> None:
-        await work(subject, self._crowd, self._write_one, ended, pause_seconds=self.pause_seconds)
-        await close(self._crowd)
+    @property
+    def shared(self) -> str:
+        return f"{self.directory}/shared"
 
-    async def _write_one(self, worker: Worker) -> None:
-        chance, path = worker.chance, worker.chance.choice(self._paths)
-        length = CELL_BYTES * chance.randint(1, WRITE_BYTES_MAX // CELL_BYTES)
-        offset = CELL_BYTES * chance.randint(0, (FILE_BYTES - length) // CELL_BYTES)
-        self._tags += 1
-        tag = self._tags
-        await worker.process.run(
+    async def prepare(self, client: AsyncClient) -> None:
+        await client.create(self.own)
+        await client.create(self.shared)
+        if self.crosses_chunks:
+            # All of the first chunk is there, if only as zeros: no write leaves a chunk out.
+            await client.write(self.shared, CHUNK_BYTES - CELL_BYTES, bytes(CELL_BYTES))
+
+    async def step(self, actor: Actor) -> bool:
+        chance = actor.chance
+        reads = chance.random() < SHARE_OF_READS
+        if chance.random() < SHARE_OF_OWN:
+            owner = chance.randrange(self.clients) if reads else actor.number
+            path, low, high = self.own, owner * OWN_BYTES, (owner + 1) * OWN_BYTES
+        else:
+            low = CHUNK_BYTES - SHARED_BYTES // 2 if self.crosses_chunks else 0
+            path, high = self.shared, low + SHARED_BYTES
+        offset, length = _range(chance, low, high)
+        if reads:
+            return await read_spans(actor, path, offset, length)
+        return await self._tags.write(actor, path, offset, length)
+
+    async def look(self, client: AsyncClient, subject: Subject, recorder: Recorder) -> None:
+        for path in (self.own, self.shared):
+            await audit_spans(client, subject, recorder, self.name, path)
+
+
+class Tags:
+    """Numbers the writes of one workload: every tag is of one write."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    async def write(self, actor: Actor, path: str, offset: int, length: int) -> bool:
+        self._last += 1
+        tag = self._last
+        attempt = await actor.attempt(
             "write",
-            {"path": path, "offset": offset, "length": length, "tag": tag, "piece": PIECE_BYTES},
-            worker.client.write(path, offset, cells(tag, length)),
+            {
+                "path": path,
+                "offset": offset,
+                "length": length,
+                "tag": tag,
+                "piece": actor.client.settings.piece_bytes,
+            },
+            actor.client.write(path, offset, make_cells(tag, length)),
         )
+        return attempt.ok
 
-    async def audit(self, subject: Subject, recorder: Recorder) -> None:
-        client = await subject.client(f"{self.name}-audit")
-        try:
-            for path in self._paths:
-                async for seen in replicas_of(subject, client, path):
-                    recorder.audit(
-                        self.name,
-                        "replica_spans",
-                        path=path,
-                        index=seen.chunk_index,
-                        handle=seen.handle,
-                        version=seen.version,
-                        server=seen.server,
-                        length=len(seen.content),
-                        crc=crc32c(seen.content),
-                        spans=[list(span) for span in spans_in(seen.content, seen.first_offset)],
-                    )
-                read = await client.read_bytes(path)
-                recorder.audit(
-                    self.name, "file_spans", path=path, spans=[list(span) for span in spans_in(read, 0)]
-                )
-        finally:
-            await client.close()
+
+async def read_spans(actor: Actor, path: str, offset: int, length: int) -> bool:
+    attempt = await actor.attempt(
+        "read",
+        {"path": path, "offset": offset, "length": length},
+        actor.client.read(path, offset, length),
+        result=lambda data: {"spans": [list(span) for span in find_spans(data, offset)]},
+    )
+    return attempt.ok
+
+
+def _range(chance: random.Random, low: int, high: int) -> tuple[int, int]:
+    """Whole cells between `low` and `high`; half of the ranges keep to a checksum block's ends."""
+    unit = CHECKSUM_BLOCK_BYTES if chance.random() < 0.5 else CELL_BYTES
+    length = unit * chance.randint(1, min(WRITE_BYTES_MAX, high - low) // unit)
+    offset = low + unit * chance.randint(0, (high - low - length) // unit)
+    return offset, length
