@@ -6,8 +6,9 @@ Writes down
     `path`, once nothing is at risk any more, or after REPAIRED_SECONDS_MAX. `counts`: chunks by risk (see
     messages/check); `at_risk`: [[path, risk], …], the first AT_RISK_KEPT.
   audit `verified`: {path, index, handle, version, replicas, bad_blocks, unread, differing}: each chunk, each
-    replica of which was read and compared now. `bad_blocks`: {server: [block, …]}; `unread`: {server: why};
-    `differing`: servers whose bytes verify, but are not those of most replicas (allowed after failed writes).
+    replica of which was read and compared, all once more while damage was found, for REPAIRED_SECONDS_MAX.
+    `bad_blocks`: {server: [block, …]}; `unread`: {server: why}; `differing`: servers whose bytes verify, but
+    are not those of most replicas (allowed after failed writes).
   audit `live_chunks` {path, chunks}: [[handle, version], …] of all files below `path`, and of those deleted
     from there that the trash still has;
   audit `deadline` {seconds}: how long an operation may take: CALLS_PER_OPERATION_MAX times a client's
@@ -20,9 +21,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from gfs.client.checking import VerifiedChunk
 from gfs.client.client import AsyncClient
 from gfs.errors import NotFound
 from gfs.messages.check import CheckFilesReply
+from gfs.messages.chunks import ChunkPlace
+from gfs.verification.history import Json
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
 
@@ -39,7 +43,7 @@ async def look_at_cluster(
     """Raises: GfsError, when the cluster does not answer."""
     recorder.audit(workload, "deadline", seconds=CALLS_PER_OPERATION_MAX * client.settings.retry_seconds)
     await _wait_for_repair(client, subject, recorder, workload, path)
-    await _verify_replicas(client, recorder, workload, path)
+    await _verify_replicas(client, subject, recorder, workload, path)
     await _live_chunks(client, recorder, workload, path)
     await _compare_masters(client, subject, recorder, workload)
 
@@ -74,23 +78,37 @@ def _counts(pages: list[CheckFilesReply]) -> Counter[str]:
     return counts
 
 
-async def _verify_replicas(client: AsyncClient, recorder: Recorder, workload: str, path: str) -> None:
-    async for page in client.check(path, with_places=True):
-        for file in page.places:
-            for place in file.chunks:
-                found = await client.verify_chunk(place)
-                recorder.audit(
-                    workload,
-                    "verified",
-                    path=file.path,
-                    index=place.index,
-                    handle=place.handle,
-                    version=place.version,
-                    replicas=[replica.server for replica in place.replicas],
-                    bad_blocks=dict(found.bad_blocks),
-                    unread=dict(found.unread),
-                    differing=list(found.differing),
-                )
+async def _verify_replicas(
+    client: AsyncClient, subject: Subject, recorder: Recorder, workload: str, path: str
+) -> None:
+    """What is damaged is repaired once it has been found: the last look counts."""
+    began_ns = subject.now_ns()
+    while True:
+        is_well, facts = True, list[dict[str, Json]]()
+        async for page in client.check(path, with_places=True):
+            for file in page.places:
+                for place in file.chunks:
+                    found = await client.verify_chunk(place)
+                    is_well = is_well and not found.bad_blocks and not found.unread
+                    facts.append(_facts_of(file.path, place, found))
+        if is_well or (subject.now_ns() - began_ns) / 1e9 > REPAIRED_SECONDS_MAX:
+            break
+        await subject.sleep(LOOK_SECONDS)
+    for one in facts:
+        recorder.audit(workload, "verified", **one)
+
+
+def _facts_of(path: str, place: ChunkPlace, found: VerifiedChunk) -> dict[str, Json]:
+    return {
+        "path": path,
+        "index": place.index,
+        "handle": place.handle,
+        "version": place.version,
+        "replicas": [replica.server for replica in place.replicas],
+        "bad_blocks": dict(found.bad_blocks),
+        "unread": dict(found.unread),
+        "differing": list(found.differing),
+    }
 
 
 async def _live_chunks(client: AsyncClient, recorder: Recorder, workload: str, path: str) -> None:

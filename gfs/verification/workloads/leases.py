@@ -30,7 +30,6 @@ class LeasesWorkload(Traffic):
         "append",
         "regions",
         "stale_reads",
-        "availability",
         "fsck",
         "replay",
     )

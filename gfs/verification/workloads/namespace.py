@@ -33,7 +33,7 @@ ACTIVE_MAX = 3
 FILES = ("a", "b", "c")
 FOLDERS = ("t", "u")
 PATHS = (*FILES, *FOLDERS, *(f"{folder}/{name}" for folder in FOLDERS for name in ("a", "b")))
-WEIGHTS = {"create": 22, "mkdir": 11, "stat": 20, "list": 12, "rename": 16, "delete": 12, "undelete": 7}
+WEIGHTS = {"create": 30, "mkdir": 15, "stat": 16, "list": 10, "rename": 15, "delete": 9, "undelete": 5}
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Partition:
 
 class NamespaceWorkload(Traffic):
     name = "namespace"
-    checkers: tuple[str, ...] = ("linearizability", "durability", "replay", "availability", "fsck")
+    checkers: tuple[str, ...] = ("linearizability", "durability", "replay", "fsck")
     floor_per_second = 3.0
     clients = 5
 

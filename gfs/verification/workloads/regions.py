@@ -32,7 +32,7 @@ assert OWN_BYTES % CELL_BYTES == 0 and CHUNK_BYTES % CELL_BYTES == 0
 
 class RegionsWorkload(Traffic):
     name = "regions"
-    checkers: tuple[str, ...] = ("regions", "stale_reads", "availability", "fsck", "leases", "replay")
+    checkers: tuple[str, ...] = ("regions", "stale_reads", "fsck", "leases", "replay")
     floor_per_second = 3.0
     clients = 4
 

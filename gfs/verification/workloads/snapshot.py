@@ -30,7 +30,7 @@ BROKEN = -1
 
 class SnapshotWorkload(Traffic):
     name = "snapshot"
-    checkers: tuple[str, ...] = ("snapshot", "garbage", "availability", "fsck", "replay")
+    checkers: tuple[str, ...] = ("snapshot", "garbage", "fsck", "replay")
     floor_per_second = 3.0
     clients = 4
 

@@ -28,7 +28,7 @@ LONG_EVERY, LONG_TIMES = 25, 12
 
 class StreamWorkload(Traffic):
     name = "stream"
-    checkers: tuple[str, ...] = ("durability", "stale_reads", "availability", "fsck", "replay")
+    checkers: tuple[str, ...] = ("durability", "stale_reads", "fsck", "replay")
     floor_per_second = 2.0
     clients = 3
 

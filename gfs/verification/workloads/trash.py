@@ -47,7 +47,7 @@ class _File:
 
 class TrashWorkload(Traffic):
     name = "trash"
-    checkers: tuple[str, ...] = ("garbage", "durability", "availability", "fsck", "replay")
+    checkers: tuple[str, ...] = ("garbage", "durability", "fsck", "replay")
     floor_per_second = 2.0
     clients = 3
 
