@@ -16,13 +16,13 @@ from gfs.checksums import crc32c
 from gfs.client.core.record_framing import FRAME_BYTES
 from gfs.client.core.record_framing import MARK as FRAME_MARK
 
-RECORD_MARK = b"GVR1"
+RECORD_BEGINS = b"GVR1"
 _HEAD = struct.Struct("<4sIII")
 _SUM = struct.Struct("<I")
 RECORD_HEAD_BYTES = _HEAD.size + _SUM.size
 _FRAME_LENGTH = struct.Struct("<4sI")
 
-CELL_MARK = b"GVC1"
+CELL_BEGINS = b"GVC1"
 _CELL = struct.Struct("<4sI")
 CELL_BYTES = _CELL.size
 _ZEROS = bytes(CELL_BYTES)
@@ -50,7 +50,7 @@ def record_id(client: int, sequence: int) -> str:
 
 def make_record(client: int, sequence: int, payload_bytes: int, chance: random.Random) -> bytes:
     payload = chance.randbytes(payload_bytes)
-    head = _HEAD.pack(RECORD_MARK, client, sequence, payload_bytes)
+    head = _HEAD.pack(RECORD_BEGINS, client, sequence, payload_bytes)
     return head + _SUM.pack(crc32c(head + payload)) + payload
 
 
@@ -80,7 +80,7 @@ def find_records(data: bytes, start: int = 0) -> FoundRecords:
 
 
 def _record_at(data: bytes, at: int) -> MarkedRecord | None:
-    if not data.startswith(RECORD_MARK, at) or at + RECORD_HEAD_BYTES > len(data):
+    if not data.startswith(RECORD_BEGINS, at) or at + RECORD_HEAD_BYTES > len(data):
         return None
     _, client, sequence, payload_bytes = _HEAD.unpack_from(data, at)
     (expected,) = _SUM.unpack_from(data, at + _HEAD.size)
@@ -93,7 +93,7 @@ def _record_at(data: bytes, at: int) -> MarkedRecord | None:
 
 
 def _next_mark(data: bytes, at: int) -> int:
-    places = [place for mark in (RECORD_MARK, FRAME_MARK) if (place := data.find(mark, at)) >= 0]
+    places = [place for mark in (RECORD_BEGINS, FRAME_MARK) if (place := data.find(mark, at)) >= 0]
     return min(places, default=len(data))
 
 
@@ -112,7 +112,7 @@ def _zeros_end(data: bytes, at: int) -> int:
 def make_cells(tag: int, length: int) -> bytes:
     """The bytes of a write; `length` is a multiple of CELL_BYTES."""
     assert tag > 0 and length % CELL_BYTES == 0, (tag, length)
-    return _CELL.pack(CELL_MARK, tag) * (length // CELL_BYTES)
+    return _CELL.pack(CELL_BEGINS, tag) * (length // CELL_BYTES)
 
 
 def find_spans(data: bytes, start: int = 0) -> Spans:
@@ -136,7 +136,7 @@ def find_spans(data: bytes, start: int = 0) -> Spans:
 def _tag_of(cell: bytes) -> int:
     if cell == _ZEROS[: len(cell)]:
         return 0
-    if len(cell) < CELL_BYTES or not cell.startswith(CELL_MARK):
+    if len(cell) < CELL_BYTES or not cell.startswith(CELL_BEGINS):
         return -1
     tag: int = _CELL.unpack(cell)[1]
     return tag or -1
