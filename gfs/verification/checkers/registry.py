@@ -11,12 +11,14 @@ from gfs.verification.checkers.fsck import FsckChecker
 from gfs.verification.checkers.garbage import GarbageChecker
 from gfs.verification.checkers.interface import Checker
 from gfs.verification.checkers.leases import LeasesChecker
+from gfs.verification.checkers.linearizability import LinearizabilityChecker
 from gfs.verification.checkers.regions import RegionsChecker
 from gfs.verification.checkers.replay import ReplayChecker
 from gfs.verification.checkers.snapshot import SnapshotChecker
 from gfs.verification.checkers.stale_reads import StaleReadsChecker
 
 _ALL: tuple[Checker, ...] = (
+    LinearizabilityChecker(),
     AppendChecker(),
     RegionsChecker(),
     DurabilityChecker(),
