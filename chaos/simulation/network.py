@@ -13,6 +13,7 @@ from typing import Any
 from chaos.simulation.world import Life, World, life
 
 HARNESS = "harness"  # where clients are that nobody named
+LATENCY_SECONDS = (0.0003, 0.002)  # one way, of whatever is not hurt
 
 
 class Link:
@@ -34,7 +35,7 @@ class Link:
 class Network:
     def __init__(self, loop: World) -> None:
         self.loop = loop
-        self.latency_seconds = (0.0001, 0.0006)
+        self.latency_seconds = LATENCY_SECONDS
         self._links: dict[tuple[str, str], Link] = {}
         self.streams: list[Stream] = []
         self.listeners: dict[str, tuple[Callable[[], asyncio.Protocol], contextvars.Context, Life]] = {}

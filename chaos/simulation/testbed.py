@@ -14,7 +14,7 @@ import msgspec
 from chaos.plan import Configuration
 from chaos.real_testbed import TUNINGS
 from chaos.simulation.control import SimulatedCaller, node_of
-from chaos.simulation.network import HARNESS
+from chaos.simulation.network import HARNESS, Network
 from chaos.simulation.nodes import WIRES, Node, Surroundings, make_node
 from chaos.simulation.world import Life, NodeClock, World, life
 from chaos.testbed import CannotHere, Layer, Power
@@ -31,11 +31,18 @@ from gfs.verification.recorder import Recorder
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion
 
 READY_SECONDS_MAX = 30.0
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.5
 DIGEST_SECONDS = 2.0
 ASK_SECONDS = 2.0
 SPOILT_SHARE = 0.02
-BOUNDS = {"master.state_bytes_max": 64 * 2**20, "chunkserver.free_bytes_min": 0}
+BOUNDS = {
+    "master.state_bytes_max": 64 * 2**20,
+    "chunkserver.free_bytes_min": 0,
+    # Ticks are most of what an idle cluster costs: slower ones, and elections that wait accordingly.
+    "raft.heartbeat_seconds": 0.2,
+    "raft.election_seconds_min": 1.0,
+    "raft.election_seconds_max": 2.0,
+}
 NS = 1_000_000_000
 
 POWERS: frozenset[Power] = frozenset(
@@ -129,6 +136,10 @@ class SimTestbed:
         self._began = loop.now
         harness = self._around.context_of(Life(HARNESS, NodeClock(loop)))
         self._caller = harness.run(SimulatedCaller, "harness", HARNESS)
+
+    @property
+    def network(self) -> Network:
+        return self._around.network
 
     # --- Subject ---------------------------------------------------------------------------------
 

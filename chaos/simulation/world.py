@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import os
 import random
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -20,6 +22,8 @@ from pysyncobj import syncobj
 from chaos.simulation.loop import VirtualLoop
 
 EPOCH_MS = 1_700_000_000_000  # what the wall clocks show when a run begins
+DISK_SECONDS = (0.001, 0.006)  # one piece of blocking work; as on disks that are not the fastest
+TIMERS_CANCELLED_MAX = 2000  # so many may lie among the others
 BLOCKED_SECONDS_MAX = 120.0  # a piece of blocking work that would take longer is a fault of the harness
 
 
@@ -31,7 +35,7 @@ class Life:
     def __init__(self, node: str, clock: NodeClock) -> None:
         self.node, self.clock = node, clock
         self.dead = False
-        self.paused: list[tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]] | None = None
+        self.paused: list[asyncio.Handle] | None = None  # what came due while it stood still
         self.tasks: list[asyncio.Task[Any]] = []  # kept, so that collecting one runs nothing of it
 
 
@@ -95,6 +99,11 @@ class World(VirtualLoop):
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
+        self.disk_seconds = DISK_SECONDS
+        self._ready: deque[asyncio.Handle]
+        self._scheduled: list[Any]  # Any: asyncio.TimerHandle, with fields that only the loop knows
+        self._timer_cancelled_count: int
+        self._stopping: bool
         self.charged_seconds = 0.0  # what the blocking work that runs now has taken so far
         self.set_task_factory(_note_task)
 
@@ -112,8 +121,9 @@ class World(VirtualLoop):
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         here = life.get()
-        when = when if here is None else max(self.now, here.clock.in_world(when))
-        return super().call_at(when, _run, self, callback, args, context=context)
+        if here is not None:
+            when = max(self.now, here.clock.in_world(when))
+        return self._at(when, callback, args, context)
 
     def call_later(  # type: ignore[override]
         self,
@@ -127,7 +137,9 @@ class World(VirtualLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        return super().call_soon(_run, self, callback, args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
@@ -136,7 +148,55 @@ class World(VirtualLoop):
 
     def outside(self, delay: float, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
         """Later by the world's time, as work of no node."""
-        return super().call_at(self.now + delay, callback, *args, context=contextvars.Context())
+        return self._at(self.now + delay, callback, args, contextvars.Context())
+
+    def _at(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True  # type: ignore[attr-defined]  # so that the loop is told when it is cancelled
+        return timer
+
+    def _run_once(self) -> None:
+        """One turn: all that is ready; if nothing is, time moves to the next timer first.
+
+        In place of asyncio's own, which asks a selector every time: half of what an idle cluster costs.
+        """
+        ready, timers = self._ready, self._scheduled
+        if self._timer_cancelled_count > TIMERS_CANCELLED_MAX:
+            for timer in timers:
+                timer._scheduled = not timer._cancelled
+            timers[:] = [timer for timer in timers if not timer._cancelled]
+            heapq.heapify(timers)
+            self._timer_cancelled_count = 0
+        while timers and timers[0]._cancelled:
+            heapq.heappop(timers)._scheduled = False
+            self._timer_cancelled_count -= 1
+        if not ready and not self._stopping:
+            if not timers:
+                raise RuntimeError("nothing is scheduled: the run waits for something that cannot happen")
+            self.now = max(self.now, timers[0]._when)
+        while timers and timers[0]._when <= self.now:
+            timer = heapq.heappop(timers)
+            timer._scheduled = False
+            if timer._cancelled:
+                self._timer_cancelled_count -= 1
+            else:
+                ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            here = handle._context.get(life)  # type: ignore[attr-defined]
+            if here is None or (not here.dead and here.paused is None):
+                handle._run()
+            elif not here.dead:
+                here.paused.append(handle)
 
     # --- streams, which the network makes -----------------------------------------------------------
 
@@ -185,17 +245,6 @@ class World(VirtualLoop):
         self.charged_seconds += seconds
 
 
-def _run(loop: World, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    here = life.get()
-    if here is not None:
-        if here.dead:
-            return
-        if here.paused is not None:
-            here.paused.append((callback, args, contextvars.copy_context()))
-            return
-    callback(*args)
-
-
 def _note_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
     here = life.get()
@@ -210,8 +259,7 @@ def _note_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) 
 def resume(loop: World, paused: Life) -> None:
     """What came due while the process stood still is done now, in its order."""
     waiting, paused.paused = paused.paused or [], None
-    for callback, args, context in waiting:
-        loop.call_soon(callback, *args, context=context)
+    loop._ready.extend(waiting)
 
 
 @contextmanager

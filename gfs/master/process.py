@@ -41,6 +41,7 @@ from gfs.vocabulary import Address, ClusterId, MasterId, split_address
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 FULL_CHECK_SECONDS = 5.0
+TICKS_PER_HEARTBEAT = 5
 FREE_BYTES_TO_GO_ON = 256 * 2**20  # a master stopped by a full disk starts again when so much is free
 
 _log = logger("master")
@@ -255,6 +256,7 @@ class Master:
                 election_seconds_min=raft.election_seconds_min,
                 election_seconds_max=raft.election_seconds_max,
                 heartbeat_seconds=raft.heartbeat_seconds,
+                tick_seconds=raft.heartbeat_seconds / TICKS_PER_HEARTBEAT,
                 proposals_waiting_max=raft.proposals_waiting_max,
                 segment_bytes=raft.segment_bytes,
                 checkpoint_log_bytes=raft.checkpoint_log_bytes,
