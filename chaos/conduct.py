@@ -19,6 +19,8 @@ from chaos.runner import HarnessFault, Performance, Progress, perform
 from chaos.testbed import Testbed
 from gfs.verification.history import Header, History
 from gfs.verification.workloads.interface import Workload
+from gfs.verification.workloads.mix import MixWorkload
+from gfs.verification.workloads.traffic import Traffic
 
 # A run on real processes takes its own time and some more; a simulated one far less.
 REAL_SECONDS_MAX, REAL_SECONDS_PER_SECOND = 600.0, 3.0
@@ -88,7 +90,11 @@ def make_workloads(plan: Plan) -> list[Workload]:
     for number, name in enumerate(plan.configuration.workloads, 1):
         if name not in known:
             raise HarnessFault(f"no workload is called {name!r}; there are {', '.join(sorted(known))}")
-        made.append(known[name](f"/{name}-{number}", plan.chance(f"workload {number}")))
+        workload = known[name](f"/{name}-{number}", plan.chance(f"workload {number}"))
+        for part in workload.parts if isinstance(workload, MixWorkload) else [workload]:
+            if isinstance(part, Traffic):
+                part.pause_seconds *= plan.configuration.pace
+        made.append(workload)
     return made
 
 

@@ -29,6 +29,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     replication_goal: int = 3
     durability: Literal["flush", "sync"] = "flush"
     workloads: tuple[str, ...] = ()  # by name; one that stands twice runs twice, in directories of its own
+    pace: float = 1.0  # clients pause so many times as long between two calls, and may do as much less
     tunings: dict[str, Json] = {}
 
 

@@ -191,7 +191,8 @@ class _Run:
         met = True
         for name in sorted({workload.name for workload in self.workloads}):
             same = [workload for workload in self.workloads if workload.name == name]
-            rate, floor = self._acknowledged[name] / calm_seconds, len(same) * same[0].floor_per_second
+            rate = self._acknowledged[name] / calm_seconds
+            floor = len(same) * same[0].floor_per_second / self.plan.configuration.pace
             self.recorder.audit(RUN, "calm_rate", of=name, per_second=rate, floor=floor)
             self.progress.says(f"{name}: {rate:.1f} acknowledged a second without faults (floor {floor:.1f})")
             met = met and rate >= floor

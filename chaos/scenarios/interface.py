@@ -64,5 +64,6 @@ class Scenario:
     goals: tuple[int, ...] = (3,)
     durability: tuple[Literal["flush", "sync"], ...] = ("flush",)
     tunings: Mapping[str, Drawn] = field(default_factory=dict)
+    always: Mapping[str, Json] = field(default_factory=dict)  # tunings that no swarm leaves out
     swarm: bool = False  # draw also which rounds, workloads and tunings this seed has at all
     as_far_as_possible: bool = False
