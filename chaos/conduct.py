@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+import structlog
 
 from chaos import layers, report
 from chaos.judge import Judgement, judge
@@ -104,7 +108,8 @@ def _performed(plan: Plan, scratch: str, progress: Progress, remarks: list[str])
         return await perform(plan, testbed, make_workloads(plan), progress)
 
     try:
-        with limited(REAL_SECONDS_MAX + REAL_SECONDS_PER_SECOND * _seconds(plan)):
+        limit = limited(REAL_SECONDS_MAX + REAL_SECONDS_PER_SECOND * _seconds(plan))
+        with limit, _quiet() if plan.layer == "sim" else nullcontext():
             return layers.entry(plan.layer).run(plan, scratch, body)
     except HarnessFault:
         raise
@@ -112,6 +117,17 @@ def _performed(plan: Plan, scratch: str, progress: Progress, remarks: list[str])
         raise HarnessFault(f"layer {plan.layer}: {overdue}") from overdue
     except Exception as error:  # whatever a layer could not do, the next run may be able to
         raise HarnessFault(f"layer {plan.layer}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Simulated programs log into this process: nobody reads it, and it takes a good part of the time."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _seconds(plan: Plan) -> float:

@@ -49,7 +49,7 @@ def test_a_swarm_leaves_something_out_and_every_part_comes_in_some_seed() -> Non
     import dataclasses
 
     swarm = dataclasses.replace(SCENARIO, swarm=True)
-    plans_ = [draw(swarm, seed=seed, layer="sim", fault_seconds=100) for seed in range(60)]
+    plans_ = [draw(swarm, seed=seed, layer="toxi", fault_seconds=100) for seed in range(60)]
     assert {len(plan.configuration.workloads) for plan in plans_} == {1, 2, 3}
     faults = [{step.fault for step in plan.steps} for plan in plans_]
     assert any(seen == {"isolate"} for seen in faults) and any(len(seen) == 4 for seen in faults)
