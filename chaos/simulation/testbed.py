@@ -400,19 +400,19 @@ class SimTestbed:
                     )
                 except GfsError:
                     continue
-                self._recorder.saw(name, "digest", index=said.applied_index, digest=said.digest)
+                self._recorder.saw(name, "state", index=said.applied_index, digest=said.digest)
             await asyncio.sleep(DIGEST_SECONDS)
 
     def _answered(self, node: str, request: Request, reply: Reply) -> None:
         if not isinstance(request, BumpVersion | ApplyMutation) or not isinstance(reply, request.reply):
             return
         assert self._recorder is not None
-        values = {"handle": int(request.handle), "version": int(request.version)}
+        values = {"chunk": int(request.handle), "version": int(request.version)}
         if isinstance(request, BumpVersion):
             self._primaries[int(request.handle)] = self._name_of(request.primary)
             self._recorder.saw(
                 node,
-                "bumped",
+                "raised",
                 **values,
                 primary=self._name_of(request.primary),
                 term=int(request.master_term),
@@ -421,7 +421,7 @@ class SimTestbed:
         else:
             self._recorder.saw(
                 node,
-                "applied",
+                "answered",
                 **values,
                 primary=self._name_of(request.primary),
                 serial=request.serial,

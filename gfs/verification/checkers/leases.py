@@ -8,8 +8,11 @@ Reads sightings
              it holds its lease to last, on the harness's clock (its own clock's mistake included);
   `released` of a primary: {chunk, version}: it will order nothing more under that version;
   `ordered`  of a primary: {chunk, version, serial}: it has given a mutation this serial number;
-  `applied`  of every replica, the primary's too: {chunk, version, serial}: it is in its chunk;
-  `raised`   of a replica: {chunk, version}: it obeys no lower version any more.
+  `applied`  of every replica, the primary's too, at that moment: {chunk, version, serial}: its chunk has it;
+  `answered` of a secondary, some time later, perhaps again: {chunk, version, serial, primary, kind, offset,
+             length}: it has this mutation;
+  `raised`   of a replica: {chunk, version, primary}: it obeys no lower version any more, and no other primary
+             under this one ("", or left out: it was told of none).
   `chunk` is the handle; nodes are named as in the testbed. In the order in which they happened.
 
 Holds when
@@ -19,7 +22,8 @@ Holds when
   - nothing is ordered under a version older than the newest granted, nor after the lease as its primary knows
     it; leases of a chunk under different versions do not overlap in true time;
   - a replica applies serials in order without gaps (a restart or a new version begins anew), and none under a
-    version below one to which it was raised.
+    version below one to which it was raised;
+  - all replicas name one primary of a (chunk, version), and one mutation of each of its serials.
 """
 
 from __future__ import annotations
@@ -58,6 +62,8 @@ class _Judge:
         self.last_ordered: dict[ChunkVersion, int] = {}
         self.last_applied: dict[tuple[str, ChunkVersion], int] = {}
         self.raised_to: dict[tuple[str, int], int] = defaultdict(int)
+        self.obeyed: dict[ChunkVersion, tuple[str, str]] = {}  # the primary, and who named it first
+        self.mutations: dict[tuple[ChunkVersion, int], tuple[tuple[str, int, int], str]] = {}
         self.until: dict[int, dict[int, int]] = defaultdict(dict)  # chunk -> version -> true time
         self.handlers: dict[str, Callable[[Sighting], None]] = {
             "role": self.role,
@@ -66,6 +72,7 @@ class _Judge:
             "released": self.released,
             "ordered": self.ordered,
             "applied": self.applied,
+            "answered": self.answered,
             "raised": self.raised,
             "started": self.started,
         }
@@ -145,7 +152,28 @@ class _Judge:
             self.wrong(f"applies serial {serial} of chunk {chunk:x}, version {version}, as its first", s)
         self.last_applied[key] = max(serial, before or 0)
 
+    def answered(self, s: Sighting) -> None:
+        chunk, version, serial = s.values["chunk"], s.values["version"], s.values["serial"]
+        self._obeys(s)
+        mutation = s.values["kind"], s.values["offset"], s.values["length"]
+        expected, other = self.mutations.setdefault(((chunk, version), serial), (mutation, s.node))
+        if mutation != expected:
+            self.wrong(
+                f"has {mutation} as serial {serial} of chunk {chunk:x}, version {version}; "
+                f"{other} has {expected}",
+                s,
+            )
+
+    def _obeys(self, s: Sighting) -> None:
+        chunk, version, primary = s.values["chunk"], s.values["version"], s.values.get("primary", "")
+        if not primary:
+            return
+        expected, other = self.obeyed.setdefault((chunk, version), (primary, s.node))
+        if primary != expected:
+            self.wrong(f"obeys {primary} under version {version} of chunk {chunk:x}; {other} {expected}", s)
+
     def raised(self, s: Sighting) -> None:
+        self._obeys(s)
         key = s.node, s.values["chunk"]
         self.raised_to[key] = max(self.raised_to[key], s.values["version"])
 

@@ -8,6 +8,7 @@ Reads
     end of the file as it was told;
   operation `publish`: arguments {path, length, crc}, and operation `read_file`: arguments {path}, result
     {length, crc}. Where its outcome is `fail` with error `not_found`, nothing was there.
+    Files that are also deleted, renamed or given back are not judged: `linearizability` looks at names.
   Each read is linearizable: default consistency, a reader opened after the call.
 
 Holds when what a read shows is of a write that was not refused and had begun before the read was over, and
@@ -36,6 +37,7 @@ class StaleReadsChecker:
         appends: dict[str, list[Operation]] = defaultdict(list)
         published: dict[str, list[Operation]] = defaultdict(list)
         reads: list[Operation] = []
+        moved: set[str] = set()
         for operation in history.operations:
             match operation.function:
                 case "write":
@@ -44,6 +46,8 @@ class StaleReadsChecker:
                     appends[operation.arguments["path"]].append(operation)
                 case "publish":
                     published[operation.arguments["path"]].append(operation)
+                case "delete" | "rename" | "undelete" | "snapshot":
+                    moved |= {operation.arguments.get(key, "") for key in ("path", "source", "destination")}
                 case "read" | "read_records" | "read_file":
                     reads.append(operation)
         regions = {path: _Writes(of) for path, of in writes.items()}
@@ -54,7 +58,7 @@ class StaleReadsChecker:
                 regions.get(path, _Writes([])).judge(findings, read)
             elif read.function == "read_records" and read.outcome == "ok":
                 records.get(path, _Appends([])).judge(findings, read)
-            elif read.function == "read_file":
+            elif read.function == "read_file" and path not in moved:
                 _judge_file(findings, read, published.get(path, []))
         return findings.verdict(idle="nothing was read")
 
