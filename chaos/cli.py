@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -108,18 +109,40 @@ def sim(seeds: str, scenario: str, minutes: float, jobs: int, out: Path) -> None
 
 @cli.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-def planted(names: tuple[str, ...]) -> None:
+@click.option("--scenario", metavar="NAME", help="Play this, in the simulation, instead of each bug's trial.")
+@click.option("--seeds", default="0:3", show_default=True, metavar="A:B", help="Of the scenario.")
+@click.option("--minutes", type=float, default=0.5, show_default=True, help="Of faults in each run of it.")
+def planted(names: tuple[str, ...], scenario: str | None, seeds: str, minutes: float) -> None:
     """Plant bugs, one at a time, and say by what each is noticed; without NAME all of them.
 
-    The trials are tests: this needs a source tree. Exit status 1 when nobody notices one.
+    The bugs' own trials are tests: they need a source tree. Exit status 1 when nobody notices one.
 
     Example: python -m chaos planted ack-before-log-sync stale-replica-served
     """
+    if scenario is not None:
+        sys.exit(_planted_in_scenario(names, scenario, seeds, minutes * 60))
     tree = Path(__file__).parent.parent
     if not (tree / "tests" / "chaos" / "planted").is_dir():
         raise click.ClickException(f"{tree} holds no tests/chaos/planted: run this in a source tree")
     command = [sys.executable, "-m", "tests.chaos.planted", *names]
     sys.exit(subprocess.run(command, cwd=tree).returncode)
+
+
+def _planted_in_scenario(names: tuple[str, ...], scenario: str, seeds: str, seconds: float) -> int:
+    from chaos.planted.all_bugs import BUGS
+    from chaos.planted.playing import first_that_notices, words
+
+    _refuse_unknown(scenario)
+    if unknown := [name for name in names if name not in BUGS]:
+        raise click.UsageError(f"no planted bug {', '.join(unknown)}; there are {', '.join(BUGS)}")
+    logging.disable(logging.CRITICAL)  # what a broken product complains of is no news here
+    first, last = _seeds(seeds)
+    missed = 0
+    for name in names or BUGS:
+        found = first_that_notices(BUGS[name], SCENARIOS[scenario], range(first, last), fault_seconds=seconds)
+        missed += found is None
+        click.echo(f"{name}: " + ("NOT NOTICED" if found is None else f"seed {found.seed}, {words(found)}"))
+    return 1 if missed else 0
 
 
 @cli.command()

@@ -1,0 +1,46 @@
+"""Plays scenarios with a bug planted: what the whole suite says of it. In the simulation, where a bug planted
+in this process is in every program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+from chaos import layers
+from chaos.conduct import conduct
+from chaos.drawing import draw, playable
+from chaos.planted.bug import PlantedBug
+from chaos.report import RunReport
+from chaos.scenarios.interface import Scenario
+
+
+def play(bug: PlantedBug | None, scenario: Scenario, seed: int, *, fault_seconds: float) -> RunReport:
+    """One run of `scenario` with `bug` planted (None: the product as it is); nothing of it is kept.
+
+    Raises: CannotPlay, NoSuchLayer.
+    """
+    fit = playable(scenario, "sim", layers.entry("sim").powers)
+    plan = draw(fit, seed=seed, layer="sim", fault_seconds=fault_seconds)
+    planted: AbstractContextManager[None] = nullcontext() if bug is None else bug.planted()
+    with planted:
+        return conduct(plan, None)
+
+
+def first_that_notices(
+    bug: PlantedBug, scenario: Scenario, seeds: Iterable[int], *, fault_seconds: float
+) -> RunReport | None:
+    """The report of the first seed with which a checker calls the broken product's run a violation."""
+    for seed in seeds:
+        report = play(bug, scenario, seed, fault_seconds=fault_seconds)
+        if report.outcome == "violated":
+            return report
+    return None
+
+
+def words(report: RunReport) -> str:
+    """What the checkers hold against a run, in a line."""
+    return "; ".join(
+        f"{verdict.checker}: {verdict.violations[0].says if verdict.violations else verdict.remark}"
+        for verdict in report.verdicts
+        if verdict.finding == "violated"
+    )
