@@ -56,6 +56,10 @@ class Disk(Protocol):
         """Names in a directory, sorted."""
         ...
 
+    def space(self, path: str) -> tuple[int, int]:
+        """Bytes of the file system that `path` is on, and how many of them are free. Raises: OSError."""
+        ...
+
     def exists(self, path: str) -> bool: ...
 
     def make_directory(self, path: str) -> None:
@@ -140,6 +144,10 @@ class SystemDisk:
 
     def listdir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
+
+    def space(self, path: str) -> tuple[int, int]:
+        found = os.statvfs(path)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)

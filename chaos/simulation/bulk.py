@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from chaos.simulation.disk import PoweredOff
+from chaos.simulation.mortal_disk import Died
 from chaos.simulation.network import HARNESS, Network
 from chaos.simulation.world import life
 from gfs.errors import ConnectionLost, DeadlineExceeded, GfsError, InternalFault, Unavailable
@@ -80,7 +80,9 @@ class SimulatedBulkServer(DataServer):
             if self.life.dead:
                 raise ConnectionLost(f"{self._address} died meanwhile") from error
             raise
-        except PoweredOff as error:
+        except Died as error:
+            if not self.life.dead:
+                raise
             raise ConnectionLost(f"{self._address} died meanwhile") from error
         except OSError as error:
             raise InternalFault(f"{self._address} could not do it: {error}") from error

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from gfs.disk import Bytes
 
 SECTOR_BYTES = 512
+TOTAL_BYTES = 2**40  # of the file system, as programs are told
 
 
 class PoweredOff(OSError):
@@ -292,6 +293,13 @@ class ForgetfulDisk:
             while directory and directory not in self._directories:
                 self._directories.add(directory)
                 directory = os.path.dirname(directory)
+
+    def space(self, path: str) -> tuple[int, int]:
+        with self.lock:
+            self._alive()
+            if self.space_bytes_left is not None:
+                return TOTAL_BYTES, self.space_bytes_left
+            return TOTAL_BYTES, TOTAL_BYTES - sum(len(inode.content) for inode in self._names.values())
 
     def sync_directory(self, path: str) -> None:
         with self.lock:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from chaos.simulation import bulk, control
 from chaos.simulation.bulk import BulkPorts, SimulatedBulkClient, SimulatedBulkServer
 from chaos.simulation.control import Exchange, SimulatedCaller, SimulatedControlServer
-from chaos.simulation.disk import ForgetfulDisk, PoweredOff
+from chaos.simulation.disk import ForgetfulDisk
+from chaos.simulation.mortal_disk import MortalDisk
 from chaos.simulation.network import Network
-from chaos.simulation.stepped_work import ProcessDisk
 from chaos.simulation.world import Life, NodeClock, World, life, resume
 from gfs.chunkserver.process import ChunkServer
 from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY
@@ -67,7 +67,7 @@ class Node:
         self.process: Life | None = None
         self.deaths = 0
         self._program: Master | ChunkServer | None = None
-        self._process_disk: ProcessDisk | None = None
+        self._process_disk: MortalDisk | None = None
         self._wanted = False  # it is to be started again when it dies by itself
         self._buried: list[Life] = []
 
@@ -89,19 +89,31 @@ class Node:
         context = self._around.context_of(process)
         self._around.loop.call_soon(self._begin, process, context=context)
 
-    def kill(self) -> None:
-        """kill -9: what was written stays."""
+    def kill(self, *, in_the_middle: bool = False) -> None:
+        """kill -9: what was written stays. `in_the_middle`: some program's work is under way meanwhile."""
         self._wanted = False
-        self._end(silently=False)
+        self._end(silently=False, in_the_middle=in_the_middle)
 
-    def cut_power(self, *, torn: bool) -> None:
+    def cut_power(self, *, torn: bool, in_the_middle: bool = False) -> None:
         self._wanted = False
         if self._process_disk is not None:
             self._process_disk.is_dead = True
         if not self.disk.powered_off:
             self.disk.power_cut(torn=torn)
-        self._end(silently=True)
-        self._spoil_state_file()
+        self._end(silently=True, in_the_middle=in_the_middle)
+        self._after(in_the_middle, self._spoil_state_file)
+
+    def at_disk_call(self, calls: int, end: Callable[[], None]) -> Callable[[], None]:
+        """In the call to its disk after `calls` others, do `end`, which kills it or cuts its power.
+
+        Returns what calls that off.
+        """
+        disk = self._process_disk
+        if self.process is None or disk is None:
+            return lambda: None
+        ours = contextvars.copy_context()  # not the dying program's: what is begun then is no work of its
+        disk.die_at_call(calls, is_done_first=self.chance.random() < 0.5, on_death=lambda: ours.run(end))
+        return disk.live_on
 
     def pause(self) -> None:
         if self.process is not None and self.process.paused is None:
@@ -115,7 +127,7 @@ class Node:
 
     def _begin(self, process: Life) -> None:
         loop = self._around.loop
-        disk = self._process_disk = ProcessDisk(self.disk, loop, on_cut=lambda: self._power_went(process))
+        disk = self._process_disk = MortalDisk(self.disk, loop, on_cut=lambda: self._power_went(process))
         chance = random.Random(self.chance.random())
 
         def died(error: BaseException) -> None:
@@ -167,9 +179,9 @@ class Node:
 
     def _power_went(self, process: Life) -> None:
         if process is self.process:
-            self.cut_power(torn=False)
+            self.cut_power(torn=False, in_the_middle=True)
 
-    def _end(self, *, silently: bool) -> None:
+    def _end(self, *, silently: bool, in_the_middle: bool = False) -> None:
         process, self.process = self.process, None
         if process is None:
             return
@@ -178,12 +190,16 @@ class Node:
         if self._process_disk is not None:
             self._process_disk.is_dead = True
         self._around.died(self.name, silently=silently)
-        if self._program is not None:
-            try:
-                self._program.abandon()
-            except PoweredOff:
-                pass
-            self._program = None
+        program, self._program = self._program, None
+        if program is not None:
+            self._after(in_the_middle, program.abandon)
+
+    def _after(self, in_the_middle: bool, work: Callable[[], None]) -> None:
+        """What the system does for a dead process, once the work that it died in has come off the stack."""
+        if in_the_middle:
+            self._around.loop.outside(0, work)
+        else:
+            work()
 
     def _spoil_state_file(self) -> None:
         """Nobody ever synced it: after a power cut it may be old, torn, empty or gone."""

@@ -143,6 +143,10 @@ class ProcessDisk:
     def exists(self, path: str) -> bool:
         return bool(self.call(self._disk.exists, path))
 
+    def space(self, path: str) -> tuple[int, int]:
+        found: tuple[int, int] = self.call(self._disk.space, path)
+        return found
+
     def make_directory(self, path: str) -> None:
         self.call(self._disk.make_directory, path)
 

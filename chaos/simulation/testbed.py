@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -34,6 +34,8 @@ READY_SECONDS_MAX = 30.0
 LOOK_SECONDS = 0.5
 DIGEST_SECONDS = 2.0
 ASK_SECONDS = 2.0
+DISK_CALLS_MAX = 24  # before the one that a node dies in
+DISK_CALL_SECONDS_MAX = 0.3  # an idle node dies without one
 SPOILT_SHARE = 0.02
 BOUNDS = {
     "master.state_bytes_max": 64 * 2**20,
@@ -310,7 +312,28 @@ class SimTestbed:
     # --- programs and their machines -----------------------------------------------------------------
 
     async def kill(self, node: str) -> None:
-        self.nodes[node].kill()
+        await self._in_the_middle([node], lambda one: one.kill(in_the_middle=True))
+
+    async def _in_the_middle(self, names: Sequence[str], end: Callable[[Node], None]) -> None:
+        """End these nodes at one moment: now, or, as often, in one of the next calls to a disk of theirs."""
+        chance, over = self._loop.chance, asyncio.Event()
+
+        def end_all() -> None:
+            over.set()
+            for name in names:
+                end(self.nodes[name])
+
+        if names and chance.random() < 0.5:
+            call_off = self.nodes[chance.choice(list(names))].at_disk_call(
+                chance.randrange(DISK_CALLS_MAX), end_all
+            )
+            try:
+                await asyncio.wait_for(over.wait(), DISK_CALL_SECONDS_MAX)
+            except TimeoutError:
+                call_off()
+        if not over.is_set():
+            end_all()
+        await asyncio.sleep(0.001)  # the dead work comes off the stack
 
     async def restart(self, node: str) -> None:
         if not self.nodes[node].runs:
@@ -320,8 +343,8 @@ class SimTestbed:
         raise CannotHere("failpoints are of a whole process; here many nodes share one")
 
     async def power_cut(self, nodes: Sequence[str]) -> None:
-        for node in nodes:
-            self.nodes[node].cut_power(torn=self._loop.chance.random() < 0.5)
+        torn = self._loop.chance.random() < 0.5
+        await self._in_the_middle(nodes, lambda one: one.cut_power(torn=torn, in_the_middle=True))
 
     async def pause(self, node: str) -> None:
         self.nodes[node].pause()

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from pysyncobj import syncobj
 
 from chaos.simulation.loop import VirtualLoop
+from chaos.simulation.mortal_disk import Died
 
 EPOCH_MS = 1_700_000_000_000  # what the wall clocks show when a run begins
 DISK_SECONDS = (0.001, 0.006)  # one piece of blocking work; as on disks that are not the fastest
@@ -198,6 +199,10 @@ class World(VirtualLoop):
             elif not here.dead:
                 here.paused.append(handle)
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), Died):
+            super().call_exception_handler(context)
+
     # --- streams, which the network makes -----------------------------------------------------------
 
     async def create_server(self, factory: Any, host: Any = None, *_: Any, **__: Any) -> Any:  # type: ignore[override]
@@ -213,6 +218,9 @@ class World(VirtualLoop):
     ) -> asyncio.Future[Any]:
         """Done in one piece, now or a little later by chance, with the answer after the time it has taken."""
         done: asyncio.Future[Any] = self.create_future()
+        here = life.get()
+        if here is not None and here.dead:
+            return done  # never: its last call to the disk is under way on the stack
 
         def work() -> None:
             if done.done():
@@ -223,6 +231,9 @@ class World(VirtualLoop):
                 result = func(*args)
             except Exception as error:
                 failure = error
+            except Died:
+                self.charged_seconds = outer
+                return
             taken, self.charged_seconds = self.charged_seconds, outer
             assert taken < BLOCKED_SECONDS_MAX, f"blocking work takes {taken} s"
             self.call_later(taken + self.chance.uniform(*self.disk_seconds), deliver, result, failure)

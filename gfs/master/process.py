@@ -294,8 +294,8 @@ class Master:
         while True:
             await self._clock.sleep(FULL_CHECK_SECONDS)
             if self.standing.reason and not self.standing.untrusted:
-                usage = os.statvfs(self._directory)
-                if usage.f_bavail * usage.f_frsize >= FREE_BYTES_TO_GO_ON:
+                _, free_bytes = self._disk.space(self._directory)
+                if free_bytes >= FREE_BYTES_TO_GO_ON:
                     return
 
 

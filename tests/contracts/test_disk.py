@@ -75,6 +75,12 @@ def test_names_follow_rename_and_unlink(place: tuple[Disk, str]) -> None:
     assert disk.boot_id() == disk.boot_id()
 
 
+def test_a_disk_says_how_large_it_is_and_what_of_it_is_free(place: tuple[Disk, str]) -> None:
+    disk, root = place
+    total_bytes, free_bytes = disk.space(root)
+    assert 0 < free_bytes <= total_bytes
+
+
 @pytest.fixture
 def forgetful() -> ForgetfulDisk:
     disk = ForgetfulDisk(seed=1)
@@ -128,6 +134,14 @@ def test_a_durable_replacement_is_old_or_new_wherever_the_power_goes() -> None:
         disk.operations_until_cut = None
         disk.power_on()
         assert read_whole_file(disk, "/data/a") in ((b"old", b"new") if cut else (b"new",))
+
+
+def test_what_is_written_is_not_free_and_a_full_disk_has_nothing(forgetful: ForgetfulDisk) -> None:
+    before = forgetful.space("/data")[1]
+    forgetful.open("/data/a", create=True).pwrite(bytes(1000), 0)
+    assert forgetful.space("/data")[1] == before - 1000
+    forgetful.space_bytes_left = 0
+    assert forgetful.space("/data")[1] == 0
 
 
 def test_a_full_disk_and_a_failing_sync_say_so(forgetful: ForgetfulDisk) -> None:

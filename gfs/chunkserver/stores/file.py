@@ -42,7 +42,7 @@ class FileStore:
     """A ChunkStore over `directory`, which is made when missing.
 
     Args:
-        usage: space of the disk below, when `disk` is not the system's.
+        usage: space of the disk below, when `disk` is not to be asked.
     """
 
     def __init__(
@@ -224,8 +224,8 @@ class FileStore:
                 cached.file.close()
 
     def _system_usage(self) -> StoreUsage:
-        found = os.statvfs(self._directory)
-        return StoreUsage(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+        total_bytes, free_bytes = self._disk.space(self._directory)
+        return StoreUsage(total_bytes, free_bytes)
 
 
 def chunk_file_path(directory: str, handle: ChunkHandle) -> str:
