@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 from chaos.simulation.network import HARNESS, Network
@@ -140,7 +141,7 @@ class SimulatedCaller(WebSocketCaller):
             exchange.open.pop(call.number, None)
             if not call.answer.done() or call.answer.cancelled():
                 network.send(self._here, target, 0, lambda: _cancel(call))
-        frame = reply_decoder((expected, ErrorReply)).decode(answer)[0]
+        frame = _decoder_of(expected).decode(answer)[0]
         assert isinstance(frame, Answer)
         return take_reply(frame.reply, expected, address)
 
@@ -152,6 +153,11 @@ class SimulatedCaller(WebSocketCaller):
         for call in list(self._exchange.open.values()):
             if call.source == self._here and self._here != HARNESS:
                 call.break_off()
+
+
+@cache
+def _decoder_of(expected: type[Reply]) -> Any:  # Any: as reply_decoder has it
+    return reply_decoder((expected, ErrorReply))
 
 
 def _cancel(call: OpenCall) -> None:

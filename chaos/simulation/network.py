@@ -13,7 +13,7 @@ from typing import Any
 from chaos.simulation.world import Life, World, life
 
 HARNESS = "harness"  # where clients are that nobody named
-LATENCY_SECONDS = (0.0003, 0.002)  # one way, of whatever is not hurt
+LATENCY_SECONDS = (0.001, 0.006)  # one way, of whatever is not hurt; slow links make runs cheap, too
 
 
 class Link:

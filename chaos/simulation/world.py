@@ -23,7 +23,7 @@ from chaos.simulation.loop import VirtualLoop
 from chaos.simulation.mortal_disk import Died
 
 EPOCH_MS = 1_700_000_000_000  # what the wall clocks show when a run begins
-DISK_SECONDS = (0.001, 0.006)  # one piece of blocking work; as on disks that are not the fastest
+DISK_SECONDS = (0.002, 0.012)  # one piece of blocking work; as on disks that are not the fastest
 TIMERS_CANCELLED_MAX = 2000  # so many may lie among the others
 BLOCKED_SECONDS_MAX = 120.0  # a piece of blocking work that would take longer is a fault of the harness
 
@@ -102,7 +102,9 @@ class World(VirtualLoop):
         super().__init__(seed)
         self.disk_seconds = DISK_SECONDS
         self._ready: deque[asyncio.Handle]
-        self._scheduled: list[Any]  # Any: asyncio.TimerHandle, with fields that only the loop knows
+        # By time, then in the order made. Any: asyncio.TimerHandle, with fields that only loops know.
+        self._scheduled: list[tuple[float, int, Any]]
+        self._timers_made = 0
         self._timer_cancelled_count: int
         self._stopping: bool
         self.charged_seconds = 0.0  # what the blocking work that runs now has taken so far
@@ -159,7 +161,8 @@ class World(VirtualLoop):
         context: contextvars.Context | None,
     ) -> asyncio.TimerHandle:
         timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)
+        self._timers_made += 1
+        heapq.heappush(self._scheduled, (when, self._timers_made, timer))
         timer._scheduled = True  # type: ignore[attr-defined]  # so that the loop is told when it is cancelled
         return timer
 
@@ -170,20 +173,20 @@ class World(VirtualLoop):
         """
         ready, timers = self._ready, self._scheduled
         if self._timer_cancelled_count > TIMERS_CANCELLED_MAX:
-            for timer in timers:
+            for _, _, timer in timers:
                 timer._scheduled = not timer._cancelled
-            timers[:] = [timer for timer in timers if not timer._cancelled]
+            timers[:] = [entry for entry in timers if not entry[2]._cancelled]
             heapq.heapify(timers)
             self._timer_cancelled_count = 0
-        while timers and timers[0]._cancelled:
-            heapq.heappop(timers)._scheduled = False
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)[2]._scheduled = False
             self._timer_cancelled_count -= 1
         if not ready and not self._stopping:
             if not timers:
                 raise RuntimeError("nothing is scheduled: the run waits for something that cannot happen")
-            self.now = max(self.now, timers[0]._when)
-        while timers and timers[0]._when <= self.now:
-            timer = heapq.heappop(timers)
+            self.now = max(self.now, timers[0][0])
+        while timers and timers[0][0] <= self.now:
+            timer = heapq.heappop(timers)[2]
             timer._scheduled = False
             if timer._cancelled:
                 self._timer_cancelled_count -= 1
