@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from chaos.registries import checkers
-from gfs.verification.checkers.interface import Verdict, Violation
+from gfs.verification.checkers.interface import Checker, Verdict, Violation
 from gfs.verification.history import History
 
 RUN = "run"  # the workload under which the runner writes audits
@@ -47,8 +47,16 @@ def judge(history: History, named: Iterable[str], also: Iterable[str] = ()) -> J
         if checker is None:
             verdicts.append(Verdict(name, "undecided", remark="this program has no such checker"))
         else:
-            verdicts.append(checker.check(history))
+            verdicts.append(_asked(checker, history))
     return Judgement(outcome_of(verdicts, may_be_idle=others), tuple(verdicts))
+
+
+def _asked(checker: Checker, history: History) -> Verdict:
+    """A history that a checker cannot read is kept, and judged again when the checker has been mended."""
+    try:
+        return checker.check(history)
+    except Exception as error:
+        return Verdict(checker.name, "undecided", remark=f"the checker broke: {error!r}")
 
 
 def outcome_of(verdicts: Iterable[Verdict], may_be_idle: Iterable[str] = ()) -> Outcome:

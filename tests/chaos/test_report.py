@@ -15,7 +15,7 @@ from chaos.timeline import ROLE_COLOURS, timeline
 from gfs.errors import CorruptState
 from gfs.verification.checkers.interface import Finding, Verdict, Violation
 from gfs.verification.history import Audit, Fault, Header, History, Operation, Phase, Sighting
-from tests.chaos.cluster_of_notes import ListLayer
+from tests.chaos.cluster_of_notes import ListLayer, NotesKept
 
 S = 1_000_000_000
 
@@ -54,6 +54,17 @@ def test_a_client_that_never_got_its_answer_is_a_violation(notes: ListLayer) -> 
         ]
     )
     assert judge(history, []).verdicts[1].finding == "violated"
+
+
+def test_a_checker_that_breaks_decides_nothing_and_stops_nothing(
+    notes: ListLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: NotesKept, history: History) -> Verdict:
+        raise KeyError("chunk")
+
+    monkeypatch.setattr(NotesKept, "check", broken)
+    enough = History([Audit(S, RUN, "calm_rate", {"of": "notes", "per_second": 3.0, "floor": 2.0})])
+    assert judge(enough, ["notes-kept"]).verdicts[-1].remark == "the checker broke: KeyError('chunk')"
 
 
 def _history() -> History:
