@@ -228,12 +228,11 @@ def _pick(chance: random.Random, candidates: list[Operation]) -> Operation | Non
 
 
 def _stale_list(operations: list[Operation], chance: random.Random) -> bool:
+    """One entry is not listed."""
     one = _pick(chance, [o for o in operations if o.function == "list" and o.outcome == "ok" and o.result])
     if one is not None:
-        one.result = [
-            entry for i, entry in enumerate(one.result) if i != chance.randrange(len(one.result)) or i
-        ]
-        one.result = one.result[1:] if len(one.result) else one.result
+        left_out = chance.randrange(len(one.result))
+        one.result = [entry for i, entry in enumerate(one.result) if i != left_out]
     return one is not None
 
 

@@ -135,8 +135,8 @@ def test_what_a_correct_namespace_answers_is_believed(seed: int) -> None:
 
 
 # Of a spoilt answer it is not certain that no other order explains it (a stat that overlaps a create may see
-# either), so a share may pass; which, and why, is what other looks at the same names decide.
-CAUGHT_MIN = {"lost_create": 0.5, "lost_delete": 0.5, "refused_took_effect": 0.5}
+# either), so a share may pass: all that did on 1,000 drawn histories were legal for Porcupine, too.
+CAUGHT_MIN = {"stale_list": 0.5, "lost_create": 0.5, "lost_delete": 0.5, "refused_took_effect": 0.5}
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
