@@ -128,4 +128,6 @@ class DirectoryLock:
             ) from error
 
     def release(self) -> None:
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

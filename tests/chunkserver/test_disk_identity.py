@@ -97,6 +97,16 @@ def test_a_directory_is_used_by_one_process_at_a_time(tmp_path: Path) -> None:
     DirectoryLock(str(tmp_path)).release()
 
 
+def test_a_lock_that_is_let_go_twice_closes_no_file_of_anybody_else(tmp_path: Path) -> None:
+    lock = DirectoryLock(str(tmp_path / "one"))
+    lock.release()
+    other = DirectoryLock(str(tmp_path / "two"))  # has the descriptor that the first one had
+    lock.release()
+    with pytest.raises(Unavailable):
+        DirectoryLock(str(tmp_path / "two"))
+    other.release()
+
+
 def test_an_identity_found_after_a_kill_survives_a_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masters were told of it: with another one, all replicas here would be strangers to their sets."""
     disk = ForgetfulDisk()
