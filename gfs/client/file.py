@@ -131,13 +131,14 @@ class AsyncReader:
         self._read_until = self._position
 
     async def _read_to_end(self) -> bytes:
-        whole = bytearray(max(0, await self._reader.exact_length() - self._position))
-        del whole[await self._read_direct(memoryview(whole)) :]
+        whole = memoryview(bytearray(max(0, await self._reader.exact_length() - self._position)))
+        # Never resized: tries that have failed may hold views of it for as long as their tracebacks live.
+        pieces: list[bytes | memoryview] = [whole[: await self._read_direct(whole)]]
         if not self._reader.entry.length_exact:
             # Somebody writes to it: what came meanwhile belongs to what is read.
             while more := await self.read(READ_RANGE_BYTES):
-                whole += more
-        return bytes(whole)
+                pieces.append(more)
+        return b"".join(pieces)
 
 
 class AsyncWriter:

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from gfs.client.client import AsyncClient
+from gfs.client.reader import Part
 from gfs.errors import ChecksumMismatch, DataUnavailable, InvalidArgument, IsADirectory, NotFound, Superseded
 from gfs.messages.chunks import AcquireLease, ChunkLease, FindChunks
 from gfs.messages.namespace import EntryReply, Stat
@@ -263,6 +264,31 @@ async def test_a_reader_sees_what_a_writer_adds_to_the_last_chunk_after_it_had_r
                 await writer.write(b"second")
                 await writer.flush()
                 assert await reader.read(100) == b"second"
+
+
+async def test_a_file_that_grows_is_read_to_its_end_while_a_failed_try_still_holds_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Threads and tracebacks of tries at a replica that was lost keep their views of it for a while."""
+    cluster = MiniCluster()
+    async with cluster.client() as client:
+        writer = await client.open("/log", "wb")
+        await writer.write(b"first")
+        await writer.flush()
+        async with await client.open("/log") as file:
+            read_into, kept = file._reader.read_into, []
+
+            async def holding(offset: int, view: memoryview) -> Part:
+                kept.append(view[:1])
+                part = await read_into(offset, view)
+                if len(kept) == 1:
+                    await writer.write(b"second")
+                    await writer.flush()
+                return part
+
+            monkeypatch.setattr(file._reader, "read_into", holding)
+            assert await file.read() == b"firstsecond"
+        await writer.close()
 
 
 @keeps("no-data-through-master", "stale-read-window")
