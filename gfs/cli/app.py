@@ -78,6 +78,9 @@ COMMANDS: dict[str, CommandRow] = {
     "events": CommandRow("diagnosis", "events", "Look inside", "Show what happened in the cluster."),
     "bench": CommandRow("bench", "bench", "Look inside", "Measure, or play a recorded log back."),
     "fsck": CommandRow("check", "fsck", "Look inside", "Check how safe files are; verify and repair them."),
+    "verify-cluster": CommandRow(
+        "verify_cluster", "verify_cluster", "Look inside", "Try whether a running cluster keeps its promises."
+    ),
     "checkpoint": CommandRow(
         "checkpoint", "checkpoint", "Look inside", "Ask a master's checkpoints, without any server."
     ),

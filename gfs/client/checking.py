@@ -18,8 +18,9 @@ from gfs.messages.check import (
     VerifyReplicaReply,
 )
 from gfs.messages.chunks import ChunkPlace, Replica
-from gfs.settings import REPAIR_FILES_MAX
-from gfs.vocabulary import ChunkIndex, ServerId
+from gfs.messages.replicas import ChunkStatus, ChunkStatusReply
+from gfs.settings import READ_RANGE_BYTES, REPAIR_FILES_MAX
+from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, ChunkVersion, ServerId
 
 VERIFY_SECONDS = 60.0  # for one replica: 64 MiB from a slow disk, behind others that are being verified
 VERIFY_TRIES = 3  # a chunk that is being written differs from replica to replica for a moment
@@ -61,6 +62,35 @@ async def repair(connections: Connections, paths: Sequence[str]) -> int:
         found = await connections.masters.ask_leader(request, RepairFilesReply, "repair")
         urged += found.chunks
     return urged
+
+
+async def replica_bytes(
+    connections: Connections,
+    *,
+    control: Address,
+    data: Address,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+) -> bytes:
+    """What one replica holds, to its committed length. Raises: GfsError, as the server answered."""
+    settings = connections.settings
+    status = await connections.caller.call(
+        control,
+        ChunkStatus(handle=handle, version=version),
+        ChunkStatusReply,
+        deadline_seconds=settings.call_seconds,
+    )
+    found = bytearray(status.length_bytes)
+    for first in range(0, len(found), READ_RANGE_BYTES):
+        part = memoryview(found)[first : first + READ_RANGE_BYTES]
+
+        def read(first: int = first, part: memoryview = part) -> tuple[int, int]:
+            return connections.bulk.read_into(
+                data, handle, version, first, part, deadline_seconds=settings.data_seconds
+            )
+
+        await connections.to_its_end(read)
+    return bytes(found)
 
 
 async def verify_chunk(connections: Connections, place: ChunkPlace) -> VerifiedChunk:

@@ -60,7 +60,10 @@ from gfs.messages.trash import (
 from gfs.settings import APPEND_BYTES_MAX, ClientSettings
 from gfs.vocabulary import (
     TRASH_DIRECTORY,
+    Address,
+    ChunkHandle,
     ChunkIndex,
+    ChunkVersion,
     MasterId,
     split_path,
 )
@@ -192,6 +195,24 @@ class AsyncClient:
     async def verify_chunk(self, place: ChunkPlace) -> checking.VerifiedChunk:
         """Have every replica of a chunk read and verified now. Damage found is repaired by the cluster."""
         return await checking.verify_chunk(self._connections, place)
+
+    async def replica_bytes(self, server: str, handle: int, version: int) -> bytes:
+        """All committed bytes of the replica that the chunk server with this control address has, from it
+        alone. For who compares replicas; reading a file asks whichever is nearest.
+
+        Raises: NotFound when the masters know no such server, or it has no such chunk; StaleVersion;
+            ChecksumMismatch.
+        """
+        known = {one.control: one.data for one in (await self.cluster_status()).chunkservers}
+        if server not in known:
+            raise NotFound(f"the masters know no chunk server at {server}")
+        return await checking.replica_bytes(
+            self._connections,
+            control=Address(server),
+            data=known[Address(server)],
+            handle=ChunkHandle(handle),
+            version=ChunkVersion(version),
+        )
 
     async def repair(self, paths: Names) -> int:
         """Have these files repaired before others; returns how many of their chunks are at risk."""
