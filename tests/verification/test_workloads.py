@@ -44,8 +44,7 @@ async def perform(workload: Workload, subject: LocalSubject) -> History:
 
 def findings(workload: Workload, history: History) -> dict[str, str]:
     """By checker, and why, of those that have not held."""
-    known = [CHECKERS[name] for name in workload.checkers if name in CHECKERS]
-    verdicts = [checker.check(history) for checker in known]
+    verdicts = [CHECKERS[name].check(history) for name in workload.checkers]
     return {
         verdict.checker: f"{verdict.finding}: {verdict.remark} {verdict.violations[:3]}"
         for verdict in verdicts
