@@ -270,6 +270,22 @@ def test_an_empty_history_is_idle_and_never_held(checker: str) -> None:
     assert finding(checker, History()) == "idle"
 
 
+def test_what_a_rename_replaced_may_be_given_back_besides_what_was_deleted() -> None:
+    history = History()
+    replace = {"source": "/p/b", "destination": "/p/a", "replace": True}
+    for number, function, arguments in (
+        (1, "delete", {"path": "/p/a"}),
+        (2, "undelete", {"path": "/p/a"}),
+        (3, "rename", replace),
+        (4, "rename", {"source": "/p/a", "destination": "/p/c", "replace": False}),
+        (5, "undelete", {"path": "/p/a"}),
+    ):
+        one = op(number, function, number * 10, number * 10 + 5, **arguments)
+        one.partition = "/p"
+        history.add(one)
+    assert finding("garbage", history) == "idle"
+
+
 # --- one thing spoilt ---------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ class RegionsChecker:
         findings = Findings(self.name)
         writes: dict[str, dict[int, Operation]] = defaultdict(dict)
         for operation in history.operations:
-            if operation.function == "write":
+            if operation.function == "write" and "tag" in operation.arguments:
                 writes[operation.arguments["path"]][operation.arguments["tag"]] = operation
         copies: dict[tuple[str, int], list[Audit]] = defaultdict(list)
         seen = set()

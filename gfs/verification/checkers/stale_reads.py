@@ -40,7 +40,7 @@ class StaleReadsChecker:
         moved: set[str] = set()
         for operation in history.operations:
             match operation.function:
-                case "write":
+                case "write" if "tag" in operation.arguments:
                     writes[operation.arguments["path"]].append(operation)
                 case "append":
                     appends[operation.arguments["path"]].append(operation)
