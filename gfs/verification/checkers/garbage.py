@@ -2,9 +2,8 @@
 
 Reads
   operation `delete`: arguments {path, retention_seconds}: for how long it can be had back at least. Result as
-    may be. Only paths that are deleted once are judged here,
-    be. Only paths that are deleted once are judged here, and no operation with a partition: what is replaced
-    there is deleted, too, and `linearizability` judges it. With `skip_trash` true it is gone at once;
+    may be. Only paths that are deleted once are judged here, and no operation with a partition: what is
+    replaced there is deleted, too: `linearizability` judges it. With `skip_trash` true it is gone at once;
   audit `presence`: {path, expected, exists}: `expected` "there" or "gone" by all that was acknowledged;
   operation `undelete`: arguments {path, destination}; `purge`: {path};
   sighting `granted` (see `leases`): `replicas`, the nodes of the newest set of a chunk;
