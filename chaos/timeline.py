@@ -24,8 +24,12 @@ NANOSECONDS = 1_000_000_000
 
 ROLE_COLOURS = {"leader": "#0b6e99", "candidate": "#d9a441", "follower": "#b9d7e6", "down": "#555555"}
 SERVER_COLOUR = "#cfe3cf"
-OUTCOME_COLOURS = {"ok": "#3c8d40", "info": "#e08a1e", "fail": "#c4472b"}
-OUTCOME_WORDS = {"ok": "acknowledged", "info": "unknown", "fail": "refused"}
+OUTCOME_COLOURS = {"ok": "#3c8d40", "no": "#a5cfa5", "info": "#e08a1e", "fail": "#c4472b"}
+OUTCOME_WORDS = {"ok": "acknowledged", "no": "no such name", "info": "unknown", "fail": "refused"}
+# Refusals that are answers of a cluster that is well: they only say what names there are.
+ANSWERS = frozenset(
+    ("not_found", "already_exists", "directory_not_empty", "is_a_directory", "not_a_directory")
+)
 
 
 def timeline(history: History, violations: Sequence[Violation] = ()) -> str:
@@ -148,15 +152,15 @@ class _Picture:
 
     def _clients(self, workload: str, y: int) -> list[str]:
         """How many operations ended how, stacked, in each bin of time."""
-        bins = [{"ok": 0, "info": 0, "fail": 0} for _ in range(BINS)]
+        bins = [dict.fromkeys(OUTCOME_COLOURS, 0) for _ in range(BINS)]
         for operation in self._history.operations:
             if operation.workload == workload:
-                bins[self._bin(operation)][operation.outcome] += 1
+                bins[self._bin(operation)][_outcome(operation)] += 1
         tallest = max((sum(counts.values()) for counts in bins), default=0) or 1
         width, parts = (WIDTH - LEFT - RIGHT) / BINS, []
         for number, counts in enumerate(bins):
             foot = float(y + LANE)
-            for outcome in ("ok", "info", "fail"):
+            for outcome in OUTCOME_COLOURS:
                 # A single refusal beside a thousand acknowledgements must be seen.
                 height = max(1.5, LANE * counts[outcome] / tallest) if counts[outcome] else 0.0
                 if height:
@@ -206,8 +210,12 @@ class _Picture:
         for words, colour in entries:
             parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
             parts.append(f'<text x="{x + 16}" y="{y}">{escape(words)}</text>')
-            x += 28 + 6 * len(words)
+            x += 24 + 6 * len(words)
         return parts
+
+
+def _outcome(operation: Operation) -> str:
+    return "no" if operation.error in ANSWERS else operation.outcome
 
 
 def _nodes(history: History) -> tuple[list[str], list[str]]:
