@@ -1,6 +1,6 @@
 """Seeds that no run has had before, short: each CI run moves on by CHAOS_SEED_BASE, which a failure prints.
 
-Long ones by hand: `python -m chaos sim --seeds 0:2000 --minutes 2 --jobs 2`. What was once found is played, too.
+Long ones by hand: `python -m chaos sim --seeds 0:2000 --minutes 2 --jobs 2`. Old finds are played, too.
 """
 
 from __future__ import annotations
