@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gfs.errors import GfsError, NoSpace, OutcomeUnknown, Unavailable
+from gfs.telemetry import logger
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_log = logger("chunkserver")
+
+
+class _Refusals:
+    """Told in the log at the first, second, fourth … time: a disk that refuses everything is asked often."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times = 0
+
+    def note(self, what: str, reason: str) -> None:
+        with self._lock:
+            self._times += 1
+            times = self._times
+        if times & (times - 1) == 0:
+            _log.error("the disk refuses", what=what, problem=reason, times=times)
+
+
+_refusals = _Refusals()
 
 
 def disk_error(error: OSError, what: str) -> GfsError:
@@ -16,6 +37,7 @@ def disk_error(error: OSError, what: str) -> GfsError:
     reason = error.strerror or str(error)
     if error.errno in FULL_DISK:
         return NoSpace(f"{what}: {reason}")
+    _refusals.note(what, reason)
     return Unavailable(f"{what}: the disk answers {reason}")
 
 
