@@ -30,7 +30,7 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
             (Blow("kill", "replica", Between(1, 5)),),
         ),
         workloads=("snapshot",),
-        holds=("snapshot", "garbage"),
+        holds=("snapshot",),
         layers=ALL_LAYERS,
         tunings=SHORT_LEASES,
     ),
