@@ -62,6 +62,7 @@ GARBAGE_REPLICAS_PER_HEARTBEAT = 512  # of a server's replicas, looked at by the
 MASTERS_NAMED_MAX = 16  # addresses of masters that a program takes from an answer and goes on to dial
 GARBAGE_NAMED_MAX = 1000  # for each reason, in the answer to one heartbeat
 GUESTS_NAMED_MAX = 1000  # in one heartbeat
+UNSETTLED_NAMED_MAX = 1000  # replicas that may be short since a power cut, in one heartbeat
 DELETIONS_WAITING_MAX = 10_000  # replicas a leader has named and that are not deleted yet
 CHECKS_RUNNING_MAX = 2  # replicas that one chunk server verifies or mends at once because somebody asks
 CHECK_PAGE_CHUNKS = 250  # files and chunks looked at for one page of fsck: a few milliseconds

@@ -29,6 +29,7 @@ from gfs.settings import (
     MASTERS_NAMED_MAX,
     REPORT_PAGE_CHUNKS,
     STORE_THREADS,
+    UNSETTLED_NAMED_MAX,
 )
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
@@ -107,6 +108,7 @@ class _News:
     chunk_count: int
     corrupt: list[ChunkHandle]
     guests: list[HeldChunk]
+    unsettled: list[ChunkHandle]
     changed: list[HeldChunk]
     removed: list[ChunkHandle]
     cursor: int
@@ -299,6 +301,7 @@ class Heartbeats:
             chunk_count=replicas.chunk_count,
             corrupt=_corrupt_to_name(replicas, changed, report),
             guests=replicas.guests.whole()[:GUESTS_NAMED_MAX],
+            unsettled=replicas.reports.unsettled(limit=UNSETTLED_NAMED_MAX),
             changed=changed,
             removed=removed,
             cursor=cursor,
@@ -322,6 +325,7 @@ class Heartbeats:
             removed=news.removed,
             corrupt=news.corrupt,
             guests=news.guests,
+            unsettled=news.unsettled,
         )
         report = news.report
         if report is None:

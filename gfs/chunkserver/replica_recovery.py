@@ -40,6 +40,7 @@ class Recovered:
     cut: int = 0
     dropped: int = 0
     doubted: int = 0
+    unsettled: set[ChunkHandle] = field(default_factory=set)  # doubted now, or at an earlier start and since
     guests: dict[ChunkHandle, HeldChunk] = field(default_factory=dict)  # whole ones
 
 
@@ -203,6 +204,8 @@ def _repair(
         if header is None and handle not in recovered:
             found.corrupt[handle] = "its index entry is damaged"
             continue
+        if header is not None and header.short_version:
+            found.unsettled.add(handle)
         if header is not None and header.guest == WHOLE:
             found.guests[handle] = HeldChunk(handle, header.version, header.length_bytes)
         if header is not None and header.guest == FILLING:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from gfs.chunkserver.replica_access import ReplicaAccess
-from gfs.errors import CorruptState
+from gfs.errors import CorruptState, GfsError
 from gfs.messages.heartbeat import HeldChunk
 from gfs.vocabulary import ChunkHandle, ChunkVersion
 
@@ -24,8 +24,23 @@ class Changes:
 class ReplicaReports:
     """Part of a ReplicaStore. Every method blocks and may be called from any thread."""
 
-    def __init__(self, access: ReplicaAccess) -> None:
+    def __init__(self, access: ReplicaAccess, unsettled: Collection[ChunkHandle]) -> None:
+        """`unsettled`: replicas that may be short since a power cut (replica_recovery); none comes later."""
         self._access = access
+        self._unsettled = tuple(sorted(unsettled))
+
+    def unsettled(self, *, limit: int) -> list[ChunkHandle]:
+        """Replicas that may still lack acknowledged bytes since a power cut, the first `limit` of them."""
+        left = tuple(filter(self._is_unsettled, self._unsettled[:limit])) + self._unsettled[limit:]
+        self._unsettled = left
+        return list(left[:limit])
+
+    def _is_unsettled(self, handle: ChunkHandle) -> bool:
+        try:
+            header = self._access.load(handle).header
+        except GfsError:
+            return False  # it is damaged, which is told otherwise
+        return header is not None and not header.guest and header.short_version > 0
 
     def inventory(self) -> Iterator[HeldChunk]:
         """All replicas by handle; one whose index entry is damaged has version 0, and corrupt() lists it.

@@ -87,7 +87,7 @@ class ReplicaStore:
             on_damage=access.damage.mark,
             on_cut_short=self._cut_short,
         )
-        self.reports = ReplicaReports(access)
+        self.reports = ReplicaReports(access, recovered.unsettled)
         self.verifier = ReplicaVerifier(
             index,
             store,

@@ -127,6 +127,26 @@ class ReplicaMoves:
 
         await self._leases.exclusively((inode, index), remove)
 
+    async def settle_replicas(self, inode: InodeId, index: ChunkIndex, handle: ChunkHandle) -> None:
+        """Have the members agree on one length, in a new version; one that lost bytes is in the set no more.
+
+        Returns when that is so. Raises: NotFound (the chunk is gone); Unavailable, while a member is away:
+            a grant would shut it out; NotLeader, OutcomeUnknown …
+        """
+
+        async def settle() -> None:
+            self._require_all_alive(self._grants.find(handle))
+            secured = await self._grants.fence(inode, index, handle)
+            _log.info(
+                "replicas are settled after a power cut",
+                handle=handle,
+                members=list(secured.grant.replicas),
+                version=secured.grant.version,
+            )
+            await self._seal_again(handle, secured)
+
+        await self._leases.exclusively((inode, index), settle)
+
     async def _carry_out(self, move: MoveUnderWay) -> None:
         task = move.task
         chunk = self._grants.find(task.handle)

@@ -47,6 +47,7 @@ from gfs.master.replication.raft_node import RaftNode
 from gfs.master.roster import Roster
 from gfs.master.row_check import RowCheck
 from gfs.master.service import MasterService
+from gfs.master.settling_duty import SettlingDuty
 from gfs.master.snapshot_service import SnapshotService
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
@@ -200,6 +201,15 @@ class MasterServices:
             remove=self.moves.remove_replica,
             urge=self.repair.note_shortage,
         )
+        settling = SettlingDuty(
+            commits=self.commits,
+            reads=self._reads,
+            locations=self.locations,
+            homes=self._homes,
+            clock=self._clock,
+            settle=self.moves.settle_replicas,
+            urge=self.repair.note_shortage,
+        )
         adoption = AdoptionDuty(
             commits=self.commits,
             reads=self._reads,
@@ -211,6 +221,7 @@ class MasterServices:
             "duties": duties.run(),
             "digests": self._digests.run(),
             "damage": damage.run(),
+            "settling": settling.run(),
             "repair": self.repair.run(),
             "adoption": adoption.run(),
         }

@@ -59,6 +59,8 @@ class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):
     `incarnation` is drawn at each start of the process: a master that sees a new one asks for a report.
     `corrupt` names all damaged replicas among those in `changed` and `report`, and others too; a replica
     whose version cannot be told any more has version 0 there.
+    `unsettled`: replicas that may have lost acknowledged bytes in a power cut, which no newer set has settled
+    yet; as many as fit, the others follow once these are.
     """
 
     reply: ClassVar[type[Reply]] = HeartbeatReply
@@ -80,3 +82,4 @@ class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):
     removed: list[ChunkHandle] = []
     corrupt: list[ChunkHandle] = []
     guests: list[HeldChunk] = []
+    unsettled: list[ChunkHandle] = []

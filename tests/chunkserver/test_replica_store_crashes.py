@@ -548,11 +548,12 @@ def test_only_a_power_cut_under_flush_raises_doubt_and_a_newer_set_ends_it(
     store.versions.seal(TWO, V1, 0)
     store.write(ONE, V1, 4, b"lost")
     store = machine.open_after_kill(store)
-    assert not store.status(ONE, V1).may_be_short
+    assert not store.status(ONE, V1).may_be_short and store.reports.unsettled(limit=9) == []
     store = machine.open_after_power_cut(store)
     assert store.status(ONE, V1).may_be_short and not store.status(TWO, V1).may_be_short
     store = machine.open_after_kill(store)
     assert store.status(ONE, V1).may_be_short  # not forgotten by the next start
+    assert store.reports.unsettled(limit=9) == [ONE] and store.reports.unsettled(limit=0) == []
     with pytest.raises(Unavailable, match="power cut"):
         store.write(ONE, V1, 8, b"behind the lost bytes")
     # A grant may be cut short: the doubt stays until its set acts.
@@ -560,7 +561,7 @@ def test_only_a_power_cut_under_flush_raises_doubt_and_a_newer_set_ends_it(
         bumped = store.versions.bump(ONE, version, oldest_version=V1, create=False, master_term=T1)
         assert bumped.may_be_short and store.status(ONE, version).may_be_short
     store.write(ONE, V3, 4, b"again")
-    assert not store.status(ONE, V3).may_be_short
+    assert not store.status(ONE, V3).may_be_short and store.reports.unsettled(limit=9) == []
     assert not store.versions.bump(ONE, V3, oldest_version=V1, create=False, master_term=T1).may_be_short
     store.close()
     machine.disk.power_cut()

@@ -147,6 +147,7 @@ class KnownServer:
     incoming_corrupt: set[ChunkHandle] = field(default_factory=set)
     guests: dict[ChunkHandle, ChunkVersion] = field(default_factory=dict)  # copies that are no replicas yet
     next_page: int = 0
+    unsettled: tuple[ChunkHandle, ...] = ()  # may lack acknowledged bytes since a power cut
 
     def replica(self) -> Replica:
         return Replica(self.id, self.control, self.data, self.rack)
@@ -192,6 +193,7 @@ class Locations:
         server.release, server.chunk_count = beat.version, beat.chunk_count
         server.disk_total_bytes, server.disk_free_bytes = beat.disk_total_bytes, beat.disk_free_bytes
         server.heard_at, server.doubted = now, False
+        server.unsettled = tuple(beat.unsettled)
         server.guests = {guest.handle: guest.version for guest in beat.guests}
         self._take_changes(server, beat)
         if beat.report_page >= 0:
