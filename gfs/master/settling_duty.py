@@ -2,8 +2,8 @@
 
 Such a replica holds the chunk's version like any other, so it counts as a good one, and the loss of the
 others would lose what they alone have. A grant tells: it compares the members' lengths, and who has less is
-in the set no more (core/grants). The next writer would bring one about; an idle chunk needs one now. Only while
-all members are there: a grant shuts out who is away, and the whole replica may be just that one.
+in the set no more (core/grants). The next writer would bring one about; an idle chunk needs one now. Only
+while all members are there: a grant shuts out who is away, and the whole replica may be just that one.
 """
 
 from __future__ import annotations
