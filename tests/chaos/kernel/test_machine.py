@@ -41,7 +41,7 @@ def _traces(number: int) -> list[str]:
     return found + [str(path) for path in machine.RUNS.glob(f"{number}*")]
 
 
-@pytest.mark.needs_tools("namespaces", "mounts")
+@pytest.mark.needs_tools("namespaces", "mounts", "nft")
 def test_what_a_killed_harness_leaves_is_found_and_removed() -> None:
     kind = "plain" if tools.why_not("nfqueue") else "queue"
     harness = subprocess.Popen(
@@ -64,7 +64,7 @@ def test_what_a_killed_harness_leaves_is_found_and_removed() -> None:
     assert machine.clean() == [line for line in machine.clean() if "goes on" in line]
 
 
-@pytest.mark.needs_tools("namespaces")
+@pytest.mark.needs_tools("namespaces", "nft")
 def test_a_run_that_fails_leaves_nothing() -> None:
     with pytest.raises(RuntimeError), machine.taken() as run:
         Network(run, 0).add("one")
@@ -73,7 +73,7 @@ def test_a_run_that_fails_leaves_nothing() -> None:
     assert _traces(run.number) == []
 
 
-@pytest.mark.needs_tools("namespaces")
+@pytest.mark.needs_tools("namespaces", "nft")
 def test_two_runs_at_once_have_names_and_addresses_of_their_own() -> None:
     with machine.taken() as one, machine.taken() as other:
         assert Network(one, 0).add("m1") != Network(other, 0).add("m1")
