@@ -10,7 +10,8 @@ from pathlib import Path
 
 # Where Debian, Ubuntu, Fedora and Arch put it. The library of many threads locks around what it reads.
 _PLACES = ("*/faketime/libfaketimeMT.so.1", "faketime/libfaketimeMT.so.1")
-JUMP_SEEN_SECONDS = 1  # a program looks into the file this often
+_LOOKS_EVERY_SECONDS = 1  # how old what a program knows of the file may become
+JUMP_SEEN_SECONDS = _LOOKS_EVERY_SECONDS + 1  # the library counts whole seconds
 
 
 def clock_library() -> str:
@@ -33,7 +34,7 @@ def clock_variables(file: Path, *, rate: float) -> dict[str, str]:
     return {
         **common,
         "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_CACHE_DURATION": str(JUMP_SEEN_SECONDS),
+        "FAKETIME_CACHE_DURATION": str(_LOOKS_EVERY_SECONDS),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
 

@@ -82,8 +82,11 @@ class RealCluster:
         )
 
     async def leader(self) -> str:
+        """Of now; between two leaders, the next one."""
         async with await self.client() as client:
-            return (await client.cluster_status()).leader
+            while not (leader := (await client.cluster_status()).leader):
+                await client.exists("/")  # waits for a leader
+            return leader
 
     async def __aenter__(self) -> Self:
         self._to_stop.push_async_callback(self._stop_all)
