@@ -126,7 +126,9 @@ async def test_restore_drill(cluster: ProcessCluster, tmp_path: Path) -> None:
             assert await client.read_bytes(path) == content, path
         # c3 missed a version that the state had never heard of: it is a replica again only as a new copy.
         # The two others stay replicas; while the third is made, a grant may not have been heard from both.
-        await until(lambda: _on(client, "/kept/1", newer), "both replicas of the newer version are in its set")
+        await until(
+            lambda: _on(client, "/kept/1", newer), "both replicas of the newer version are in its set"
+        )
         place_now = (await client.chunks("/kept/1"))[0]
         found = await client.verify_chunk(place_now)
         assert not (found.differing or found.bad_blocks or found.unread), found
