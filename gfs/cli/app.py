@@ -53,6 +53,10 @@ COMMANDS: dict[str, CommandRow] = {
     "demo": CommandRow(
         "demo", "demo", "Start here", "Boot, store, kill a leader and a chunk server, verify."
     ),
+    "doctor": CommandRow("doctor", "doctor", "Start here", "Say what is wrong, and what to do."),
+    "completion": CommandRow(
+        "completion", "completion", "Start here", "Make bash, zsh or fish complete commands and paths."
+    ),
     "ls": CommandRow("files", "ls", "Files", "List a directory."),
     "stat": CommandRow("files", "stat", "Files", "Show one file or directory."),
     "put": CommandRow("transfer", "put", "Files", "Store local files or standard input."),
@@ -63,8 +67,18 @@ COMMANDS: dict[str, CommandRow] = {
     "rm": CommandRow("files", "rm", "Files", "Move files or directories to the trash."),
     "undelete": CommandRow("trash", "undelete", "Files", "Give back what was deleted."),
     "trash": CommandRow("trash", "trash", "Files", "Show what was deleted, or free its space now."),
+    "cp": CommandRow("copying", "cp", "Files", "Copy files or trees within the cluster, at once."),
     "mv": CommandRow("files", "mv", "Files", "Rename a file or a whole tree in one step."),
     "snapshot": CommandRow("files", "snapshot", "Files", "Copy a file or tree as it is at one moment."),
+    "sync": CommandRow("syncing", "sync", "Files", "Make a directory like one on the other side."),
+    "touch": CommandRow("copying", "touch", "Files", "Make empty files."),
+    "head": CommandRow("peek", "head", "Files", "Write a file's first lines or bytes."),
+    "tail": CommandRow("peek", "tail", "Files", "Write a file's last lines or bytes, and what comes."),
+    "checksum": CommandRow("peek", "checksum", "Files", "Sum up files by CRC32C or SHA-256."),
+    "find": CommandRow("trees", "find", "Files", "List what fits a name, size or age."),
+    "tree": CommandRow("trees", "tree", "Files", "Draw what is below a directory."),
+    "du": CommandRow("trees", "du", "Files", "Add up files and bytes below a directory."),
+    "df": CommandRow("trees", "df", "Files", "Show how full the cluster is."),
     "chmod": CommandRow("access", "chmod", "Files", "Change who may read, write and enter."),
     "chown": CommandRow("access", "chown", "Files", "Change owner and group."),
     "policy": CommandRow("policies", "policy", "Files", "Show or set what holds below a directory."),

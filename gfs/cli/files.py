@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
+from gfs.cli.completion import complete_remote
 from gfs.cli.policies import effective_text
 from gfs.cli.render import emit_many, emit_one, human_bytes, human_time, note, text_table
 from gfs.client.client import AsyncClient
@@ -18,7 +19,7 @@ from gfs.vocabulary import split_path
 
 
 @click.command()
-@click.argument("path", default="/")
+@click.argument("path", default="/", shell_complete=complete_remote)
 @click.option("-l", "--long", is_flag=True, help="Sizes, times and chunk counts.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below as well.")
 @click.option("-d", "--directory", is_flag=True, help="The entry itself, not what is in it.")
@@ -80,7 +81,7 @@ def _shown(entry: Entry, whole_path: bool) -> str:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", shell_complete=complete_remote)
 @consistency_option
 @click.pass_context
 def stat(ctx: click.Context, path: str) -> None:
@@ -119,7 +120,7 @@ def stat(ctx: click.Context, path: str) -> None:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True)
+@click.argument("paths", nargs=-1, required=True, shell_complete=complete_remote)
 @click.option("-p", "--parents", is_flag=True, help="Make missing parents; an existing directory is fine.")
 @click.pass_context
 def mkdir(ctx: click.Context, paths: Sequence[str], parents: bool) -> None:
@@ -132,7 +133,7 @@ def mkdir(ctx: click.Context, paths: Sequence[str], parents: bool) -> None:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True)
+@click.argument("paths", nargs=-1, required=True, shell_complete=complete_remote)
 @click.option("-r", "--recursive", is_flag=True, help="Directories with everything in them.")
 @click.option("--skip-trash", is_flag=True, help="Nobody can have it back; its space is freed at once.")
 @click.pass_context
@@ -149,8 +150,8 @@ def rm(ctx: click.Context, paths: Sequence[str], recursive: bool, skip_trash: bo
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True)
-@click.argument("destination")
+@click.argument("sources", nargs=-1, required=True, shell_complete=complete_remote)
+@click.argument("destination", shell_complete=complete_remote)
 @click.option("-n", "--no-clobber", is_flag=True, help="Refuse to replace an existing file.")
 @click.pass_context
 def mv(ctx: click.Context, sources: Sequence[str], destination: str, no_clobber: bool) -> None:
@@ -175,8 +176,8 @@ def mv(ctx: click.Context, sources: Sequence[str], destination: str, no_clobber:
 
 
 @click.command()
-@click.argument("source")
-@click.argument("target")
+@click.argument("source", shell_complete=complete_remote)
+@click.argument("target", shell_complete=complete_remote)
 @click.pass_context
 def snapshot(ctx: click.Context, source: str, target: str) -> None:
     """Make TARGET a copy of the file or tree SOURCE, as it is at one moment.

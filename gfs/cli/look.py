@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
+from gfs.cli.completion import complete_remote
 from gfs.cli.render import counted, emit_many, emit_one, human_bytes, text_table
 from gfs.client.client import AsyncClient
 from gfs.messages.chunks import ChunkPlace
@@ -76,7 +77,7 @@ def _as_text(found: ClusterStatusReply) -> str:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", shell_complete=complete_remote)
 @consistency_option
 @click.pass_context
 def chunks(ctx: click.Context, path: str) -> None:

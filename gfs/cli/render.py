@@ -70,7 +70,7 @@ def emit_stream(documents: Iterable[Any], output: str, line: Callable[[Any], str
         if output == "jsonl":
             click.echo(msgspec.json.encode(document).decode())
         else:
-            click.echo(_visible(line(document)))
+            click.echo(visible(line(document)))
 
 
 def emit_schema(answers: Mapping[str, type]) -> None:
@@ -85,7 +85,7 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Aligned columns; a header starting with '>' is right-aligned. Control characters are made visible."""
     titles = [header.lstrip(">") for header in headers]
     right = [header.startswith(">") for header in headers]
-    body = [[_visible(cell) for cell in row] for row in rows]
+    body = [[visible(cell) for cell in row] for row in rows]
     if not body:
         return ""
     widths = [max(len(titles[i]), *(len(row[i]) for row in body)) for i in range(len(titles))]
@@ -99,7 +99,7 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(lines)
 
 
-def _visible(cell: str) -> str:
+def visible(cell: str) -> str:
     # A file name may hold escape sequences that would drive the reader's terminal.
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cell)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import click
 
 from gfs.cli.cluster_address import consistency_option, remote_path, run_with_client
+from gfs.cli.completion import complete_remote
 from gfs.cli.files import is_directory, walk
 from gfs.cli.render import counted, emit_one, human_bytes, note, on_terminal
 from gfs.client.client import AsyncClient
@@ -291,7 +292,7 @@ def _conclude(failures: list[str], files: int, total: int, verb: str, ctx: click
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True)
+@click.argument("paths", nargs=-1, required=True, shell_complete=complete_remote)
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="First byte.")
 @click.option("--length", type=click.IntRange(min=0), default=None, help="How many bytes.")
 @click.option("--records", is_flag=True, help="The records that 'append --record' made, a line for each.")
