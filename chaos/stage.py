@@ -53,6 +53,11 @@ class Stage:
             await self._wait_until(at_seconds)
             if kind == _END:
                 await self._end(number)
+            elif self._now() > max(at_seconds, self.plan.fault_seconds):
+                # What came before took that long to bring about; a run must not last as long as it pleases.
+                self._leave_out(
+                    self.plan.steps[number], "the time of the faults was over before its turn came"
+                )
             elif await self._begin(number, self.plan.steps[number]):
                 # From when it holds: to bring it about may take long on real machines.
                 end = min(self._now() + self.plan.steps[number].seconds, self.plan.fault_seconds)
@@ -87,8 +92,7 @@ class Stage:
                     scene.come_back(programs)
                 raise
         except (NotNow, CannotHere) as reason:
-            self.not_begun[step.fault] += 1
-            self._say(f"{step.fault} {step.target} not begun: {reason}")
+            self._leave_out(step, str(reason))
             return False
         scene.last_met = nodes
         self.begun[step.fault] += 1
@@ -100,6 +104,10 @@ class Stage:
         self._held[number] = held
         self._say(f"{step.fault} {_met(nodes)} for {step.seconds:.1f} s")
         return True
+
+    def _leave_out(self, step: Step, reason: str) -> None:
+        self.not_begun[step.fault] += 1
+        self._say(f"{step.fault} {step.target} not begun: {reason}")
 
     async def _end(self, number: int) -> None:
         held = self._held.pop(number)

@@ -6,6 +6,7 @@ Argument `peers` of each: whose links with the targets it spoils: "all" (default
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from chaos.faults.interface import Ending, Fault, NotNow, Scene
@@ -38,8 +39,18 @@ def peers_of(scene: Scene, nodes: Sequence[str], peers: str) -> list[tuple[str, 
 
 
 async def heal_pairs(testbed: Testbed, pairs: Sequence[tuple[str, str]]) -> None:
+    await _with_each(testbed, pairs, testbed.heal)
+
+
+async def _with_each(
+    testbed: Testbed, pairs: Sequence[tuple[str, str]], work: Callable[[str, str], Awaitable[None]]
+) -> None:
+    """All pairs at once where each costs real time: a busy harness is slow to come back to each of hundreds."""
+    if testbed.layer != "sim":
+        await asyncio.gather(*(work(node, peer) for node, peer in pairs))
+        return
     for node, peer in pairs:
-        await testbed.heal(node, peer)
+        await work(node, peer)
 
 
 def _fault(
@@ -58,11 +69,14 @@ def _fault(
         if not pairs:
             raise NotNow("there is nobody at the other end of these links")
         sends, hears = ways
-        for node, peer in pairs:
+
+        async def spoil_pair(node: str, peer: str) -> None:
             if sends:
                 await spoil(scene.testbed, node, peer, given)
             if hears:
                 await spoil(scene.testbed, peer, node, given)
+
+        await _with_each(scene.testbed, pairs, spoil_pair)
 
         async def end() -> None:
             await heal_pairs(scene.testbed, pairs)

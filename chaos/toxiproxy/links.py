@@ -164,18 +164,25 @@ class Links:
             return  # they are being reset
         links = [link for link in self.between(source, target) if self._states[link].enabled]
         blow = [Wrong("reset_peer", end, {"timeout": 0}) for end in (source, target)]
-        added: dict[Link, list[str]] = {}
+        added: dict[Link, list[Toxic]] = {}
 
         async def hit(link: Link) -> None:
-            await self._order(lambda control: control.disable(link.name))
-            added[link] = [await self._add_toxic(link, wrong) for wrong in blow]
-            await self._order(lambda control: control.enable(link.name))
+            toxics = added[link] = [self._noted(link, wrong) for wrong in blow]
+
+            def order(control: Control) -> None:
+                # In one go: hundreds of links are reset at once, by a harness that has much else to do.
+                control.disable(link.name)
+                for toxic in toxics:
+                    control.add_toxic(link.name, toxic)
+                control.enable(link.name)
+
+            await self._order(order)
 
         async def relent() -> None:
             await asyncio.sleep(RESET_SECONDS)
-            for link, names in added.items():
-                for name in names:
-                    await self._remove_toxic(link, name)
+            for link, toxics in added.items():
+                for toxic in toxics:
+                    await self._remove_toxic(link, toxic.name)
 
         await self._for_each(links, hit)
         task = self._relenting[pair] = asyncio.create_task(relent())
@@ -217,13 +224,17 @@ class Links:
         else:
             await self._add_toxic(link, wrong)
 
-    async def _add_toxic(self, link: Link, wrong: Wrong) -> str:
+    async def _add_toxic(self, link: Link, wrong: Wrong) -> None:
+        toxic = self._noted(link, wrong)
+        await self._order(lambda control: control.add_toxic(link.name, toxic))
+
+    def _noted(self, link: Link, wrong: Wrong) -> Toxic:
+        """A toxic that this link ought to have from now on."""
         self._numbers += 1
         stream = "upstream" if wrong.source == link.source else "downstream"
         toxic = Toxic(f"{wrong.kind}-{self._numbers}-{stream}", wrong.kind, stream, wrong.attributes)
         self._states[link].toxics[toxic.name] = toxic
-        await self._order(lambda control: control.add_toxic(link.name, toxic))
-        return toxic.name
+        return toxic
 
     async def _remove_toxic(self, link: Link, name: str) -> None:
         state = self._states.get(link)

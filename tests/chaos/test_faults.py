@@ -183,3 +183,24 @@ def test_scenarios_use_words_that_exist() -> None:
             assert set(blow.arguments) <= set(FAULTS[blow.fault].arguments), (scenario.name, blow)
     assert len(SCENARIOS) >= 42
     assert isinstance(SCENARIOS["bit-rot"].rounds[0][0], Blow)
+
+
+async def test_a_fault_whose_turn_comes_after_the_time_of_the_faults_is_left_out_and_counted() -> None:
+    scene, testbed = _scene()
+    as_it_was = testbed.__getattr__
+
+    class SlowToKill(ListTestbed):
+        async def kill(self, node: str) -> None:
+            await self.sleep(40)
+            await as_it_was("kill")(node)
+
+    testbed.__class__ = SlowToKill
+    stage, said = await _play(
+        scene,
+        Step(fault="kill", at_seconds=1, seconds=1, target="m1"),
+        Step(fault="reset", at_seconds=5, seconds=1, target="m2"),
+        seconds=20,
+    )
+    assert stage.begun["kill"] == 1 and stage.not_begun["reset"] == 1
+    assert any("before its turn came" in line for line in said)
+    assert not testbed.out

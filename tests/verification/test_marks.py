@@ -77,3 +77,10 @@ def test_spans_cover_all_bytes_once_and_say_what_each_cell_says(parts: list[tupl
     tags = [tag for tag, count in parts for _ in range(count)]
     told = [tag for _, length, tag in find_spans(data) for _ in range(length // CELL_BYTES)]
     assert told == tags
+
+
+def test_a_record_behind_megabytes_of_zeros_is_found() -> None:
+    record = make_record(1, 1, 10, random.Random(1))
+    for zeros in (2**20 - 1, 2**20, 3 * 2**20 + 5):
+        assert [r.offset for r in find_records(bytes(zeros) + record).records] == [zeros]
+        assert find_records(bytes(zeros)) == ([], [])

@@ -5,7 +5,8 @@ Writes down
     `id` is the writer's number in hexadecimal, ".", its sequence. `length` and `crc` are of the record
     without the frame that the SDK puts before it in framed files. Some files are framed; both kinds promise
     exactly once (`exact`).
-  operation `read_records` {path, offset} → {records, end}, as the checker `stale_reads` documents it.
+  operation `read_records` {path, offset} → {records, end}, as the checker `stale_reads` documents it; of a
+    file that has grown past a chunk without its holes (see `sparse`).
 In one run of eight the first file begins CHUNK_LEFT_BYTES before the end of a chunk, so that records meet it.
 """
 
@@ -26,6 +27,7 @@ from gfs.verification.workloads.marks import (
     record_id,
 )
 from gfs.verification.workloads.replicas import audit_records
+from gfs.verification.workloads.sparse import Reached, records_and_end
 from gfs.verification.workloads.traffic import Actor, Traffic
 from gfs.vocabulary import CHUNK_BYTES
 
@@ -66,13 +68,7 @@ class AppendWorkload(Traffic):
         path = self.paths[number]
         # Whole files are read: the long one of a run that crosses chunks is left to the audit.
         if chance.random() < SHARE_OF_READS and not (self.crosses_chunks and number == 0):
-            read = await actor.attempt(
-                "read_records",
-                {"path": path, "offset": 0},
-                actor.client.read_bytes(path),
-                result=_records_and_end,
-            )
-            return read.ok
+            return await self._read(actor, path)
         is_big = chance.random() < SHARE_OF_BIG_RECORDS
         payload_bytes = chance.randrange(BIG_RECORD_BYTES_MAX if is_big else RECORD_BYTES_MAX)
         return await self._writers.append(actor, path, payload_bytes, framed=self.is_framed(number))
@@ -81,12 +77,22 @@ class AppendWorkload(Traffic):
         for number, path in enumerate(self.paths):
             await audit_records(client, subject, recorder, self.name, path, framed=self.is_framed(number))
 
+    async def _read(self, actor: Actor, path: str) -> bool:
+        async def read() -> dict[str, Json]:
+            if self._writers.reached.has_holes(path):
+                records, end = await records_and_end(actor.client, path)
+            else:
+                data = await actor.client.read_bytes(path)
+                records, end = find_records(data).records, len(data)
+            return {"records": [[r.offset, r.id] for r in records], "end": end}
+
+        done = await actor.attempt(
+            "read_records", {"path": path, "offset": 0}, read(), result=lambda told: told
+        )
+        return done.ok
+
     def is_framed(self, number: int) -> bool:
         return number % 2 == 1
-
-
-def _records_and_end(data: bytes) -> dict[str, Json]:
-    return {"records": [[r.offset, r.id] for r in find_records(data).records], "end": len(data)}
 
 
 class RecordWriters:
@@ -94,6 +100,7 @@ class RecordWriters:
 
     def __init__(self, base: int) -> None:
         self._base = base
+        self.reached = Reached()
         self._sequences: dict[int, int] = {}
 
     async def append(self, actor: Actor, path: str, payload_bytes: int, *, framed: bool) -> bool:
@@ -113,4 +120,6 @@ class RecordWriters:
             actor.client.record_append(path, record, framed=framed),
             result=lambda offset: {"offset": offset},
         )
+        if attempt.answer is not None:
+            self.reached.note(path, attempt.answer + len(record))
         return attempt.ok

@@ -26,6 +26,7 @@ CELL_BEGINS = b"GVC1"
 _CELL = struct.Struct("<4sI")
 CELL_BYTES = _CELL.size
 _ZEROS = bytes(CELL_BYTES)
+_MANY_ZEROS = bytes(2**20)
 
 Spans = list[tuple[int, int, int]]  # offset, length, tag; 0: zeros; -1: bytes that carry no tag
 
@@ -98,6 +99,9 @@ def _next_mark(data: bytes, at: int) -> int:
 
 
 def _zeros_end(data: bytes, at: int) -> int:
+    # Compared, not copied: holes are long.
+    while data.startswith(_MANY_ZEROS, at):
+        at += len(_MANY_ZEROS)
     step = 4096
     while at < len(data):
         part = data[at : at + step]

@@ -17,6 +17,7 @@ from gfs.messages.chunks import ChunkPlace
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
 from gfs.verification.workloads.marks import find_records, find_spans
+from gfs.verification.workloads.sparse import records_and_end
 
 UNREAD_TRIES = 3  # a replica may be moved between the look at the masters and that at its disk
 UNREAD_PAUSE_SECONDS = 1.0
@@ -57,7 +58,7 @@ async def audit_records(
 async def records_of(client: AsyncClient, path: str, *, framed: bool) -> list[list[int | str]]:
     """[[offset, id, length, crc], …] as a reader finds them. Raises: GfsError."""
     if not framed:
-        return [list(record) for record in find_records(await client.read_bytes(path)).records]
+        return [list(record) for record in (await records_and_end(client, path))[0]]
     found: list[list[int | str]] = []
     async for record in client.records(path):
         for mark in find_records(record.payload).records:

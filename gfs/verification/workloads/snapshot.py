@@ -19,7 +19,8 @@ from gfs.client.client import AsyncClient
 from gfs.errors import NotFound
 from gfs.verification.recorder import Recorder
 from gfs.verification.subject import Subject
-from gfs.verification.workloads.marks import find_records, make_record, record_id
+from gfs.verification.workloads.marks import MarkedRecord, find_records, make_record, record_id
+from gfs.verification.workloads.sparse import Reached, records_and_end
 from gfs.verification.workloads.traffic import Actor, Traffic
 
 COPIES_KEPT = 6
@@ -38,6 +39,7 @@ class SnapshotWorkload(Traffic):
         super().__init__(directory, chance)
         self._reached: Counter[int] = Counter()  # by client: the highest value acknowledged
         self._tries: Counter[str] = Counter()  # by record: how often it was appended, or may have been
+        self._files = Reached()  # by client, as copies are no longer than their sources
         self._steps = 0
         self._copies: list[str] = []  # acknowledged, and not deleted
         self._taken = 0
@@ -70,8 +72,9 @@ class SnapshotWorkload(Traffic):
         counted = await actor.attempt(
             "count", {"path": path, "value": value}, actor.client.record_append(path, record)
         )
-        if counted.ok:
+        if counted.answer is not None:
             self._reached[actor.number] = value
+            self._files.note(str(actor.number), counted.answer + len(record))
         return counted.ok
 
     async def _take_one(self, actor: Actor) -> bool:
@@ -95,18 +98,21 @@ class SnapshotWorkload(Traffic):
     async def _read_copy(self, client: AsyncClient, target: str) -> dict[str, int]:
         found: dict[str, int] = {}
         for number in range(self.clients):
+            path = f"{target}/{number}"
             try:
-                data = await client.read_bytes(f"{target}/{number}")
+                if self._files.has_holes(str(number)):
+                    records, _ = await records_and_end(client, path)
+                else:
+                    records = find_records(await client.read_bytes(path)).records
             except NotFound:
                 found[str(number)] = BROKEN
             else:
-                found[str(number)] = self._highest(number, data)
+                found[str(number)] = self._highest(number, records)
         return found
 
-    def _highest(self, number: int, data: bytes) -> int:
+    def _highest(self, number: int, records: list[MarkedRecord]) -> int:
         """BROKEN unless all values up to it are there, and none more often than it was tried."""
-        records = find_records(data)
-        times = Counter(record.id for record in records.records)
+        times = Counter(record.id for record in records)
         highest = len(times)
         wanted = {record_id(number, value) for value in range(1, highest + 1)}
         repeated = any(count > self._tries[record] for record, count in times.items())
