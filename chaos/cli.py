@@ -16,7 +16,7 @@ from chaos import plan as plans
 from chaos.conduct import conduct, judged
 from chaos.drawing import CannotPlay, draw, playable
 from chaos.handbook import markdown
-from chaos.judge import EXIT_STATUS, Outcome
+from chaos.judge import EXIT_STATUS, Judgement, Outcome
 from chaos.plan import Plan
 from chaos.report import HISTORY, OUTCOME_WORDS, PLAN, VERDICT, RunReport, load_verdict, replay_command
 from chaos.report import write as write_report
@@ -191,8 +191,8 @@ def replay(directory: Path, out: Path | None) -> None:
 def check(directory: Path) -> None:
     """Judge an earlier run by today's checkers; its verdict and report are written anew."""
     plan, history = _readable(plans.load, directory / PLAN), _readable(histories.load, directory / HISTORY)
-    judgement = judged(plan, history)
-    before = load_verdict(directory) if (directory / VERDICT).exists() else None
+    judgement = _rejudged(plan, history, directory)
+    before = _readable(load_verdict, directory) if (directory / VERDICT).exists() else None
     result = RunReport(
         outcome=judgement.outcome,
         scenario=plan.scenario,
@@ -290,6 +290,26 @@ def list_(as_markdown: bool) -> None:
 
 
 @cli.command()
+def failpoints() -> None:
+    """List where programs can be told to die: each failpoint, by program, and the module that passes it.
+
+    Scenarios arm them (fault 'kill-at'); by hand: GFS_FAILPOINTS="NAME=kill@3" in a program's environment.
+
+    Example: python -m chaos failpoints
+    """
+    from chaos.failpoints import places
+
+    found = places()
+    width = max(len(place.failpoint) for place in found)
+    program = ""
+    for place in found:
+        if place.program != program:
+            program = place.program
+            click.echo(f"{program}:")
+        click.echo(f"  {place.failpoint:{width}}  {place.module}")
+
+
+@cli.command()
 @click.option("--install", is_flag=True, help="Get what can be got without the system: the Toxiproxy server.")
 @click.option("--clean", is_flag=True, help="Remove what killed runs of layer kernel have left behind.")
 def tools(install: bool, clean: bool) -> None:
@@ -364,6 +384,25 @@ def _draw(
     return draw(
         scenario, seed=seed, layer=layer, fault_seconds=seconds, masters=masters, chunkservers=servers
     )
+
+
+def _rejudged(plan: Plan, history: histories.History, directory: Path) -> Judgement:
+    of, wanted = history.header, (plan.layer, plan.scenario, plan.seed)
+    if (of.layer, of.scenario, of.seed) != wanted:
+        raise _Unreadable(
+            f"{directory / HISTORY} is of {of.scenario or 'no scenario'}, seed {of.seed}, layer "
+            f"{of.layer or 'unknown'}, and {directory / PLAN} of {plan.scenario}, seed {plan.seed}, layer "
+            f"{plan.layer}: they belong to two runs"
+        )
+    try:
+        return judged(plan, history)
+    except GfsError as error:
+        raise _Unreadable(error.message) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _Unreadable(
+            f"{directory / HISTORY} holds values of the wrong kind: it is damaged, or not of this program "
+            f"({error})"
+        ) from error
 
 
 def _refuse_unknown(name: str) -> None:

@@ -44,6 +44,7 @@ python -m chaos shrink DIR                                               # make 
 python -m chaos regress                                                  # play all that was ever found
 python -m chaos list                                                     # scenarios, and what can be played
 python -m chaos tools                                                    # what each layer can do here
+python -m chaos failpoints                                               # where programs can be told to die
 python -m chaos tools --install                                          # the real Toxiproxy, where Go is
 python -m chaos planted [NAME…]                                          # bugs on purpose: is each noticed?
 ```

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from chaos.registries import checkers
+from gfs.errors import CorruptState
 from gfs.verification.checkers.interface import Checker, Verdict, Violation
 from gfs.verification.history import History
 
@@ -34,6 +35,7 @@ def judge(history: History, named: Iterable[str], also: Iterable[str] = ()) -> J
     """`named` must hold, each; `also` must not be violated, nor undecided, but may find nothing to judge.
 
     A run with too little traffic ended before anything was audited: no checker is asked.
+    Raises: CorruptState, for a history read from a file that lacks what it must hold.
     """
     traffic = _traffic(history)
     if traffic.finding != "held":
@@ -55,6 +57,8 @@ def _asked(checker: Checker, history: History) -> Verdict:
     """A history that a checker cannot read is kept, and judged again when the checker has been mended."""
     try:
         return checker.check(history)
+    except CorruptState:
+        raise
     except Exception as error:
         return Verdict(checker.name, "undecided", remark=f"the checker broke: {error!r}")
 

@@ -14,6 +14,7 @@ from chaos.judge import RUN, Judgement, Outcome
 from chaos.plan import Plan
 from chaos.runner import Performance
 from chaos.timeline import timeline
+from gfs.errors import CorruptState
 from gfs.verification.checkers.interface import Verdict
 from gfs.verification.history import History
 
@@ -92,7 +93,12 @@ def write(directory: str | os.PathLike[str], plan: Plan, history: History, repor
 
 
 def load_verdict(directory: str | os.PathLike[str]) -> RunReport:
-    return msgspec.json.decode((Path(directory) / VERDICT).read_bytes(), type=RunReport)
+    """Raises: CorruptState, when what is there is no verdict; OSError."""
+    path = Path(directory) / VERDICT
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunReport)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CorruptState(f"{path} is no verdict of a run: {error}") from error
 
 
 def replay_command(directory: str) -> str:

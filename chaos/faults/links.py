@@ -45,7 +45,7 @@ async def heal_pairs(testbed: Testbed, pairs: Sequence[tuple[str, str]]) -> None
 async def _with_each(
     testbed: Testbed, pairs: Sequence[tuple[str, str]], work: Callable[[str, str], Awaitable[None]]
 ) -> None:
-    """All pairs at once where each costs real time: a busy harness is slow to come back to each of hundreds."""
+    """All at once where each costs real time: a busy harness is slow to come back to each of hundreds."""
     if testbed.layer != "sim":
         await asyncio.gather(*(work(node, peer) for node, peer in pairs))
         return

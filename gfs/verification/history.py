@@ -136,9 +136,24 @@ class History:
                 file.write(encode(record) + b"\n")
 
 
+class ReadValues(dict[str, Json]):
+    """What a record of a file holds: to look for what it lacks is the file's fault, and is said so."""
+
+    def __init__(self, values: dict[str, Json], of: str) -> None:
+        super().__init__(values)
+        self._of = of
+
+    def __missing__(self, key: str) -> Json:
+        raise CorruptState(f"{self._of} holds no {key!r}: the history is damaged, or not of this program")
+
+
 def load(path: str | os.PathLike[str]) -> History:
-    """Raises: CorruptState, with the line, when it is no history or one of a later version; OSError."""
+    """Raises: CorruptState, with the line, when it is no history or one of a later version; OSError.
+
+    Whoever asks a record for a value that it lacks gets CorruptState, too.
+    """
     history = History()
+    number = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -153,5 +168,20 @@ def load(path: str | os.PathLike[str]) -> History:
                 raise CorruptState(
                     f"{path} is of format {record.version}; this program reads up to {FORMAT_VERSION}"
                 )
-            history.add(record)
+            history.add(_with_words(record, f"{path}, line {number},"))
+    if not number:
+        raise CorruptState(f"{path} is empty: this is no history")
     return history
+
+
+def _with_words(record: Record, of: str) -> Record:
+    match record:
+        case Operation():
+            record.arguments = ReadValues(record.arguments, f"{of} operation {record.function}")
+            if isinstance(record.result, dict):
+                record.result = ReadValues(record.result, f"{of} the result of {record.function}")
+        case Sighting() | Audit():
+            record.values = ReadValues(record.values, f"{of} {record.what}")
+        case _:
+            pass
+    return record

@@ -47,6 +47,7 @@ def test_a_history_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         ('{"kind":"phase","at_ns":1,"name":"calm"}\n', "does not begin with a header"),
         ('{"kind":"header","version":1,"colour":"red"}\n', "line 1"),
         ("\x00\x01", "line 1"),
+        ("", "empty"),
     ],
 )
 def test_what_is_no_history_is_refused_with_the_line(tmp_path: Path, text: str, says: str) -> None:
@@ -54,6 +55,19 @@ def test_what_is_no_history_is_refused_with_the_line(tmp_path: Path, text: str, 
     path.write_text(text)
     with pytest.raises(CorruptState, match=says):
         load(path)
+
+
+def test_a_record_of_a_file_says_which_value_it_lacks(tmp_path: Path) -> None:
+    operation = Operation(1, 1, "append", "append", 2, 3, "ok", arguments={"path": "/a"}, result={"end": 3})
+    History([Header(), operation, Audit(4, "append", "file", {"path": "/a"})]).save(tmp_path / "h.jsonl")
+    read = load(tmp_path / "h.jsonl")
+    assert read.operations[0].arguments["path"] == "/a"
+    with pytest.raises(CorruptState, match="line 2, operation append holds no 'id'"):
+        read.operations[0].arguments["id"]
+    with pytest.raises(CorruptState, match="line 2, the result of append holds no 'offset'"):
+        read.operations[0].result["offset"]
+    with pytest.raises(CorruptState, match="line 3, file holds no 'crc'"):
+        read.audits[0].values["crc"]
 
 
 class Ticking:

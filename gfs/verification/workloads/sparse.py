@@ -29,8 +29,8 @@ class Reached:
 async def records_and_end(client: AsyncClient, path: str) -> tuple[list[MarkedRecord], int]:
     """All records of a file, chunk by chunk, and where it ended. Raises: GfsError, as reads do.
 
-    Holds what a read of all of it holds: a record that was acknowledged before is in a chunk that is listed, up
-    to the length of a sealed one, which is final. (No record crosses chunks.)
+    Holds what a read of all of it holds: a record that was acknowledged before is in a chunk that is listed,
+    and in a sealed one within its length, which is final. (No record crosses chunks.)
     """
     found: list[MarkedRecord] = []
     end = 0
