@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Sequence
@@ -11,10 +12,11 @@ from gfs.client.connections import Connections, new_client_id
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.master_session import MasterSession
 from gfs.clock import Clock, SystemClock
-from gfs.errors import InvalidArgument
+from gfs.credentials import user_credential
+from gfs.errors import GfsError, InvalidArgument
 from gfs.identity import stated_identity
 from gfs.messages.base import Consistency
-from gfs.settings import ClientSettings
+from gfs.settings import ClientSettings, load, local_data_directory
 from gfs.transport.dial_map import Dial, dialled_address
 from gfs.transport.wires import SOCKETS, Wires
 from gfs.vocabulary import Address
@@ -40,11 +42,13 @@ async def connect(
 
     Args:
         masters: "gfs://m1:9500,m2:9500,m3:9500", or a sequence of "host:port"; the port defaults to 9500.
-        settings: time limits and sizes, by default those of gfs.settings.
+        settings: time limits and sizes, by default those of gfs.settings; and where the user's token is.
+            GFS_TOKEN_FILE comes before that; without either, a cluster of 'gfs up' is known by its addresses.
         cluster: id of the cluster meant; programs of another one at these addresses are not used. "": any.
         consistency: of all reads that do not name another; see AsyncClient.
         dial: where to dial instead of an address, when ports are forwarded; by default as GFS_DIAL_MAP says.
-    Raises: InvalidArgument for something that is not an address.
+    Raises: InvalidArgument for something that is not an address; ConfigInvalid for a token file that cannot
+        be read, or that others may read.
     """
     return assemble(
         parse_masters(masters),
@@ -70,7 +74,10 @@ def assemble(
     clock = clock or SystemClock()
     chance = random.Random(client)
     identity = stated_identity(settings.user, settings.groups)
-    caller = wires.caller("client", f"{client:x}", cluster, identity=identity, dial=dial)
+    credential = user_credential(settings.token_file or _token_of_local_cluster(addresses))
+    caller = wires.caller(
+        "client", f"{client:x}", cluster, identity=identity, credential=credential, dial=dial
+    )
 
     def note_cluster(found: str) -> None:
         caller.cluster = caller.cluster or found  # from now on no other cluster's programs are used
@@ -96,6 +103,18 @@ def assemble(
     )
     session.start()
     return AsyncClient(connections)
+
+
+def _token_of_local_cluster(addresses: Sequence[Address]) -> str:
+    """The token file of this user's 'gfs up', when its masters are meant and nobody else's; else ""."""
+    path = os.path.join(local_data_directory(), "gfs.toml")
+    if not os.path.exists(path):
+        return ""
+    try:
+        local = load(path)
+    except GfsError:
+        return ""  # whoever starts that cluster is told
+    return local.client.token_file if {*addresses} <= {m.control for m in local.masters.values()} else ""
 
 
 def parse_masters(masters: str | Sequence[str]) -> list[Address]:

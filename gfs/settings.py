@@ -168,10 +168,19 @@ class MasterSettings(_Section, frozen=True, kw_only=True):
 
 
 class AccessSettings(_Section, frozen=True, kw_only=True):
-    """Owner and mode of files are checked for everybody but `superuser` (empty: who runs the masters)."""
+    """Owner and mode of files are checked for everybody but `superuser` (empty: who runs the masters).
+
+    `tokens`: whoever calls must show a user's token ('gfs token'), or know the cluster's secret as a program
+    of it; and chunk servers want a capability of a master for each chunk. The token whose SHA-256 is
+    `first_token_sha256` is an admin's without being in the masters' state.
+    """
 
     check: bool = True
     superuser: str = ""
+    tokens: bool = False
+    first_token_sha256: str = ""
+    capability_seconds: float = 600.0  # for so long a client may use what a master has told it of a chunk
+    key_rotation_seconds: float = 86400.0  # a key signs so long; what it signed holds as long again at most
 
 
 class ChunkServerSettings(_Section, frozen=True, kw_only=True):
@@ -195,6 +204,7 @@ class ChunkServerSettings(_Section, frozen=True, kw_only=True):
 class ClientSettings(_Section, frozen=True, kw_only=True):
     user: str = ""  # on whose behalf; empty: of whoever runs the program
     groups: str = ""  # of that user, separated by commas; empty: those the system knows
+    token_file: str = ""  # holds the user's token, readable by nobody else; GFS_TOKEN_FILE comes before it
     piece_bytes: int = 4 * MIB  # one push
     pieces_in_flight: int = 3
     metadata_cache_seconds: float = 5.0
@@ -227,6 +237,12 @@ class Settings(_Section, frozen=True, kw_only=True):
 _SIZE_UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _QUANTITY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*$")
+
+
+def local_data_directory() -> str:
+    """Where 'gfs up' has the cluster of this machine when nobody says otherwise; it need not exist."""
+    base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(base, "gfs", "local")
 
 
 def load(path: str | None, *, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -333,7 +349,7 @@ def _check(settings: Settings, source: str) -> None:
     ):
         if value not in allowed:
             raise ConfigInvalid(f"{source}: $.{key}: {value!r} is not one of {', '.join(allowed)}")
-    for section_name in ("raft", "master", "chunkserver", "client"):
+    for section_name in ("raft", "master", "access", "chunkserver", "client"):
         section = getattr(settings, section_name)
         for field in msgspec.structs.fields(section):
             number = getattr(section, field.name)
@@ -341,6 +357,13 @@ def _check(settings: Settings, source: str) -> None:
                 continue
             if number < 0 or field.name not in _MAY_BE_ZERO:
                 raise ConfigInvalid(f"{source}: $.{section_name}.{field.name}: {number} is not above zero")
+    if not re.fullmatch(r"([0-9a-fA-F]{64})?", settings.access.first_token_sha256):
+        raise ConfigInvalid(f"{source}: $.access.first_token_sha256: it is not 64 hexadecimal digits")
+    if settings.access.tokens and not (settings.cluster.secret_file and settings.cluster.id):
+        raise ConfigInvalid(
+            f"{source}: $.access.tokens: programs of the cluster need cluster.id and cluster.secret_file to "
+            "prove to each other who they are"
+        )
     if not 0 < settings.client.piece_bytes <= PUSH_BYTES_MAX:
         raise ConfigInvalid(f"{source}: $.client.piece_bytes: at most {PUSH_BYTES_MAX} bytes")
     raft = settings.raft

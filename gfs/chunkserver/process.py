@@ -31,6 +31,7 @@ from gfs.chunkserver.stores.interface import ChunkStore
 from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.tallies import CountedReads, Tallies
 from gfs.clock import Clock, SystemClock
+from gfs.credentials import program_proof, read_cluster_secret
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
@@ -154,7 +155,7 @@ class ChunkServer:
         pushes = PushBuffer(tuning.push_buffer_bytes, tuning.push_seconds, self._clock)
         data_client = self._wires.bulk_client(congestion_control=tuning.congestion_control)
         self._to_stop.callback(data_client.close)
-        caller = self._wires.caller("chunkserver", self._node_id, identity.cluster)
+        caller = self._wires.caller("chunkserver", self._node_id, identity.cluster, credential=self._proof())
         self._to_stop.push_async_callback(caller.close)
 
         def note_joined(cluster: ClusterId) -> None:
@@ -199,6 +200,13 @@ class ChunkServer:
             data=self.data_address,
             chunks=replicas.chunk_count,
         )
+
+    def _proof(self) -> str:
+        """What this server shows to others to prove that it is one of the cluster."""
+        cluster = self._settings.cluster
+        if not self._settings.access.tokens:
+            return ""
+        return program_proof(read_cluster_secret(cluster.secret_file), cluster=cluster.id, role="chunkserver")
 
     def _clones_running(self) -> float:
         return len(self._service.clones.progress()) if self._service is not None else 0

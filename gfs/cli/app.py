@@ -104,6 +104,8 @@ COMMANDS: dict[str, CommandRow] = {
     "config": CommandRow("configuration", "config", "Look inside", "Check, show or describe gfs.toml."),
     "oplog": CommandRow("oplog", "oplog", "Look inside", "Read a master's operation log, offline."),
     "chunk": CommandRow("chunk", "chunk", "Look inside", "Look at a chunk server's disk, offline."),
+    "token": CommandRow("token", "token", "Look inside", "Make and revoke users' tokens."),
+    "secret": CommandRow("token", "secret", "Look inside", "Rotate the keys of chunk capabilities."),
     "admin": CommandRow("admin", "admin", "Look inside", "Operate masters, chunk servers, replicas."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),
     "chunkserver": CommandRow("serve", "chunkserver", "Daemons", "Run one chunk server in the foreground."),

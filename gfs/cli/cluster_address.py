@@ -32,8 +32,7 @@ def data_directory(options: GlobalOptions) -> str:
     """Absolute path of the local cluster's data directory; it need not exist."""
     if options.data:
         return os.path.abspath(options.data)
-    base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return os.path.join(base, "gfs", "local")
+    return settings_module.local_data_directory()
 
 
 def load_settings(options: GlobalOptions) -> Settings:

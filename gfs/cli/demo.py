@@ -86,7 +86,11 @@ class _Demo:
 
     async def run(self) -> DemoReport:
         layout = local_layout.make_layout(
-            os.path.join(self._directory, "cluster"), masters=MASTERS, chunkservers=CHUNKSERVERS, first_port=0
+            os.path.join(self._directory, "cluster"),
+            masters=MASTERS,
+            chunkservers=CHUNKSERVERS,
+            first_port=0,
+            tokens=True,
         )
         supervisor = Supervisor(layout, restart=False, say=note)
         from gfs import aio
@@ -94,7 +98,9 @@ class _Demo:
         self._say(f"starting {MASTERS} masters and {CHUNKSERVERS} chunk servers on loopback")
         await supervisor.start()
         client = await aio.connect(
-            [node.control for node in layout.settings.masters.values()], cluster=layout.settings.cluster.id
+            [node.control for node in layout.settings.masters.values()],
+            settings=layout.settings.client,
+            cluster=layout.settings.cluster.id,
         )
         try:
             found = await wait_until_ready(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from gfs.cli.cluster_address import load_settings, master_addresses
+from gfs.credentials import user_credential
 from gfs.diagnosis.program import read_stopped_events, read_stopped_rpc_log
 from gfs.errors import GfsError, InvalidArgument
 from gfs.messages.cluster import ClusterStatus, ClusterStatusReply
@@ -87,7 +88,8 @@ async def open_program_logs(options: GlobalOptions, only: tuple[str, ...]) -> Pr
     Raises: InvalidArgument for a node that is not there; Unavailable when no master can be asked.
     """
     settings = load_settings(options)
-    caller = WebSocketCaller("client", "gfs", settings.cluster.id)
+    credential = user_credential(settings.client.token_file)
+    caller = WebSocketCaller("client", "gfs", settings.cluster.id, credential=credential)
     programs = [Program(node, place.control, place.directory) for node, place in settings.masters.items()]
     programs += [
         Program(node, place.control, place.directory) for node, place in settings.chunkservers.items()

@@ -79,6 +79,7 @@ def _layout(directory: str, masters: int | None, chunkservers: int | None, port:
             masters=3 if masters is None else masters,
             chunkservers=4 if chunkservers is None else chunkservers,
             first_port=port,
+            tokens=True,
         )
     layout = local_layout.open_layout(directory)
     there = len(layout.settings.chunkservers)
@@ -109,7 +110,9 @@ async def _supervise(layout: Layout, wanted: int) -> None:
         began = time.monotonic()
         await supervisor.start()
         masters = [node.control for node in layout.settings.masters.values()]
-        client = await aio.connect(masters, cluster=layout.settings.cluster.id)
+        client = await aio.connect(
+            masters, settings=layout.settings.client, cluster=layout.settings.cluster.id
+        )
         try:
             ready = asyncio.create_task(
                 wait_until_ready(
@@ -131,6 +134,8 @@ async def _supervise(layout: Layout, wanted: int) -> None:
             )
             note(f"  data     {layout.directory}")
             note(f"  connect  gfs://{','.join(masters)}")
+            if layout.settings.client.token_file:
+                note(f"  token    {layout.settings.client.token_file}")
             note("  stop     Ctrl-C here, or 'gfs down'")
             if wanted != len(layout.settings.masters):
                 await _resize(layout, client, asked_to_follow, wanted)

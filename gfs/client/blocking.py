@@ -17,7 +17,7 @@ from gfs.client.master_session import Freshness
 from gfs.client.operating import Operator, Progress, unheard
 from gfs.client.records import Record
 from gfs.client.transfer import Progress as TransferProgress
-from gfs.messages.base import Consistency
+from gfs.messages.base import Ack, Consistency
 from gfs.messages.check import CheckFilesReply
 from gfs.messages.chunks import ChunkPlace
 from gfs.messages.cluster import ClusterStatusReply, CompareStatesReply
@@ -32,6 +32,7 @@ from gfs.messages.placement import (
     TenureReply,
 )
 from gfs.messages.policies import PolicyFields, PolicyReply
+from gfs.messages.security import TokensReply
 from gfs.messages.trash import TrashEntry
 from gfs.settings import ClientSettings
 from gfs.vocabulary import MIB
@@ -318,3 +319,30 @@ class BlockingOperator:
 
     def explain(self, path: str, *, index: int | None = None) -> Iterator[ExplainedChunk]:
         return self._thread.each(self._operator.explain(path, index=index))
+
+    def create_token(
+        self,
+        sha256: str,
+        *,
+        role: str,
+        prefix: str = "/",
+        user: str = "",
+        note: str = "",
+        seconds: float = 0.0,
+    ) -> None:
+        making = self._operator.create_token(
+            sha256, role=role, prefix=prefix, user=user, note=note, seconds=seconds
+        )
+        self._thread.run(making)
+
+    def tokens(self) -> TokensReply:
+        return self._thread.run(self._operator.tokens())
+
+    def inspect_token(self) -> TokensReply:
+        return self._thread.run(self._operator.inspect_token())
+
+    def revoke_token(self, token: str) -> TokensReply:
+        return self._thread.run(self._operator.revoke_token(token))
+
+    def rotate_keys(self, *, drop_former: bool = False) -> Ack:
+        return self._thread.run(self._operator.rotate_keys(drop_former=drop_former))

@@ -15,7 +15,7 @@ from gfs.client.core.master_list import MasterList
 from gfs.client.core.request_window import RequestWindow
 from gfs.client.core.retry_plan import GiveUp, RetryPlan, may_pass, speaks_of_the_master, wait_seconds
 from gfs.clock import Clock
-from gfs.errors import ConnectionLost, GfsError, NoQuorum, NoSpace, NotLeader, Unavailable
+from gfs.errors import ConnectionLost, GfsError, NoQuorum, NoSpace, NotLeader, Unauthenticated, Unavailable
 from gfs.messages.base import Reply, Request, ViewReply
 from gfs.messages.members import FindMasters, MastersReply
 from gfs.messages.namespace import EntryReply, MutationReply, Stat
@@ -363,6 +363,8 @@ class MasterSession:
         """True when `address` can answer a linearizable read: it leads and has a quorum behind it."""
         try:
             await self._caller.call(address, Stat(path="/"), EntryReply, deadline_seconds=PROBE_SECONDS)
+        except Unauthenticated:
+            return True  # it will not say whether it leads: whoever asks it anything is told why
         except GfsError as error:
             self._said[address] = error
             self._learn(error)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from gfs.client.connections import Connections
 from gfs.errors import GfsError, NotFound, NotLeader, Unavailable, WrongCluster
+from gfs.messages.base import Ack
 from gfs.messages.cluster import CompareStates, CompareStatesReply
 from gfs.messages.members import (
     AddMember,
@@ -27,6 +28,14 @@ from gfs.messages.placement import (
     ReplicationQueueReply,
     SetServerTenure,
     TenureReply,
+)
+from gfs.messages.security import (
+    CreateToken,
+    InspectToken,
+    ListTokens,
+    RevokeToken,
+    RotateKeys,
+    TokensReply,
 )
 from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, MasterId, ServerId
 
@@ -155,3 +164,39 @@ class Operator:
             for chunk in page.chunks:
                 yield chunk
             at = page.next_index if index is None else -1
+
+    async def create_token(
+        self,
+        sha256: str,
+        *,
+        role: str,
+        prefix: str = "/",
+        user: str = "",
+        note: str = "",
+        seconds: float = 0.0,
+    ) -> None:
+        """Make the token with this SHA-256 (hexadecimal; see gfs.credentials) good for `role` below `prefix`.
+
+        `seconds`: until it expires; 0: never. Asking twice is harmless.
+        Raises: InvalidArgument, InvalidPath, AlreadyExists (it is good for something else), NoSpace.
+        """
+        request = CreateToken(sha256=sha256, role=role, prefix=prefix, user=user, note=note, seconds=seconds)
+        await self._masters.ask_leader(request, Ack, "make a token", effects=True)
+
+    async def tokens(self) -> TokensReply:
+        """All tokens but the first, which is in the masters' configuration."""
+        return await self._masters.ask_leader(ListTokens(), TokensReply, "list tokens")
+
+    async def inspect_token(self) -> TokensReply:
+        """What this client's own token is good for."""
+        return await self._masters.ask_leader(InspectToken(), TokensReply, "look at a token")
+
+    async def revoke_token(self, token: str) -> TokensReply:
+        """Make a token, by its id, open nothing any more. Raises: NotFound."""
+        request = RevokeToken(id=token)
+        return await self._masters.ask_leader(request, TokensReply, f"revoke token {token}", effects=True)
+
+    async def rotate_keys(self, *, drop_former: bool = False) -> Ack:
+        """Sign chunk capabilities by a new key; `drop_former`: the one before opens nothing any more."""
+        request = RotateKeys(drop_former=drop_former)
+        return await self._masters.ask_leader(request, Ack, "rotate the capability keys", effects=True)

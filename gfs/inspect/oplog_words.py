@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import assert_never
 
+from gfs.credentials import token_id
 from gfs.messages import operations as op
 from gfs.vocabulary import InodeId
 
@@ -149,6 +150,14 @@ def operation_in_words(operation: op.AnyOperation) -> str:
             return f"begin life {operation.name} of the cluster, number {operation.number}"
         case op.SettleIncarnation():
             return "chunks from before this life of the cluster are settled"
+        case op.AddToken():
+            until = f" until {moment(operation.expires_at_ms)}" if operation.expires_at_ms else ""
+            of = f" of {operation.user}" if operation.user else ""
+            return f"token {token_id(operation.digest)}{of} is {operation.role} of {operation.prefix}{until}"
+        case op.RevokeToken():
+            return f"revoke token {token_id(operation.digest)}"
+        case op.RotateKeys():
+            return "sign chunk capabilities by a new key"
         case op.HoldGarbage():
             return "hold the collection of garbage" if operation.held else "go on collecting garbage"
         case _:

@@ -16,11 +16,13 @@ import time
 from typing import NamedTuple
 
 from gfs import settings as settings_module
+from gfs.credentials import new_token, read_token, token_digest
 from gfs.errors import InvalidArgument, NotFound, Unavailable
 from gfs.local.ports import free_ports
 from gfs.settings import Settings
 
 CONTROL_PORT_FIRST = 9500
+TOKEN_FILE = "token"
 MASTERS_ALLOWED = (1, 3, 5)
 CHUNKSERVERS_MAX = 32
 PROBE_SECONDS_MAX = 0.5  # how long somebody who only asks for a lock's holder may keep it from being taken
@@ -56,8 +58,12 @@ def open_layout(directory: str) -> Layout:
     return Layout(directory, settings_module.load(os.path.join(directory, "gfs.toml")))
 
 
-def make_layout(directory: str, *, masters: int, chunkservers: int, first_port: int) -> Layout:
+def make_layout(
+    directory: str, *, masters: int, chunkservers: int, first_port: int, tokens: bool = False
+) -> Layout:
     """Lay out a new cluster; `first_port` 0 takes free ports. Who comes second gets the one made first.
+
+    `tokens`: it wants a token of whoever calls; the first one, an admin's, is in the file `token`.
 
     Raises: InvalidArgument.
     """
@@ -69,7 +75,13 @@ def make_layout(directory: str, *, masters: int, chunkservers: int, first_port: 
         raise InvalidArgument(f"{chunkservers} chunk servers: use 1 to {CHUNKSERVERS_MAX} on one machine")
     os.makedirs(os.path.join(directory, "logs"), mode=0o700, exist_ok=True)
     _create_once(os.path.join(directory, "secret"), secrets.token_hex(32) + "\n")
-    text = _config_text(directory, masters, chunkservers, _ports(2 * (masters + chunkservers), first_port))
+    first_token = ""
+    if tokens:
+        token_file = os.path.join(directory, TOKEN_FILE)
+        _create_once(token_file, new_token() + "\n")
+        first_token = token_digest(read_token(token_file)).hex()
+    ports = _ports(2 * (masters + chunkservers), first_port)
+    text = _config_text(directory, masters, chunkservers, ports, first_token)
     _create_once(os.path.join(directory, "gfs.toml"), text)
     return open_layout(directory)
 
@@ -89,7 +101,7 @@ def _create_once(path: str, text: str) -> None:
         os.unlink(temporary)
 
 
-def _config_text(directory: str, masters: int, chunkservers: int, ports: list[int]) -> str:
+def _config_text(directory: str, masters: int, chunkservers: int, ports: list[int], first_token: str) -> str:
     def place(*parts: str) -> str:
         return json.dumps(os.path.join(directory, *parts))  # a JSON string is a TOML basic string
 
@@ -103,6 +115,16 @@ def _config_text(directory: str, masters: int, chunkservers: int, ports: list[in
         "[master]",
         f"replication_goal = {min(3, chunkservers)}",
     ]
+    if first_token:
+        lines += [
+            "",
+            "[access]",
+            "tokens = true  # whoever calls shows one; 'gfs token' makes more",
+            f'first_token_sha256 = "{first_token}"',
+            "",
+            "[client]",
+            f"token_file = {place(TOKEN_FILE)}",
+        ]
     for number in range(1, masters + 1):
         lines += [
             "",

@@ -14,6 +14,7 @@ from gfs.messages.check import RepairFiles
 from gfs.messages.cluster import ReadmitMaster, TakeCheckpoint
 from gfs.messages.members import AddMember, RemoveMember, TransferLeadership
 from gfs.messages.placement import Rebalance, SetServerTenure
+from gfs.messages.security import CreateToken, ListTokens, RevokeToken, RotateKeys
 from gfs.transport.interface import CallContext, Handler, Handlers
 from gfs.vocabulary import InodeId
 
@@ -30,6 +31,10 @@ SUPERUSER_REQUESTS = frozenset(
         OpenBackup,
         ReadBackup,
         HoldCollection,
+        CreateToken,
+        ListTokens,
+        RevokeToken,
+        RotateKeys,
     )
 )
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from gfs.clock import Clock, SystemClock
+from gfs.credentials import program_proof, read_cluster_secret
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, GfsError, NoSpace, PermissionDenied, Unavailable
@@ -140,9 +141,11 @@ class Master:
         self._state, self._checkpoints = self._open_state()
         self._to_stop.callback(self._state.close)
         self._to_let_go.append(self._state.close)
+        self._secret = _read_secret(self._settings)
         self._node = self._make_node()
         self._quarantine.watch(self._state, self._node, soon=asyncio.get_running_loop().call_soon)
-        caller = self._wires.caller("master", self._id, self._cluster)
+        proof = program_proof(self._secret, cluster=self._cluster, role="master")
+        caller = self._wires.caller("master", self._id, self._cluster, credential=proof)
         self._to_stop.push_async_callback(caller.close)
         self.services = services = MasterServices(
             self._settings,
@@ -158,6 +161,7 @@ class Master:
             metrics=self.metrics,
             clock=self._clock,
             chance=self._chance,
+            secret=self._secret,
         )
         self._to_stop.push_async_callback(services.stop)
         handlers = services.guarded({**services.handlers(), **diagnosis.handlers()})
@@ -199,6 +203,7 @@ class Master:
             self.address,
             handlers,
             observer=diagnosis.calls,
+            gate=None if self.services.gate is None else self.services.gate.admit,
             cluster=lambda: self._cluster,
             role="master",
             node=self._id,
@@ -249,7 +254,7 @@ class Master:
             listen=split_address(mine.raft),
             directory=self._directory,
             cluster=self._cluster,
-            secret=_read_secret(self._settings),
+            secret=self._secret,
             state=self._state,
             checkpoints=self._checkpoints,
             options=RaftOptions(
@@ -335,20 +340,13 @@ def _read_secret(settings: Settings) -> bytes:
     """Raises: ConfigInvalid."""
     path = settings.cluster.secret_file
     if not path:
-        if len(settings.masters) > 1:
+        if len(settings.masters) > 1 or settings.access.tokens:
             raise ConfigInvalid(
-                "cluster.secret_file is missing: masters prove to each other that they know its content",
-                hint="Put a long random line in a file, the same on every master, readable only by gfs.",
+                "cluster.secret_file is missing: programs prove to each other that they know its content",
+                hint="Put a long random line in a file, the same on every host, readable only by gfs.",
             )
         return secrets.token_bytes(32)  # a single master talks to no other
-    try:
-        with open(path, "rb") as file:
-            secret = file.read().strip()
-    except OSError as error:
-        raise ConfigInvalid(f"cannot read cluster.secret_file {path!r}: {error.strerror}") from error
-    if not secret:
-        raise ConfigInvalid(f"cluster.secret_file {path!r} is empty")
-    return secret
+    return read_cluster_secret(path)
 
 
 def _start_error(error: OSError, directory: str, raft: Address) -> GfsError:

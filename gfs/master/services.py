@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from gfs.clock import Clock
+from gfs.errors import InvalidArgument
 from gfs.identity import system_identity
 from gfs.master.adoption_duty import AdoptionDuty
 from gfs.master.backup_service import BackupService, BackupStore
@@ -30,6 +31,7 @@ from gfs.master.damage_duty import DamageDuty
 from gfs.master.digest_rounds import DigestRounds
 from gfs.master.duties import Duties
 from gfs.master.garbage_collection import GarbageCollection
+from gfs.master.gate import Bearer, MasterGate
 from gfs.master.granting import Granting
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
@@ -46,6 +48,7 @@ from gfs.master.replica_moves import ReplicaMoves
 from gfs.master.replication.raft_node import RaftNode
 from gfs.master.roster import Roster
 from gfs.master.row_check import RowCheck
+from gfs.master.security_service import SecurityService
 from gfs.master.service import MasterService
 from gfs.master.settling_duty import SettlingDuty
 from gfs.master.snapshot_service import SnapshotService
@@ -80,6 +83,7 @@ class MasterServices:
         metrics: Metrics,
         clock: Clock,
         chance: random.Random,
+        secret: bytes,
     ) -> None:
         self._settings, self._cluster, self._node, self._state = settings, cluster, node, state
         self._rpc, self._standing, self._roster = rpc, standing, roster
@@ -104,6 +108,7 @@ class MasterServices:
             applied_index=state.committed_index,
             standing=standing,
         )
+        self.gate = self._make_gate(secret)
         self._make_grants()
         self._collection = GarbageCollection(
             commits=self.commits,
@@ -162,6 +167,9 @@ class MasterServices:
             repair=self.repair,
             clock=self._clock,
         )
+        security = SecurityService(
+            self.commits, self._reads, self._clock, chance=self._chance, bearer=self._bearer
+        )
         service = self._make_service()
         self._members = self._make_members(service.cluster)
         return {
@@ -171,6 +179,7 @@ class MasterServices:
             **self._members.handlers(),
             **self._backups.handlers(),
             **self._digests.handlers(),
+            **security.handlers(),
         }
 
     def guarded(self, handlers: Handlers) -> Handlers:
@@ -227,6 +236,31 @@ class MasterServices:
         }
 
     # --- wiring --------------------------------------------------------------------------------
+
+    def _make_gate(self, secret: bytes) -> MasterGate | None:
+        access = self._settings.access
+        if not access.tokens:
+            return None
+        gate = MasterGate(
+            tables=self._state.committed,
+            committed_index=self._state.committed_index,
+            clock=self._clock,
+            secret=secret,
+            cluster=self._cluster,
+            superuser=access.superuser or system_identity().user,
+            first_token_sha256=access.first_token_sha256,
+            unknown=lambda: None if self.commits.is_leading else self.commits.not_leader(),
+        )
+        self._state.on_applied(lambda index, record, _outcome: gate.note(index, record.operation))
+        self._state.on_replaced(gate.forget_all)
+        return gate
+
+    def _bearer(self, credential: str) -> Bearer:
+        if self.gate is None:
+            raise InvalidArgument(
+                "this cluster wants no tokens", hint="access.tokens = true in gfs.toml makes it want them."
+            )
+        return self.gate.bearer(credential)
 
     def _make_grants(self) -> None:
         tuning = self._settings.master

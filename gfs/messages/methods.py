@@ -47,6 +47,7 @@ from gfs.messages.replicas import (
     SealReplica,
     WriteChunk,
 )
+from gfs.messages.security import CreateToken, InspectToken, ListTokens, RevokeToken, RotateKeys
 from gfs.messages.snapshots import CopyReplica, RevokeLeases, TakeSnapshot
 from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 
@@ -77,6 +78,14 @@ BACKUP_REQUESTS: tuple[type[Request], ...] = (  # by masters
     ReadBackup,
     CloseBackup,
     HoldCollection,
+)
+
+SECURITY_REQUESTS: tuple[type[Request], ...] = (  # by masters
+    CreateToken,
+    ListTokens,
+    InspectToken,
+    RevokeToken,
+    RotateKeys,
 )
 
 REPLICA_CHECK_REQUESTS: tuple[type[Request], ...] = (VerifyReplica, MendReplica)  # by chunk servers

@@ -345,6 +345,38 @@ class HoldGarbage(Operation, tag="hold_garbage", frozen=True, kw_only=True):
     held: bool
 
 
+class AddToken(Operation, tag="add_token", frozen=True, kw_only=True):
+    """Whoever shows the token with this SHA-256 has a role below `prefix` (see master/core/user_tokens).
+
+    The token itself is nowhere but with its owner. `user`: on whose behalf its requests are; "": as they say.
+    `expires_at_ms` 0: never.
+    """
+
+    digest: bytes
+    role: str
+    prefix: str = "/"
+    user: str = ""
+    note: str = ""
+    expires_at_ms: int = 0
+
+
+class RevokeToken(Operation, tag="revoke_token", frozen=True, kw_only=True):
+    """The token with this SHA-256 opens nothing any more."""
+
+    digest: bytes
+
+
+class RotateKeys(Operation, tag="rotate_keys", frozen=True, kw_only=True):
+    """Chunk capabilities are signed by a new key from now on; the one before still holds, older ones do not.
+
+    The log has only the `salt`, from which those who know the cluster's secret make the key. `drop_former`:
+    the key before does not hold any more either.
+    """
+
+    salt: bytes
+    drop_former: bool = False
+
+
 AnyOperation = (
     MakeDirectory
     | CreateFile
@@ -374,6 +406,9 @@ AnyOperation = (
     | AdoptReplicas
     | SettleIncarnation
     | HoldGarbage
+    | AddToken
+    | RevokeToken
+    | RotateKeys
 )
 
 

@@ -15,7 +15,7 @@ from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request, method_name
 from gfs.telemetry import logger, trace_id
 from gfs.transport.call_tally import CallTally
 from gfs.transport.frames import DECODE_FAULTS, error_reply, request_decoder
-from gfs.transport.interface import CallContext, CallObserver, Handler, Handlers, Later
+from gfs.transport.interface import CallContext, CallObserver, Gate, Handler, Handlers, Later
 from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)
@@ -42,6 +42,7 @@ class Dispatcher:
         role: str,
         tally: CallTally | None = None,
         observer: CallObserver | None = None,
+        gate: Gate | None = None,
     ) -> None:
         assert handlers, "a server without a single method"
         self.requests: tuple[type[Request], ...] = tuple(handlers)
@@ -54,6 +55,7 @@ class Dispatcher:
         self._role = role
         self._tally = tally or CallTally()
         self._observer = observer
+        self._gate = gate
         self.message_decoder = request_decoder(self.requests)
         self._request_decoders = {
             method: msgspec.msgpack.Decoder(kind) for method, kind in self.by_method.items()
@@ -69,6 +71,8 @@ class Dispatcher:
         # Set in every call rather than reset after it: the tasks that run handlers do nothing else.
         trace_id.set(context.trace)
         try:
+            if self._gate is not None:
+                context = self._gate(request, context)
             answering = self._handlers[type(request)](request, context)
         except Exception as error:
             reply = self._refusal(error, request, context)

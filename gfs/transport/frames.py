@@ -36,7 +36,10 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Frame, tag="hello", frozen=True, array_like=True):
-    """Who speaks, for whom, and which versions of the protocol. `cluster` is empty when not known yet."""
+    """Who speaks, for whom, and which versions of the protocol. `cluster` is empty when not known yet.
+
+    `credential`: of a caller, see gfs.credentials.
+    """
 
     proto_min: int
     proto_max: int
@@ -44,6 +47,7 @@ class Hello(Frame, tag="hello", frozen=True, array_like=True):
     node: str
     cluster: str = ""
     identity: Identity = NOBODY
+    credential: str = ""
 
 
 class Refusal(Frame, tag="refusal", frozen=True, array_like=True):
@@ -146,5 +150,7 @@ def agree(mine: Hello, theirs: Hello) -> int:
     return version
 
 
-def own_hello(*, role: str, node: str, cluster: str, identity: Identity = NOBODY) -> Hello:
-    return Hello(PROTO_VERSION_MIN, PROTO_VERSION, role, node, cluster, identity)
+def own_hello(
+    *, role: str, node: str, cluster: str, identity: Identity = NOBODY, credential: str = ""
+) -> Hello:
+    return Hello(PROTO_VERSION_MIN, PROTO_VERSION, role, node, cluster, identity, credential)

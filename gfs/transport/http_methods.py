@@ -3,8 +3,8 @@
     curl -d '{"path": "/data"}' http://127.0.0.1:9500/v1/stat
 
 `Gfs-Deadline` (seconds) bounds a call, `Gfs-Trace` names it, `Gfs-User` and `Gfs-Groups` (separated by
-commas) say on whose behalf it is; all may be left out. Every refusal is an ErrorReply as JSON under a fitting
-status.
+commas) say on whose behalf it is, `Authorization: Bearer …` shows a token; all may be left out. Every refusal
+is an ErrorReply as JSON under a fitting status.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
+from gfs.credentials import CREDENTIAL_CHARS_MAX
 from gfs.errors import (
     BY_CODE,
     DeadlineExceeded,
@@ -79,7 +80,7 @@ def method_routes(dispatcher: Dispatcher) -> list[web.RouteDef]:
         request = _decode(await _read_body(http), decoder)
         trace = http.headers.get(TRACE_HEADER, "")[:_TRACE_CHARS_MAX] or new_trace_id()
         seconds = _deadline(http)
-        context = CallContext(f"http {http.remote}", trace, seconds, _identity(http))
+        context = CallContext(f"http {http.remote}", trace, seconds, _identity(http), _credential(http))
         try:
             async with asyncio.timeout(seconds):
                 reply = await dispatcher.answer(request, context)
@@ -94,6 +95,11 @@ def _identity(http: web.Request) -> Identity:
     groups = http.headers.get(GROUPS_HEADER, "").split(",")
     names = tuple(name.strip() for name in groups if name.strip())[:GROUPS_MAX]
     return Identity(http.headers.get(USER_HEADER, ""), names)
+
+
+def _credential(http: web.Request) -> str:
+    scheme, _, shown = http.headers.get("Authorization", "").partition(" ")
+    return shown.strip()[: CREDENTIAL_CHARS_MAX + 1] if scheme.lower() == "bearer" else ""
 
 
 def health_routes(

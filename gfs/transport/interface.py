@@ -19,13 +19,19 @@ T = TypeVar("T")
 class CallContext(NamedTuple):
     """What a handler may know of the call it answers. `trace` follows a call across programs.
 
-    `identity`: on whose behalf, as the caller says; nothing proves it.
+    `identity`: on whose behalf, as the caller says; nothing proves it. `credential`: what the caller shows to
+    prove who it is (see gfs.credentials), never to be logged.
     """
 
     peer: str
     trace: str
     seconds_left: float
     identity: Identity = NOBODY
+    credential: str = ""
+
+
+# Looks at a call before its handler does: returns the context it is answered in, or raises a GfsError.
+Gate = Callable[[Request, CallContext], CallContext]
 
 
 class Later(Awaitable[Reply]):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from aiohttp import WebSocketError, WSMsgType, web
 
+from gfs.credentials import CREDENTIAL_CHARS_MAX
 from gfs.errors import (
     DeadlineExceeded,
     FrameTooLarge,
@@ -78,6 +79,7 @@ class ServerConnection:
         self._remote = remote
         self._peer = ""
         self._identity = NOBODY
+        self._credential = ""
         self._outbox = Outbox(socket.send_bytes)
         self._inbox: deque[Call[Request] | Cancel | Hello] = deque()
         self._waiting: dict[int, _WaitingCall] = {}
@@ -132,7 +134,7 @@ class ServerConnection:
             await self._socket.send_bytes(join_frames([encode_frame(self._mine), encode_frame(refusal)]))
             raise
         self._peer = first.node or first.role
-        self._identity = first.identity
+        self._identity, self._credential = first.identity, first.credential[: CREDENTIAL_CHARS_MAX + 1]
         self._inbox.extend(frames[1:])
         await self._socket.send_bytes(join_frames([encode_frame(self._mine)]))
 
@@ -307,7 +309,7 @@ class ServerConnection:
         return False
 
     def _context(self, call: Call[Request]) -> CallContext:
-        return CallContext(self._peer, call.trace, call.seconds_left, self._identity)
+        return CallContext(self._peer, call.trace, call.seconds_left, self._identity, self._credential)
 
     def _remember(self, call: Call[Request], work: asyncio.Future[Any]) -> _WaitingCall:
         """From now on the call has a task or future of its own, cancelled when it is taken back or late."""

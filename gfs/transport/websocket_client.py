@@ -24,7 +24,7 @@ R = TypeVar("R", bound=Reply)
 class WebSocketCaller:
     """An RpcCaller (see interface). `cluster` may be set later: it is said at each new connection's hello.
 
-    `identity`: on whose behalf it calls; by default of whoever runs this program.
+    `identity`: on whose behalf it calls; by default of whoever runs this program. `credential` proves it.
 
     All methods belong to one event loop, the one of the first call.
     """
@@ -36,12 +36,14 @@ class WebSocketCaller:
         cluster: str = "",
         *,
         identity: Identity | None = None,
+        credential: str = "",
         connect_seconds_max: float = CONNECT_SECONDS_MAX,
         dial: Dial = dialled_address,
     ) -> None:
         self.cluster = cluster
         self._role, self._node = role, node
         self._identity = system_identity() if identity is None else identity
+        self._credential = credential
         self._connect_seconds_max = connect_seconds_max
         self._dial = dial
         self._session: aiohttp.ClientSession | None = None
@@ -132,7 +134,11 @@ class WebSocketCaller:
                 connection = ClientConnection(socket, address)
                 try:
                     mine = own_hello(
-                        role=self._role, node=self._node, cluster=self.cluster, identity=self._identity
+                        role=self._role,
+                        node=self._node,
+                        cluster=self.cluster,
+                        identity=self._identity,
+                        credential=self._credential,
                     )
                     await connection.exchange_hello(mine)
                 except BaseException:

@@ -24,7 +24,7 @@ from gfs.transport.call_tally import CallTally, ConnectionTally
 from gfs.transport.dispatch import Dispatcher
 from gfs.transport.frames import MESSAGE_BYTES_MAX, own_hello
 from gfs.transport.http_methods import guard_routes, health_routes, method_routes
-from gfs.transport.interface import CallObserver, Handlers
+from gfs.transport.interface import CallObserver, Gate, Handlers
 from gfs.transport.server_connection import ServerConnection
 from gfs.vocabulary import Address, split_address
 
@@ -38,7 +38,8 @@ class ControlServer:
     """Serves `handlers` at `address` (port 0: any free one; `.address` tells which after `start`).
 
     `cluster` is asked at each hello, for a fresh disk learns its cluster late. `live` and `ready` answer
-    /livez and /readyz; ready gives a sentence saying why not. `extra_routes` are aiohttp routes (web pages).
+    /livez and /readyz; ready gives a sentence saying why not. `gate` looks at
+    each call before its handler. `extra_routes` are aiohttp routes (web pages).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ControlServer:
         live: Callable[[], bool],
         ready: Callable[[], tuple[bool, str]],
         observer: CallObserver | None = None,
+        gate: Gate | None = None,
         extra_routes: Sequence[web.AbstractRouteDef] = (),
         connections_max: int = CONNECTIONS_MAX,
         hello_seconds_max: float = HELLO_SECONDS_MAX,
@@ -60,7 +62,9 @@ class ControlServer:
     ) -> None:
         self.address = address
         self._cluster, self._role, self._node = cluster, role, node
-        self._dispatcher = Dispatcher(handlers, role=role, tally=CallTally(metrics), observer=observer)
+        self._dispatcher = Dispatcher(
+            handlers, role=role, tally=CallTally(metrics), observer=observer, gate=gate
+        )
         self._connections: set[ServerConnection] = set()
         self._tally = ConnectionTally(metrics, lambda: len(self._connections))
         self._connections_max = connections_max

@@ -9,11 +9,13 @@ from typing import Self
 from gfs import aio
 from gfs.chunkserver.process import ChunkServer
 from gfs.client.client import AsyncClient
+from gfs.credentials import new_token, token_digest, write_token
 from gfs.errors import GfsError
 from gfs.local.ports import free_ports
 from gfs.master.process import Master
 from gfs.messages.chunks import Replica
 from gfs.settings import (
+    AccessSettings,
     ChunkServerNode,
     ChunkServerSettings,
     ClientSettings,
@@ -28,12 +30,21 @@ from gfs.vocabulary import MIB, Address, ChunkHandle
 class RealCluster:
     """`async with`: started when it is entered, and with all chunk servers known to the leader."""
 
-    def __init__(self, directory: Path, *, masters: int = 1, chunkservers: int = 3) -> None:
+    def __init__(
+        self, directory: Path, *, masters: int = 1, chunkservers: int = 3, tokens: bool = False
+    ) -> None:
+        """`tokens`: it wants one of whoever calls; the first, an admin's, is in `token_file`."""
         ports = (Address(f"127.0.0.1:{port}") for port in free_ports(2 * (masters + chunkservers)))
         secret = directory / "secret"
         secret.write_text("a long line nobody guesses")
         secret.chmod(0o600)
+        self.token_file = str(directory / "token") if tokens else ""
+        access = AccessSettings()
+        if tokens:
+            write_token(self.token_file, token := new_token())
+            access = AccessSettings(tokens=True, first_token_sha256=token_digest(token).hex())
         self.settings = Settings(
+            access=access,
             cluster=ClusterSettings(id="test-cluster", secret_file=str(secret)),
             masters={
                 f"m{n}": MasterNode(control=next(ports), raft=next(ports)) for n in range(1, masters + 1)
@@ -55,7 +66,8 @@ class RealCluster:
         return [node.control for node in self.settings.masters.values()]
 
     async def client(self, settings: ClientSettings | None = None) -> AsyncClient:
-        return await aio.connect(self.addresses, settings=settings)
+        default = ClientSettings(token_file=self.token_file)
+        return await aio.connect(self.addresses, settings=settings or default)
 
     async def stop_replica(self, replica: Replica) -> None:
         """Stop the chunk server that holds `replica`."""

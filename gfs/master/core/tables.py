@@ -23,7 +23,8 @@ class Table(Enum):
     SESSIONS = b"sessions"  # client id -> last use; (client id, sequence) -> outcome
     SERVERS = b"servers"  # chunk server id -> its number in chunk records, number -> id, tenure
     POLICIES = b"policies"  # directory inode -> replicas, rack rule, reclamation delay, durability, quota
-    OWNERS = b"owners"  # owner and group -> their number in inode records, and number -> owner and group
+    # owner and group -> their number in inode records, and number -> owner and group; tokens by their digest
+    OWNERS = b"owners"
     USAGE = b"usage"  # directory inode -> files, directories and bytes below it
     UNFINISHED = b"unfinished"  # snapshots under way by their copy's inode, chunk copies by their handle
     META = b"meta"  # format version, applied (index, term), next ids and counters, digest
