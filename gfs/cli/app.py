@@ -83,6 +83,8 @@ COMMANDS: dict[str, CommandRow] = {
     "chown": CommandRow("access", "chown", "Files", "Change owner and group."),
     "policy": CommandRow("policies", "policy", "Files", "Show or set what holds below a directory."),
     "glob": CommandRow("files", "glob", "Files", "List the paths that match a pattern."),
+    "mount": CommandRow("mount", "mount", "Files", "Show the cluster as a directory of this machine."),
+    "umount": CommandRow("mount", "umount", "Files", "End a mount."),
     "chunks": CommandRow("look", "chunks", "Look inside", "Show a file's chunks, versions and replicas."),
     "explain": CommandRow(
         "placement", "explain", "Look inside", "Say why replicas are where they are, and what blocks."

@@ -1,0 +1,1 @@
+"""The cluster's tree as a directory of this machine."""
