@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
@@ -12,6 +14,7 @@ from gfs.client.blocking_files import BlockingReader, BlockingWriter
 from gfs.client.checking import VerifiedChunk
 from gfs.client.client import AsyncClient, Names, Places, WriteMode
 from gfs.client.file import AsyncWriter
+from gfs.client.forks import keep_in_children
 from gfs.client.loop_thread import LoopThread
 from gfs.client.master_session import Freshness
 from gfs.client.operating import Operator, Progress, unheard
@@ -41,6 +44,17 @@ READ_BUFFER_BYTES = 1 * MIB  # of the buffered reader that open() gives
 
 T = TypeVar("T")
 
+_connecting_anew = threading.Lock()  # after a fork, by the first of several threads
+
+
+def _free_the_lock() -> None:
+    # A thread that held it at the moment of the fork is not there in the child to let it go.
+    global _connecting_anew
+    _connecting_anew = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_free_the_lock)
+
 
 def connect(
     masters: str | Sequence[str],
@@ -69,24 +83,22 @@ def connect(
     Returns: at once; the first request looks for the leader.
     Raises: InvalidArgument for something that is not an address.
     """
-    return Client(lambda: aio.connect(masters, settings=settings, consistency=consistency))
+    return Client(functools.partial(aio.connect, masters, settings=settings, consistency=consistency))
 
 
 class Client:
     """A connection to a cluster, for code without an event loop. Any number of threads may use it.
 
     Its verbs are AsyncClient's, with the same promises and errors. Open files belong to one thread at a time.
+
+    A pickle carries how it was connected, and connects anew. So does a forked child when it first uses it;
+    files opened before the fork stay the parent's, and say so.
     """
 
     def __init__(self, connecting: Callable[[], Coroutine[Any, Any, AsyncClient]]) -> None:
-        self._thread = LoopThread()
-        self._closing = threading.Lock()
+        self._connecting = connecting
         self._closed = False
-        try:
-            self._client = self._thread.run(connecting())
-        except BaseException:
-            self._thread.stop()
-            raise
+        self._connect()
 
     def __enter__(self) -> Self:
         return self
@@ -94,8 +106,44 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Callable[[], Coroutine[Any, Any, AsyncClient]]]]:
+        return type(self), (self._connecting,)
+
+    @property
+    def _thread(self) -> LoopThread:
+        self._be_in_this_process()
+        return self._own_thread
+
+    @property
+    def _client(self) -> AsyncClient:
+        self._be_in_this_process()
+        return self._own_client
+
+    def _be_in_this_process(self) -> None:
+        if self._process == os.getpid():
+            return
+        with _connecting_anew:
+            if self._process != os.getpid() and not self._closed:
+                self._connect()
+
+    def _connect(self) -> None:
+        thread = LoopThread()
+        try:
+            client = thread.run(self._connecting())
+        except BaseException:
+            thread.stop()
+            raise
+        keep_in_children(thread)
+        keep_in_children(client)
+        self._closing = threading.Lock()
+        self._own_thread, self._own_client = thread, client
+        self._process = os.getpid()  # last: until then nobody takes what the parent had for ours
+
     def close(self) -> None:
         """Hang up. Open files fail; close them before. May be called again."""
+        if self._process != os.getpid():
+            self._closed = True  # the connections are the parent's
+            return
         with self._closing:
             if not self._closed:
                 self._closed = True

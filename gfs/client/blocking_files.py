@@ -29,28 +29,41 @@ class BlockingReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
+        self._check_open()
         view = memoryview(buffer)
         return self._thread.run(self._file.readinto(view))
 
     def readall(self) -> bytes:
+        self._check_open()
         return self._thread.run(self._file.read())
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Raises: ValueError for a place before the start, as the io module does."""
+        self._check_open()
+        if whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
+            raise ValueError(f"whence {whence} is none of 0, 1 and 2")
         if whence == io.SEEK_CUR:
             offset += self._file.tell()
         elif whence == io.SEEK_END:
             offset += self._thread.run(self._file.length())
+        if offset < 0:
+            raise ValueError(f"cannot seek to {offset}: that is before the start of the file")
         return self._file.seek(offset)
 
     def tell(self) -> int:
+        self._check_open()
         return self._file.tell()
 
     def close(self) -> None:
         if not self.closed:
             try:
-                self._thread.run(self._file.close())
+                self._thread.finish(self._file.close())
             finally:
                 super().close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")  # what the io module promises
 
 
 class BlockingWriter(io.RawIOBase):

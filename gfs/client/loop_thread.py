@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ class LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name="gfs-client", daemon=True)
         self._thread.start()
         self._stopped = False
+        self._process = os.getpid()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:  # Any: what asyncio sends into a coroutine
         """Run `work` in the loop and wait for it; an interrupt of the waiting thread cancels it."""
@@ -28,6 +30,12 @@ class LoopThread:
         if self._stopped:
             work.close()
             raise Unavailable("this client is closed")
+        if self._process != os.getpid():  # no thread survives a fork: nobody would do the work
+            work.close()
+            raise Unavailable(
+                "this was opened by the process that this one was forked from",
+                hint="Open it anew: the client itself can be used, and connects anew.",
+            )
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -46,9 +54,22 @@ class LoopThread:
         while (item := self.run(following())) is not None:
             yield item
 
+    def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`, which lets go of something, from anywhere.
+
+        A finalizer may run in the loop's own thread, which cannot wait for itself, or in a child, where
+        what would be let go of is the parent's.
+        """
+        if self._process != os.getpid() or self._stopped:
+            work.close()
+        elif threading.current_thread() is self._thread:
+            self.begin(work)
+        else:
+            self.run(work)
+
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` without waiting for it, from any thread; once the loop has stopped, not at all."""
-        if self._stopped:
+        if self._stopped or self._process != os.getpid():
             work.close()
         else:
             asyncio.run_coroutine_threadsafe(work, self._loop)
