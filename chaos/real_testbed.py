@@ -230,7 +230,9 @@ class RealTestbed:
     def _node_at(self, control: str) -> str:
         return next(node for node, address in self._addresses().items() if address == control)
 
-    async def replica_bytes(self, client: AsyncClient, server: str, handle: int, version: int) -> bytes:
+    async def replica_bytes(
+        self, client: AsyncClient, server: str, handle: int, version: int, capability: bytes = b""
+    ) -> bytes:
         """As the file on the server's disk has them, to the committed length the server answers."""
         request = ChunkStatus(handle=ChunkHandle(handle), version=ChunkVersion(version))
         found = await self._caller.call(

@@ -14,7 +14,7 @@ second thought. False means nobody can say; only a request id makes a retry safe
           NotEnoughChunkServers  DataUnavailable             6
         ChecksumMismatch  CorruptState                       7
         NoSpace  QuotaExceeded                               8
-        LeaseExpired  NotPrimary  StaleVersion  ChunkSealed
+        LeaseExpired  CapabilityExpired  NotPrimary  StaleVersion  ChunkSealed
           PushMissing  Superseded                           10
         FrameTooLarge  ProtocolFault  UnsupportedVersion
           WrongCluster                                       1
@@ -156,6 +156,12 @@ class QuotaExceeded(GfsError):
 
 class LeaseExpired(GfsError):
     code, definite, exit_status = "lease_expired", True, 10
+
+
+class CapabilityExpired(LeaseExpired):
+    """What a master has let this client do with a chunk holds no more; asking again gives a newer word."""
+
+    code = "capability_expired"
 
 
 class NotPrimary(GfsError):

@@ -108,6 +108,7 @@ class SimulatedBulkClient(DataClient):
         chain: Sequence[Address],
         checksums: Sequence[int] | None,
         deadline_seconds: float,
+        capability: bytes = b"",
     ) -> PushAnswer:
         outgoing = self.begin_push(
             address,
@@ -130,6 +131,7 @@ class SimulatedBulkClient(DataClient):
         chain: Sequence[Address],
         checksums: Sequence[int] | None,
         connect_seconds: float,
+        capability: bytes = b"",
     ) -> OutgoingPush:
         head = PushHead(
             push_id=push_id,
@@ -152,6 +154,7 @@ class SimulatedBulkClient(DataClient):
         *,
         deadline_seconds: float,
         verify_here: bool = False,
+        capability: bytes = b"",
     ) -> tuple[int, int]:
         assert len(buffer) > 0
         server = self._reach(address, deadline_seconds)

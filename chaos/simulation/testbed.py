@@ -240,7 +240,9 @@ class SimTestbed:
         except GfsError:
             return ()
 
-    async def replica_bytes(self, client: AsyncClient, server: str, handle: int, version: int) -> bytes:
+    async def replica_bytes(
+        self, client: AsyncClient, server: str, handle: int, version: int, capability: bytes = b""
+    ) -> bytes:
         request = ChunkStatus(handle=ChunkHandle(handle), version=ChunkVersion(version))
         found = await self._caller.call(
             Address(server), request, ChunkStatusReply, deadline_seconds=ASK_SECONDS

@@ -16,6 +16,7 @@ import msgspec
 
 from gfs.chunkserver.chunk_orders import ChunkOrders
 from gfs.chunkserver.disk_identity import DiskIdentity
+from gfs.chunkserver.gate import ServerKeys
 from gfs.chunkserver.known_masters import KnownMasters
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.clock import Clock
@@ -133,6 +134,7 @@ class Heartbeats:
         heartbeat_seconds: float,
         registered_seconds: float,
         join: Callable[[ClusterId], bool],
+        keys: ServerKeys | None = None,
     ) -> None:
         assert heartbeat_seconds > 0
         self._announcement = announcement
@@ -146,6 +148,7 @@ class Heartbeats:
         self._heartbeat_seconds = heartbeat_seconds
         self._registered_seconds = registered_seconds
         self._join = join
+        self._keys = keys
         self._masters = masters
         self._links = {address: _MasterLink(address) for address in masters.at_start}
         self._leader_term = Term(0)  # highest a leader has spoken with; older ones are not obeyed (I3)
@@ -272,6 +275,8 @@ class Heartbeats:
         if link.trouble:
             _log.info("registered with a master", master=link.address, leader=reply.is_leader)
         link.heard_at, link.told_at, link.trouble, link.logged = told_at, told_at, "", ""
+        if self._keys is not None:
+            self._keys.hear(reply.capability_keys, from_leader=reply.is_leader)
         self._obey(reply, leases, told_at)
         await self._follow(reply)
         if joined:

@@ -18,11 +18,12 @@ from typing import TypeVar
 
 from gfs.chunkserver.disk_health import FULL_DISK
 from gfs.chunkserver.disk_identity import DirectoryLock, DiskIdentity
+from gfs.chunkserver.gate import ChunkServerGate, ServerKeys
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
 from gfs.chunkserver.known_masters import KnownMasters
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.chunkserver.push_chain import PushChain
-from gfs.chunkserver.replica_checks import ReplicaChecks
+from gfs.chunkserver.replica_checks import FETCH_SECONDS, ReplicaChecks
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.chunkserver.scrubber import Scrubber, ScrubProgress
 from gfs.chunkserver.service import ChunkService
@@ -44,7 +45,7 @@ from gfs.transport.interface import Handlers
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.transport.websocket_server import ControlServer
 from gfs.transport.wires import SOCKETS, Wires
-from gfs.vocabulary import Address, ChunkHandle, ClusterId
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId
 
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -77,6 +78,7 @@ class ChunkServer:
         self._clock = clock or SystemClock()
         self._disk, self._wires = disk or SystemDisk(), wires
         self._tallies = Tallies()
+        self._keys = ServerKeys()
         self._to_stop = AsyncExitStack()
         self._to_let_go: list[Callable[[], None]] = []
         self._failed: asyncio.Future[str] | None = None
@@ -168,8 +170,8 @@ class ChunkServer:
             caller,
             workers,
             self._clock,
-            push_copy=partial(_push_copy, data_client, tuning.forward_seconds),
-            read_replica=partial(data_client.read_into, deadline_seconds=CLONE_PIECE_SECONDS),
+            push_copy=partial(_push_copy, data_client, tuning.forward_seconds, self._own_capability),
+            read_replica=partial(self._read_elsewhere, data_client, deadline_seconds=CLONE_PIECE_SECONDS),
             clone_workers=self._clone_workers(),
             forward_seconds=tuning.forward_seconds,
             tallies=self._tallies,
@@ -200,6 +202,44 @@ class ChunkServer:
             data=self.data_address,
             chunks=replicas.chunk_count,
         )
+
+    def _own_capability(self, handle: ChunkHandle, version: ChunkVersion) -> bytes:
+        return self._keys.own(handle, version, now_s=self._clock.wall_ms() / 1000)
+
+    def _read_elsewhere(
+        self,
+        data_client: DataClient,
+        address: Address,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        first: int,
+        buffer: memoryview,
+        *,
+        deadline_seconds: float,
+    ) -> tuple[int, int]:
+        """As DataClient.read_into, from another chunk server on behalf of this one."""
+        return data_client.read_into(
+            address,
+            handle,
+            version,
+            first,
+            buffer,
+            deadline_seconds=deadline_seconds,
+            capability=self._own_capability(handle, version),
+        )
+
+    def _make_gate(self) -> ChunkServerGate | None:
+        cluster = self._settings.cluster
+        if not self._settings.access.tokens:
+            return None
+        loop = asyncio.get_running_loop()
+
+        def hurry() -> None:
+            if self._heartbeats is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(self._heartbeats.hurry)  # the bulk port's threads call it, too
+
+        secret = read_cluster_secret(cluster.secret_file)
+        return ChunkServerGate(self._keys, self._clock, secret=secret, cluster=cluster.id, hurry=hurry)
 
     def _proof(self) -> str:
         """What this server shows to others to prove that it is one of the cluster."""
@@ -260,6 +300,7 @@ class ChunkServer:
             self._clock,
             in_worker=in_worker,
             collect=service.collect,
+            keys=self._keys,
             heartbeat_seconds=self._settings.chunkserver.heartbeat_seconds,
             registered_seconds=self._settings.master.chunkserver_dead_seconds,
             join=service.join,
@@ -317,12 +358,14 @@ class ChunkServer:
         self, identity: DiskIdentity, chain: PushChain, handlers: Handlers, diagnosis: Diagnosis
     ) -> None:
         tuning = self._settings.chunkserver
+        gate = self._make_gate()
         self._data = self._wires.bulk_server(
             self._node.data,
             chain,
             connections_max=tuning.data_connections_max,
             congestion_control=tuning.congestion_control,
             observer=diagnosis.calls,
+            gate=None if gate is None else gate.admit_data,
         )
         self._data.start()
         self._to_stop.push_async_callback(partial(asyncio.to_thread, self._data.stop))
@@ -330,6 +373,7 @@ class ChunkServer:
             self._node.control,
             {**handlers, **diagnosis.handlers()},
             observer=diagnosis.calls,
+            gate=None if gate is None else gate.admit,
             cluster=lambda: identity.cluster,
             role="chunkserver",
             node=self._node_id,
@@ -345,7 +389,8 @@ class ChunkServer:
     ) -> ReplicaChecks:
         workers = ThreadPoolExecutor(CHECKS_RUNNING_MAX, thread_name_prefix="check")
         self._to_stop.callback(workers.shutdown)
-        return ReplicaChecks(replicas.verifier, data_client, workers, join=service.join)
+        read = partial(self._read_elsewhere, data_client, deadline_seconds=FETCH_SECONDS)
+        return ReplicaChecks(replicas.verifier, read, workers, join=service.join)
 
     def _start_flushing(
         self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, workers: ThreadPoolExecutor
@@ -467,7 +512,13 @@ async def _serve(settings: Settings, node_id: str, directory: str) -> None:
     _log.info("chunk server stopped")
 
 
-async def _push_copy(client: DataClient, deadline_seconds: float, address: Address, pushed: Pushed) -> None:
+async def _push_copy(
+    client: DataClient,
+    deadline_seconds: float,
+    capability: Callable[[ChunkHandle, ChunkVersion], bytes],
+    address: Address,
+    pushed: Pushed,
+) -> None:
     answer = await asyncio.to_thread(
         partial(
             client.push,
@@ -478,6 +529,7 @@ async def _push_copy(client: DataClient, deadline_seconds: float, address: Addre
             chain=(),
             checksums=pushed.checksums,
             deadline_seconds=deadline_seconds,
+            capability=capability(ChunkHandle(0), ChunkVersion(0)),  # pushed bytes are of no chunk yet
         )
     )
     assert not answer.failed  # no hop behind the first

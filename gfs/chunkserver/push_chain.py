@@ -191,6 +191,7 @@ class _NextHops:
                     chain=behind,
                     checksums=self._head.checksums,
                     connect_seconds=self._hop_seconds,
+                    capability=self._head.capability,
                 )
             except GfsError as error:
                 self._name(error)

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
+from gfs.chunkserver.clone_receiver import ReadReplica
 from gfs.chunkserver.replica_verifier import ReplicaVerifier
 from gfs.errors import GfsError
 from gfs.messages.base import Reply, Request
@@ -18,7 +19,6 @@ from gfs.messages.check import MendReplica, MendReplicaReply, VerifyReplica, Ver
 from gfs.messages.chunks import Replica
 from gfs.settings import CHECKS_RUNNING_MAX
 from gfs.telemetry import logger
-from gfs.transport.data_client import DataClient
 from gfs.transport.interface import CallContext, Handlers
 from gfs.vocabulary import ChunkHandle, ChunkVersion, ClusterId
 
@@ -34,13 +34,13 @@ class ReplicaChecks:
     def __init__(
         self,
         verifier: ReplicaVerifier,
-        bulk: DataClient,
+        read: ReadReplica,
         workers: Executor,
         *,
         join: Callable[[ClusterId], bool],
     ) -> None:
         self._verifier = verifier
-        self._bulk = bulk
+        self._read = read
         self._workers = workers
         self._join = join
         self._turns = asyncio.Semaphore(CHECKS_RUNNING_MAX)
@@ -86,9 +86,7 @@ class ReplicaChecks:
         """In a worker thread: fill `buffer` from the first source that has these bytes whole."""
         for source in sources:
             try:
-                got, _ = self._bulk.read_into(
-                    source.data, handle, version, offset, buffer, deadline_seconds=FETCH_SECONDS
-                )
+                got, _ = self._read(source.data, handle, version, offset, buffer)
             except GfsError:
                 continue  # it is damaged there too, or cannot be reached
             if got == len(buffer):

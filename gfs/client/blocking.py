@@ -189,8 +189,8 @@ class Client:
     def verify_chunk(self, place: ChunkPlace) -> VerifiedChunk:
         return self._thread.run(self._client.verify_chunk(place))
 
-    def replica_bytes(self, server: str, handle: int, version: int) -> bytes:
-        return self._thread.run(self._client.replica_bytes(server, handle, version))
+    def replica_bytes(self, server: str, handle: int, version: int, *, capability: bytes = b"") -> bytes:
+        return self._thread.run(self._client.replica_bytes(server, handle, version, capability=capability))
 
     def repair(self, paths: Names) -> int:
         return self._thread.run(self._client.repair(paths))

@@ -71,12 +71,13 @@ async def replica_bytes(
     data: Address,
     handle: ChunkHandle,
     version: ChunkVersion,
+    capability: bytes,
 ) -> bytes:
     """What one replica holds, to its committed length. Raises: GfsError, as the server answered."""
     settings = connections.settings
     status = await connections.caller.call(
         control,
-        ChunkStatus(handle=handle, version=version),
+        ChunkStatus(handle=handle, version=version, capability=capability),
         ChunkStatusReply,
         deadline_seconds=settings.call_seconds,
     )
@@ -86,7 +87,13 @@ async def replica_bytes(
 
         def read(first: int = first, part: memoryview = part) -> tuple[int, int]:
             return connections.bulk.read_into(
-                data, handle, version, first, part, deadline_seconds=settings.data_seconds
+                data,
+                handle,
+                version,
+                first,
+                part,
+                deadline_seconds=settings.data_seconds,
+                capability=capability,
             )
 
         await connections.to_its_end(read)
@@ -109,7 +116,7 @@ async def _verify(
     try:
         return await connections.caller.call(
             replica.control,
-            VerifyReplica(handle=place.handle, version=place.version),
+            VerifyReplica(handle=place.handle, version=place.version, capability=place.capability),
             VerifyReplicaReply,
             deadline_seconds=VERIFY_SECONDS,
         )

@@ -85,6 +85,7 @@ class ChunkCalls:
                 chain=chain,
                 checksums=sums(),
                 deadline_seconds=deadline_seconds,
+                capability=lease.capability,
             )
 
         pushing = self._connections.in_worker(blocking)

@@ -196,9 +196,12 @@ class AsyncClient:
         """Have every replica of a chunk read and verified now. Damage found is repaired by the cluster."""
         return await checking.verify_chunk(self._connections, place)
 
-    async def replica_bytes(self, server: str, handle: int, version: int) -> bytes:
+    async def replica_bytes(
+        self, server: str, handle: int, version: int, *, capability: bytes = b""
+    ) -> bytes:
         """All committed bytes of the replica that the chunk server with this control address has, from it
-        alone. For who compares replicas; reading a file asks whichever is nearest.
+        alone. For who compares replicas; reading a file asks whichever is nearest. `capability`: of the
+        chunk's place, as chunks() has it.
 
         Raises: NotFound when the masters know no such server, or it has no such chunk; StaleVersion;
             ChecksumMismatch.
@@ -212,6 +215,7 @@ class AsyncClient:
             data=known[Address(server)],
             handle=ChunkHandle(handle),
             version=ChunkVersion(version),
+            capability=capability,
         )
 
     async def repair(self, paths: Names) -> int:

@@ -43,6 +43,7 @@ class BulkClient(Protocol):
         chain: Sequence[Address],
         checksums: Sequence[int] | None,
         deadline_seconds: float,
+        capability: bytes = b"",
     ) -> PushAnswer: ...
 
     def read_into(
@@ -55,6 +56,7 @@ class BulkClient(Protocol):
         *,
         deadline_seconds: float,
         verify_here: bool = False,
+        capability: bytes = b"",
     ) -> tuple[int, int]:
         """Fill `buffer` from `first` on: (bytes read, fewer only at the end; committed length).
 

@@ -246,6 +246,7 @@ class Mutator:
             push=push,
             data=bytes(piece.data) if is_inline else b"",
             checksums=piece_checksums(piece.first, piece.data) if is_inline else [],
+            capability=lease.capability,
         )
 
         async def sent() -> None:

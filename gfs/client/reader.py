@@ -300,6 +300,7 @@ class Reader:
                 span.first,
                 buffer,
                 deadline_seconds=seconds,
+                capability=place.capability,
             )
             if len(buffer) < VERIFIED_HERE_BYTES_MIN:
                 return fetch()
@@ -354,7 +355,7 @@ class Reader:
             try:
                 status = await self._connections.caller.call(
                     replica.control,
-                    ChunkStatus(handle=place.handle, version=place.version),
+                    ChunkStatus(handle=place.handle, version=place.version, capability=place.capability),
                     ChunkStatusReply,
                     deadline_seconds=min(PATIENCE_SECONDS, self._connections.settings.call_seconds),
                 )

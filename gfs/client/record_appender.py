@@ -12,6 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cache
 
+from gfs.capabilities import from_text
 from gfs.checksums import crc32c, piece_checksums
 from gfs.client import publishing
 from gfs.client.chunk_calls import ChunkCalls, FailedTries
@@ -163,6 +164,7 @@ class RecordAppender:
                 settled_below=next(iter(self._unsettled)),
                 repeated=work.sent,
                 not_before=work.not_before,
+                capability=lease.capability,
             )
             work.sent = True
             return await self._calls.ask_primary(lease, request, AppendReply)
@@ -202,9 +204,10 @@ class RecordAppender:
             # After a snapshot it is a copy of the one that was tried, with what that is known to hold (§3.4).
             handle = ChunkHandle(int(sealed.details.get("handle", lease.handle)))
             named = [Address(a) for a in sealed.details.get("replicas", "").split(",") if a]
+            shown = from_text(sealed.details.get("capability", ""))
             answers = await asyncio.gather(
                 *(
-                    self._ask_sealed(work, handle, address, version)
+                    self._ask_sealed(work, handle, address, version, shown)
                     for address in dict.fromkeys([*named, *(r.control for r in lease.replicas)])
                 )
             )
@@ -233,7 +236,12 @@ class RecordAppender:
                 return None
 
     async def _ask_sealed(
-        self, work: _Append, handle: ChunkHandle, address: Address, version: ChunkVersion
+        self,
+        work: _Append,
+        handle: ChunkHandle,
+        address: Address,
+        version: ChunkVersion,
+        capability: bytes,
     ) -> FindRecordReply | GfsError:
         request = FindRecord(
             handle=handle,
@@ -241,6 +249,7 @@ class RecordAppender:
             sequence=work.sequence,
             not_before=work.not_before,
             sealed_version=version,
+            capability=capability,
         )
         try:
             return await self._connections.caller.call(

@@ -209,7 +209,7 @@ class RecordReader:
     async def _status(self, place: ChunkPlace, replica: Replica) -> ChunkStatusReply:
         return await self._connections.caller.call(
             replica.control,
-            ChunkStatus(handle=place.handle, version=place.version),
+            ChunkStatus(handle=place.handle, version=place.version, capability=place.capability),
             ChunkStatusReply,
             deadline_seconds=STATUS_SECONDS,
         )

@@ -35,7 +35,7 @@ from gfs.messages.cluster import (
     StateDigestReply,
     TakeCheckpoint,
 )
-from gfs.messages.heartbeat import Heartbeat, HeartbeatReply, HeldLease
+from gfs.messages.heartbeat import CapabilityKeys, Heartbeat, HeartbeatReply, HeldLease
 from gfs.transport.interface import CallContext, RpcCaller
 from gfs.vocabulary import Address, ClusterId, MasterId, Term
 
@@ -63,8 +63,9 @@ class ClusterService:
         replication_goal: int,
         standing: Standing,
         outlook: Callable[[], RepairOutlook | None] = lambda: None,
+        keys: Callable[[], CapabilityKeys | None] | None = None,
     ) -> None:
-        """`outlook`: what the leader is doing about replicas."""
+        """`outlook`: what the leader is doing about replicas. `keys`: what chunk servers hear of them."""
         self._cluster = cluster
         self._replicator = replicator
         self._commits = commits
@@ -80,6 +81,7 @@ class ClusterService:
         self._replication_goal = replication_goal
         self._standing = standing
         self._outlook = outlook
+        self._keys = keys
 
     # --- chunk servers -------------------------------------------------------------------------
 
@@ -124,6 +126,7 @@ class ClusterService:
             lease_seconds=self._lease_seconds if extended else 0.0,
             garbage=garbage,
             masters=sorted(self._roster.controls().values()),
+            capability_keys=None if self._keys is None else self._keys(),
         )
 
     def _is_current(self, beat: Heartbeat, lease: HeldLease) -> bool:

@@ -102,6 +102,11 @@ class Bearer:
     prefix: NamePath
     record: TokenRecord | None
 
+    @property
+    def subject(self) -> str:
+        """Whose it is, as capabilities have it: in hexadecimal; empty of a program."""
+        return "" if self.program else self.id
+
 
 _RANK: Mapping[str, int] = {role: rank for rank, role in enumerate(ROLES)}
 _NEEDED: dict[type[Request], int] = {}  # filled as kinds are asked for

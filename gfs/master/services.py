@@ -33,6 +33,7 @@ from gfs.master.duties import Duties
 from gfs.master.garbage_collection import GarbageCollection
 from gfs.master.gate import Bearer, MasterGate
 from gfs.master.granting import Granting
+from gfs.master.keyring import SIGNED_REQUESTS, MasterKeys, keep_rotating
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.lease_service import LeaseService
 from gfs.master.member_service import MemberService
@@ -55,10 +56,11 @@ from gfs.master.snapshot_service import SnapshotService
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
 from gfs.master.trash_service import TrashService
+from gfs.messages.base import Request
 from gfs.messages.operations import AnyOutcome, ChunkGranted, LogRecord
 from gfs.settings import CHUNK_HOMES_KEPT, Settings
 from gfs.telemetry import Metrics
-from gfs.transport.interface import Handlers, RpcCaller
+from gfs.transport.interface import Handler, Handlers, RpcCaller
 from gfs.vocabulary import ChunkIndex, ClusterId, InodeId, LogIndex, ServerId
 
 SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
@@ -109,6 +111,7 @@ class MasterServices:
             standing=standing,
         )
         self.gate = self._make_gate(secret)
+        self.keys = self._make_keys(self.gate, secret)
         self._make_grants()
         self._collection = GarbageCollection(
             commits=self.commits,
@@ -172,7 +175,7 @@ class MasterServices:
         )
         service = self._make_service()
         self._members = self._make_members(service.cluster)
-        return {
+        found: dict[type[Request], Handler] = {
             **service.handlers(),
             **checks.handlers(),
             **placing.handlers(),
@@ -181,6 +184,9 @@ class MasterServices:
             **self._digests.handlers(),
             **security.handlers(),
         }
+        if self.keys is not None:
+            found |= {kind: self.keys.signed(found[kind]) for kind in SIGNED_REQUESTS}
+        return found
 
     def guarded(self, handlers: Handlers) -> Handlers:
         """As Callers.guarded."""
@@ -226,7 +232,16 @@ class MasterServices:
             clock=self._clock,
             patience_seconds=self._settings.master.restore_patience_seconds,
         )
-        return {
+        rotating: dict[str, Coroutine[Any, Any, None]] = {}
+        if self.keys is not None:
+            rotating["keys"] = keep_rotating(
+                self.commits,
+                tables=self._state.committed,
+                clock=self._clock,
+                chance=self._chance,
+                rotation_seconds=self._settings.access.key_rotation_seconds,
+            )
+        return rotating | {
             "duties": duties.run(),
             "digests": self._digests.run(),
             "damage": damage.run(),
@@ -254,6 +269,19 @@ class MasterServices:
         self._state.on_applied(lambda index, record, _outcome: gate.note(index, record.operation))
         self._state.on_replaced(gate.forget_all)
         return gate
+
+    def _make_keys(self, gate: MasterGate | None, secret: bytes) -> MasterKeys | None:
+        if gate is None:
+            return None
+        access = self._settings.access
+        return MasterKeys(
+            tables=self._state.committed,
+            secret=secret,
+            clock=self._clock,
+            capability_seconds=access.capability_seconds,
+            subject=lambda credential: gate.bearer(credential).subject,
+            first_token_sha256=access.first_token_sha256,
+        )
 
     def _bearer(self, credential: str) -> Bearer:
         if self.gate is None:
@@ -403,6 +431,7 @@ class MasterServices:
                 replication_goal=tuning.replication_goal,
                 standing=self._standing,
                 outlook=self.repair.outlook,
+                keys=None if self.keys is None else self.keys.told,
             ),
         )
 

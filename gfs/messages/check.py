@@ -102,6 +102,7 @@ class VerifyReplica(Request, tag="verify_replica", frozen=True, kw_only=True):
     reply: ClassVar[type[Reply]] = VerifyReplicaReply
     handle: ChunkHandle
     version: ChunkVersion
+    capability: bytes = b""
 
 
 class MendReplicaReply(Reply, tag="mended_replica", frozen=True, kw_only=True):

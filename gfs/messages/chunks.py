@@ -30,6 +30,7 @@ class ChunkPlace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     missing: list[ServerId] = []  # members of the set that are not alive
     sealed: bool = False
     length_bytes: int = -1  # known only when sealed
+    capability: bytes = b""  # to be shown to its chunk servers, see gfs.capabilities
 
 
 class FileChunks(ViewReply, tag="file_chunks", frozen=True, kw_only=True):
@@ -58,6 +59,7 @@ class ChunkLease(Reply, tag="chunk_lease", frozen=True, kw_only=True):
     replicas: list[Replica]
     lease_seconds: float
     applied_index: int = 0
+    capability: bytes = b""  # to be shown to its chunk servers, see gfs.capabilities
 
 
 class AcquireLease(Request, tag="acquire_lease", frozen=True, kw_only=True):

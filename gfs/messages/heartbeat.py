@@ -32,12 +32,24 @@ class GarbageReplica(msgspec.Struct, frozen=True, array_like=True):
     version: ChunkVersion
 
 
+class CapabilityKeys(msgspec.Struct, frozen=True, array_like=True):
+    """By what a chunk server knows capabilities of masters: the `number`th key and, behind it, former ones.
+
+    `admins`: SHA-256 of the tokens whose owners may ask it anything but chunks' bytes.
+    """
+
+    number: int
+    keys: list[bytes]
+    admins: list[bytes] = []
+
+
 class HeartbeatReply(Reply, tag="heartbeat_reply", frozen=True, kw_only=True):
     """`extended`: leases prolonged to `lease_seconds` from now; only a leader extends.
 
     `report_wanted`: this master lacks the server's full chunk list; send it from the start.
     `garbage`: replicas the server must delete (I6: only what is named here).
     `masters`: control addresses of all masters to be told, as this master's log has them; see MastersReply.
+    `capability_keys`: where clients have to show capabilities.
     """
 
     cluster: ClusterId
@@ -48,6 +60,7 @@ class HeartbeatReply(Reply, tag="heartbeat_reply", frozen=True, kw_only=True):
     lease_seconds: float = 0.0
     garbage: list[GarbageReplica] = []
     masters: list[Address] = []
+    capability_keys: CapabilityKeys | None = None
 
 
 class Heartbeat(Request, tag="heartbeat", frozen=True, kw_only=True):

@@ -107,6 +107,7 @@ class ChunkStatus(Request, tag="chunk_status", frozen=True, kw_only=True):
     with_checksums: bool = False
     with_append_window: bool = False
     server: ServerId = ServerId("")
+    capability: bytes = b""
 
 
 class SealReplica(Request, tag="seal_replica", frozen=True, kw_only=True):
@@ -166,6 +167,7 @@ class WriteChunk(Request, tag="write", frozen=True, kw_only=True):
     push: PushId
     data: bytes = b""
     checksums: list[int] = []
+    capability: bytes = b""
 
 
 class AppendReply(Reply, tag="appended", frozen=True, kw_only=True):
@@ -201,6 +203,7 @@ class AppendRecord(Request, tag="append", frozen=True, kw_only=True):
     settled_below: int = 0
     repeated: bool = False
     not_before: int = 0
+    capability: bytes = b""
 
 
 class FindRecordReply(Reply, tag="record_found", frozen=True, kw_only=True):
@@ -224,6 +227,7 @@ class FindRecord(Request, tag="find_record", frozen=True, kw_only=True):
     sequence: int
     not_before: int = 0
     sealed_version: ChunkVersion = ChunkVersion(0)
+    capability: bytes = b""
 
 
 MutationKind = Literal["write", "record", "pad"]

@@ -74,6 +74,7 @@ class DataClient:
         chain: Sequence[Address],
         checksums: Sequence[int] | None,
         deadline_seconds: float,
+        capability: bytes = b"",
     ) -> PushAnswer:
         """Push `data`, that will go to `offset` of a chunk, to `address` and down the `chain`.
 
@@ -91,6 +92,7 @@ class DataClient:
             chain=chain,
             checksums=checksums,
             connect_seconds=deadline_seconds,
+            capability=capability,
         ) as outgoing:
             return outgoing.finish(within_seconds=deadline - time.monotonic())
 
@@ -104,6 +106,7 @@ class DataClient:
         chain: Sequence[Address],
         checksums: Sequence[int] | None,
         connect_seconds: float,
+        capability: bytes = b"",
     ) -> OutgoingPush:
         """A push whose bytes may still be arriving in `data`; see OutgoingPush. Raises: Unavailable."""
         head = PushHead(
@@ -113,6 +116,7 @@ class DataClient:
             chain=tuple(chain),
             checksums=None if checksums is None else tuple(checksums),
             trace=trace_id.get(),
+            capability=capability,
         )
         return OutgoingPush(_Call(self, address, connect_seconds), write_push(head, address), data)
 
@@ -126,6 +130,7 @@ class DataClient:
         *,
         deadline_seconds: float,
         verify_here: bool = False,
+        capability: bytes = b"",
     ) -> tuple[int, int]:
         """Read from offset `first` of a chunk straight into `buffer`.
 
@@ -147,6 +152,7 @@ class DataClient:
             last=first + len(buffer) - 1,
             verify_here=verify_here,
             trace=trace_id.get(),
+            capability=capability,
         )
         request = write_read(head, address)
         with _Call(self, address, deadline_seconds) as call:

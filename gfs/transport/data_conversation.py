@@ -17,7 +17,7 @@ from gfs.errors import GfsError, InternalFault, InvalidArgument, NoSpace, Protoc
 from gfs.messages.base import ErrorReply
 from gfs.settings import PUSH_BYTES_MAX
 from gfs.telemetry import logger, trace_id
-from gfs.transport.data_handler import ChunkReader, DataHandler, PushSink
+from gfs.transport.data_handler import ChunkReader, DataGate, DataHandler, PushSink
 from gfs.transport.data_head import (
     CONTINUE,
     PushHead,
@@ -38,7 +38,16 @@ _log = logger("data_server")
 class Conversation:
     """The requests of one connection, one after the other."""
 
-    __slots__ = ("_code", "_connection", "_handler", "_observer", "_peer", "_scratch", "_stall_seconds")
+    __slots__ = (
+        "_code",
+        "_connection",
+        "_gate",
+        "_handler",
+        "_observer",
+        "_peer",
+        "_scratch",
+        "_stall_seconds",
+    )
 
     def __init__(
         self,
@@ -47,12 +56,13 @@ class Conversation:
         scratch: memoryview,
         stall_seconds: float,
         observer: CallObserver | None = None,
+        gate: DataGate | None = None,
     ) -> None:
         assert len(scratch) == DATA_WINDOW_BYTES
         self._connection, self._handler = connection, handler
         self._scratch, self._stall_seconds = scratch, stall_seconds
         self._peer = _peer_name(connection.socket)
-        self._observer = observer
+        self._observer, self._gate = observer, gate
         self._code = "ok"  # of the request that is being answered
 
     def serve_one(self) -> bool:
@@ -100,6 +110,8 @@ class Conversation:
 
     def _push(self, head: PushHead) -> bool:
         try:
+            if self._gate is not None:
+                self._gate(head)
             sink = self._handler.begin_push(head)
         except Exception as error:
             return self._refuse(_as_ours(error, "begin_push"), body_unread=True)
@@ -140,6 +152,8 @@ class Conversation:
         connection = self._connection
         wants_sums = head.verify_here and head.with_body and not head.whole
         try:
+            if self._gate is not None:
+                self._gate(head)
             reader = self._handler.open_read(head.handle, head.version, head.first, head.last)
             length, committed = reader.length, reader.committed_length
             sums = reader.checksums() if wants_sums and length else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gfs.messages.data import PushAnswer
-from gfs.transport.data_head import PushHead
+from gfs.transport.data_head import PushHead, ReadHead
 from gfs.vocabulary import ChunkHandle, ChunkVersion
+
+# Looks at a request before the owner does, on the connection's thread. Raises: GfsError, which refuses it.
+DataGate = Callable[[PushHead | ReadHead], None]
 
 
 class PushSink(Protocol):

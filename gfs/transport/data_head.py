@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from gfs.capabilities import from_text, to_text
 from gfs.errors import (
     AlreadyExists,
     ChecksumMismatch,
@@ -45,6 +46,7 @@ from gfs.vocabulary import (
 )
 
 HEADERS_MAX = 64
+_CAPABILITY_CHARS_MAX = 256
 HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -111,6 +113,7 @@ class PushHead:
     expects_continue: bool = False
     keep_alive: bool = True
     trace: str = ""
+    capability: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +129,7 @@ class ReadHead:
     with_body: bool = True
     keep_alive: bool = True
     trace: str = ""
+    capability: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +226,8 @@ def write_push(head: PushHead, host: Address) -> bytes:
         lines.append(f"Gfs-Checksums: {checksums_text(head.checksums)}")
     if head.trace:
         lines.append(f"Gfs-Trace: {head.trace}")
+    if head.capability:
+        lines.append(f"Gfs-Capability: {to_text(head.capability)}")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
@@ -238,6 +244,8 @@ def write_read(head: ReadHead, host: Address) -> bytes:
         lines.append("Gfs-Verify: reader")
     if head.trace:
         lines.append(f"Gfs-Trace: {head.trace}")
+    if head.capability:
+        lines.append(f"Gfs-Capability: {to_text(head.capability)}")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
@@ -314,6 +322,7 @@ def _push_head(name: str, fields: Mapping[str, str]) -> PushHead:
         expects_continue=expected == "100-continue",
         keep_alive=_keep_alive(fields),
         trace=_trace(fields),
+        capability=from_text(fields.get("gfs-capability", "")[:_CAPABILITY_CHARS_MAX]),
     )
 
 
@@ -343,6 +352,7 @@ def _read_head(method: str, name: str, fields: Mapping[str, str]) -> ReadHead:
         with_body=method == "GET",
         keep_alive=_keep_alive(fields),
         trace=_trace(fields),
+        capability=from_text(fields.get("gfs-capability", "")[:_CAPABILITY_CHARS_MAX]),
     )
 
 

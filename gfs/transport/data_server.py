@@ -18,7 +18,7 @@ from gfs.errors import ConfigInvalid, Overloaded, Unavailable
 from gfs.messages.base import ErrorReply
 from gfs.telemetry import logger
 from gfs.transport.data_conversation import Conversation
-from gfs.transport.data_handler import ChunkReader, DataHandler, PushSink
+from gfs.transport.data_handler import ChunkReader, DataGate, DataHandler, PushSink
 from gfs.transport.data_head import write_answer
 from gfs.transport.data_socket import DATA_WINDOW_BYTES, DataSocket, set_congestion_control, shut
 from gfs.transport.interface import CallObserver
@@ -45,6 +45,7 @@ class DataServer:
         connections_max: int,
         congestion_control: str,
         observer: CallObserver | None = None,
+        gate: DataGate | None = None,
         idle_seconds: float = IDLE_SECONDS,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
@@ -52,7 +53,7 @@ class DataServer:
         self._wanted_address, self._handler = address, handler
         self._connections_max, self._congestion_control = connections_max, congestion_control
         self._idle_seconds, self._stall_seconds = idle_seconds, stall_seconds
-        self._observer = observer
+        self._observer, self._gate = observer, gate
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
         self._bound_address: Address | None = None
@@ -174,7 +175,9 @@ class DataServer:
                 connection.close()
 
     def _converse(self, connection: DataSocket, scratch: memoryview) -> None:
-        conversation = Conversation(connection, self._handler, scratch, self._stall_seconds, self._observer)
+        conversation = Conversation(
+            connection, self._handler, scratch, self._stall_seconds, self._observer, self._gate
+        )
         asked_before = False
         while self._wait_for_request(connection, asked_before) and conversation.serve_one():
             asked_before = True

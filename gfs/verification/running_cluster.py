@@ -22,9 +22,11 @@ class RunningCluster:
         assert name
         return await self._connect()
 
-    async def replica_bytes(self, client: AsyncClient, server: str, handle: int, version: int) -> bytes:
+    async def replica_bytes(
+        self, client: AsyncClient, server: str, handle: int, version: int, capability: bytes = b""
+    ) -> bytes:
         """As the server sends them, verified there. Raises: GfsError; ChecksumMismatch for damaged ones."""
-        return await client.replica_bytes(server, handle, version)
+        return await client.replica_bytes(server, handle, version, capability=capability)
 
     def now_ns(self) -> int:
         return time.monotonic_ns() - self._began_ns

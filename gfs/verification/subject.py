@@ -15,8 +15,11 @@ class Subject(Protocol):
         """A new client of its own, to be closed by who asked for it. `name` tells it apart from others."""
         ...
 
-    async def replica_bytes(self, client: AsyncClient, server: str, handle: int, version: int) -> bytes:
+    async def replica_bytes(
+        self, client: AsyncClient, server: str, handle: int, version: int, capability: bytes = b""
+    ) -> bytes:
         """All bytes that this chunk server (its control address) holds of a chunk, as they are on its disk.
+        `capability`: of the chunk's place, for who asks the server.
 
         Raises: GfsError, when it has none of that version.
         """

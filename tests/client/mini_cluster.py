@@ -482,6 +482,7 @@ class FakeBulk:
         chain: Sequence[Address],
         checksums: Sequence[int] | None,
         deadline_seconds: float,
+        capability: bytes = b"",
     ) -> PushAnswer:
         self.pushed_offsets.append(offset)
         gate = self.gates.get(offset)
@@ -512,6 +513,7 @@ class FakeBulk:
         *,
         deadline_seconds: float,
         verify_here: bool = False,
+        capability: bytes = b"",
     ) -> tuple[int, int]:
         server = self._server(address)
         server.reads += 1

@@ -23,7 +23,9 @@ class LocalSubject:
         assert name
         return await self.cluster.client(SETTINGS)
 
-    async def replica_bytes(self, client: AsyncClient, server: str, handle: int, version: int) -> bytes:
+    async def replica_bytes(
+        self, client: AsyncClient, server: str, handle: int, version: int, capability: bytes = b""
+    ) -> bytes:
         nodes = self.cluster.settings.chunkservers
         name = next(name for name, node in nodes.items() if node.control == server)
         for path in self.cluster.replica_files(ChunkHandle(handle)):

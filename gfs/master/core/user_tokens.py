@@ -41,10 +41,11 @@ class TokenRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KeySalts(msgspec.Struct, frozen=True, array_like=True):
-    """`salts`: of the keys that hold, the signing one first. `rotated_at_ms`: since when that signs."""
+    """`salts`: of the keys that hold, the newest first; it is the `number`th, made at `rotated_at_ms`."""
 
     salts: tuple[bytes, ...]
     rotated_at_ms: int
+    number: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -120,11 +121,12 @@ def rotate_keys(tables: DigestedTables, operation: RotateKeys, *, at_ms: int) ->
     if len(operation.salt) != SALT_BYTES:
         raise InvalidArgument(f"a key's salt has {SALT_BYTES} bytes")
     old = tables.get(Table.OWNERS, _SALTS)
-    former = () if old is None or operation.drop_former else _decode_salts(old).salts
-    if operation.salt in former:
+    before = KeySalts((), 0, 0) if old is None else _decode_salts(old)
+    if operation.salt in before.salts:
         return  # the first answer was lost
+    former = () if operation.drop_former else before.salts
     salts = (operation.salt, *former)[:KEYS_LIVE]
-    new = _encode(KeySalts(salts=salts, rotated_at_ms=at_ms))
+    new = _encode(KeySalts(salts=salts, rotated_at_ms=at_ms, number=before.number + 1))
     if old is None:
         tables.insert(Table.OWNERS, _SALTS, new)
     else:

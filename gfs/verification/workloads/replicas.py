@@ -128,7 +128,9 @@ async def _all_replicas(
     unread: list[tuple[str, str]] = []
     for replica in place.replicas:
         try:
-            data = await subject.replica_bytes(client, replica.control, place.handle, place.version)
+            data = await subject.replica_bytes(
+                client, replica.control, place.handle, place.version, place.capability
+            )
         except GfsError as error:
             unread.append((replica.server, f"{error.code}: {error.message}"))
         else:
