@@ -100,6 +100,7 @@ class ChunkServerGate:
     def _require(self, shown: bytes, wanted: int, handle: int, version: int) -> None:
         ring = self._keys.ring
         if ring is None:
+            self._hurry()
             raise no_keys()
         try:
             now_s = self._clock.wall_ms() / 1000

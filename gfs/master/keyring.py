@@ -28,6 +28,7 @@ from gfs.vocabulary import ChunkHandle, ChunkVersion
 LOOK_SECONDS = 0.5  # how often a leader looks whether a key is due
 # A new key signs only after chunk servers have had several heartbeats to hear of it.
 HEARD_SECONDS = 5.0
+FIRST_SECONDS = 1.0  # … and the first one of all, for which everybody waits, after one heartbeat or two
 ADMINS_TOLD_MAX = 256
 
 _log = logger("master.keys")
@@ -105,7 +106,7 @@ class MasterKeys:
     def _signer(self, context: CallContext) -> _Sign:
         """Raises: Unavailable in a cluster so young that it has no key yet."""
         ring = self.ring()
-        if ring is None:
+        if ring is None or self._is_unheard():
             raise Unavailable("the first key of chunk capabilities is being made; ask again in a moment")
         subject = bytes.fromhex(self._subject(context.credential))
         expires_s = int(self._clock.wall_ms() / 1000 + self._seconds)
@@ -114,6 +115,12 @@ class MasterKeys:
             return ring.sign(Capability(handle, version, may, expires_s, subject))
 
         return sign
+
+    def _is_unheard(self) -> bool:
+        """The cluster's first key was made just now, and chunk servers cannot know it yet."""
+        salts = self._salts
+        assert salts is not None
+        return salts.number == 1 and 0 <= self._clock.wall_ms() - salts.rotated_at_ms < FIRST_SECONDS * 1000
 
 
 SIGNED_REQUESTS: tuple[type[Request], ...] = (FindChunks, AcquireLease, CheckFiles)
