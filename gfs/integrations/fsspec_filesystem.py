@@ -21,11 +21,12 @@ from fsspec.asyn import AsyncFileSystem, get_loop, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from gfs.client.client import AsyncClient
-from gfs.client.publishing import TEMPORARY_MARK, temporary_path
+from gfs.client.publishing import temporary_path
 from gfs.errors import AlreadyExists, DirectoryNotEmpty, GfsError, IsADirectory, NotADirectory, NotFound
 from gfs.integrations.attribute_cache import AttributeCache, Attributes
 from gfs.integrations.fsspec_files import GFSFile, GFSStream, Publication
 from gfs.integrations.os_errors import with_os_errors
+from gfs.integrations.published import published
 from gfs.integrations.which_cluster import Clients, find_cluster
 from gfs.messages.base import Consistency
 from gfs.messages.namespace import Entry
@@ -53,6 +54,7 @@ class GFSFileSystem(AsyncFileSystem):
         config: str = "",
         user: str = "",
         groups: str = "",
+        token_file: str = "",
         retry_seconds: float = 0.0,
         consistency: Consistency = "linearizable",
         auto_mkdir: bool = True,
@@ -62,8 +64,8 @@ class GFSFileSystem(AsyncFileSystem):
         """Nothing connects yet; the first call does.
 
         Args:
-            masters, config, user, groups, retry_seconds: which cluster, see find_cluster(). Secrets stay in
-                files that `config` names: these arguments travel in pickles and task graphs.
+            masters, config, user, groups, token_file, retry_seconds: which cluster, see find_cluster(). A
+                token stays in its file: these arguments travel in pickles and task graphs.
             consistency: of reads; see gfs.aio.AsyncClient.
             auto_mkdir: make the missing parents of what is written, as object stores have it.
             attribute_seconds: how old an answer of info() and exists() may be, when another program changed
@@ -77,6 +79,7 @@ class GFSFileSystem(AsyncFileSystem):
             config=config,
             user=user,
             groups=groups,
+            token_file=token_file,
             retry_seconds=retry_seconds,
         )
         self._clients = Clients(which, consistency=consistency)
@@ -215,19 +218,7 @@ class GFSFileSystem(AsyncFileSystem):
         return [entry for entry in entries if in_trash or not entry.path.startswith(TRASH_DIRECTORY)]
 
     async def _all_attributes(self, entries: Iterable[Entry]) -> list[Attributes]:
-        """Of what is no unpublished file; lengths that the master cannot know are asked for together."""
-        client = await self.client()
-
-        async def exact(entry: Entry) -> Entry:
-            if entry.kind == "directory" or entry.length_exact:
-                return entry
-            try:
-                return await client.stat(entry.path)
-            except GfsError:
-                return entry  # gone by now, or its end cannot be asked: what the listing knew
-
-        shown = [entry for entry in entries if TEMPORARY_MARK not in entry.path.rpartition("/")[2]]
-        return [self.attributes_of(entry) for entry in await asyncio.gather(*map(exact, shown))]
+        return [self.attributes_of(entry) for entry in await published(await self.client(), entries)]
 
     async def _created(self, path: str) -> datetime.datetime:
         return _as_time((await self._info(path))["created"])

@@ -27,14 +27,20 @@ class Cluster(NamedTuple):
 
 
 def find_cluster(
-    *, masters: str = "", config: str = "", user: str = "", groups: str = "", retry_seconds: float = 0.0
+    *,
+    masters: str = "",
+    config: str = "",
+    user: str = "",
+    groups: str = "",
+    token_file: str = "",
+    retry_seconds: float = 0.0,
 ) -> Cluster:
     """The cluster that is named here, else by GFS_MASTER or GFS_CONFIG, else the one `gfs up` runs here.
 
     Args:
         masters: "host:port", several with commas between.
         config: path of a gfs.toml.
-        user, groups, retry_seconds: instead of what the configuration says.
+        user, groups, token_file, retry_seconds: instead of what the configuration says.
     Raises: InvalidArgument when nothing names a cluster; ConfigInvalid.
     """
     masters = masters or ("" if config else os.environ.get("GFS_MASTER", ""))
@@ -47,7 +53,7 @@ def find_cluster(
         names = [node.control for node in loaded.masters.values()]
         if not names:
             raise InvalidArgument(f"{path} names no masters", hint="Add a [masters.m1] section.")
-    stated = {"user": user, "groups": groups, "retry_seconds": retry_seconds}
+    stated = {"user": user, "groups": groups, "token_file": token_file, "retry_seconds": retry_seconds}
     chosen = {name: value for name, value in stated.items() if value}
     return Cluster(names, msgspec.structs.replace(loaded.client, **chosen), loaded.cluster.id)
 
