@@ -50,6 +50,7 @@ COMMANDS: dict[str, CommandRow] = {
     "up": CommandRow("serve", "up", "Start here", "Start a whole cluster on this machine."),
     "down": CommandRow("serve", "down", "Start here", "Stop the cluster on this machine; its data stays."),
     "status": CommandRow("look", "status", "Start here", "Show masters, chunk servers and health in words."),
+    "ui": CommandRow("ui", "ui", "Start here", "Say where the web console of the cluster is."),
     "demo": CommandRow(
         "demo", "demo", "Start here", "Boot, store, kill a leader and a chunk server, verify."
     ),

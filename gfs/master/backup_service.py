@@ -47,6 +47,10 @@ class BackupStore(Protocol):
 
     def newest(self) -> CheckpointManifest | None: ...
 
+    def kept(self) -> list[CheckpointManifest]:
+        """All on disk, oldest first."""
+        ...
+
     def open(self, manifest: CheckpointManifest) -> OpenFile:
         """Raises: NotFound when it has been replaced by newer ones; OSError."""
         ...

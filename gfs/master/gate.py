@@ -21,6 +21,7 @@ from gfs.messages.base import Identity, Ping, Request, method_name
 from gfs.messages.check import CheckFiles
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
 from gfs.messages.cluster import ClusterStatus
+from gfs.messages.console import ListCheckpoints, ListLeases, ShowChunkMatrix
 from gfs.messages.heartbeat import Heartbeat
 from gfs.messages.members import FindMasters, ListMembers
 from gfs.messages.namespace import (
@@ -53,6 +54,9 @@ _PLAIN: dict[type[Request], str] = {  # asks of no path: any token's prefix will
     ListChunkServers: "reader",
     ReplicationQueue: "reader",
     InspectToken: "reader",
+    ShowChunkMatrix: "reader",
+    ListCheckpoints: "reader",
+    ListLeases: "reader",
 }
 # What a request needs, and the paths that it names. Whatever is in neither list is an admin's.
 _Paths = Callable[[Any], tuple[str, ...]]  # Any: each takes its own kind of request

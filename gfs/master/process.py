@@ -36,9 +36,10 @@ from gfs.master.state_machine import ReplicatedState
 from gfs.settings import Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.transport import event_loop
-from gfs.transport.interface import Handlers
+from gfs.transport.interface import Handlers, RpcCaller
 from gfs.transport.wires import SOCKETS, Wires
 from gfs.vocabulary import Address, ClusterId, MasterId, split_address
+from gfs.web.console import Console
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 FULL_CHECK_SECONDS = 5.0
@@ -181,7 +182,7 @@ class Master:
         self._say_outside()
         self._node.on_members(lambda _members: self._say_outside())
         self._start_works()
-        await self._listen(handlers, diagnosis)
+        await self._listen(handlers, caller, diagnosis)
         _log.info(
             "master started",
             master=self._id,
@@ -198,18 +199,34 @@ class Master:
             _log.warning("this master is no member of its cluster", reason=why)
         self._said_outside = why
 
-    async def _listen(self, handlers: Handlers, diagnosis: Diagnosis) -> None:
+    async def _listen(self, handlers: Handlers, caller: RpcCaller, diagnosis: Diagnosis) -> None:
+        gate = self.services.gate
+        console = Console(
+            handlers,
+            me=self._id,
+            address=self.address,
+            settings=self._settings,
+            secret=self._secret if self._settings.cluster.secret_file else b"",
+            superuser=self.services.superuser,
+            rpc=caller,
+            vitals=lambda: self.services.vitals(server.calls.total()),
+            clock=self._clock,
+            gate=None if gate is None else gate.admit,
+            known=None if gate is None else gate.bearer,
+        )
         server = self._wires.control_server(
             self.address,
             handlers,
             observer=diagnosis.calls,
-            gate=None if self.services.gate is None else self.services.gate.admit,
+            gate=None if gate is None else gate.admit,
             cluster=lambda: self._cluster,
             role="master",
             node=self._id,
             metrics=self.metrics,
             live=lambda: True,
             ready=self.readiness,
+            extra_routes=console.routes(),
+            alongside=console.alongside,
         )
         await server.start()
         self._to_stop.push_async_callback(server.stop)

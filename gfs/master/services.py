@@ -16,11 +16,13 @@ from gfs.master.check_service import CheckService
 from gfs.master.chunk_service import ChunkService
 from gfs.master.cluster_service import ClusterService
 from gfs.master.commit import Commits
+from gfs.master.console_service import ConsoleService
 from gfs.master.copy_on_write import CopyOnWrite
 from gfs.master.core.chunk_homes import ChunkHomes
 from gfs.master.core.garbage import Garbage
 from gfs.master.core.leases import LeaseTable
 from gfs.master.core.locations import Locations
+from gfs.master.core.lookup import read_counters
 from gfs.master.core.recent_grants import RecentGrants
 from gfs.master.core.records import PolicyRecord
 from gfs.master.core.repair_queue import Limits
@@ -62,6 +64,7 @@ from gfs.settings import CHUNK_HOMES_KEPT, Settings
 from gfs.telemetry import Metrics
 from gfs.transport.interface import Handler, Handlers, RpcCaller
 from gfs.vocabulary import ChunkIndex, ClusterId, InodeId, LogIndex, ServerId
+from gfs.web.traffic import Vitals
 
 SETTLE_HEARTBEATS = 3  # after a start, how many heartbeats a chunk server may take to be heard of
 
@@ -90,9 +93,8 @@ class MasterServices:
         self._settings, self._cluster, self._node, self._state = settings, cluster, node, state
         self._rpc, self._standing, self._roster = rpc, standing, roster
         self._clock, self._chance, self._checkpoints = clock, chance, checkpoints
-        self._callers = Callers(
-            superuser=settings.access.superuser or system_identity().user, check=settings.access.check
-        )
+        self.superuser = settings.access.superuser or system_identity().user
+        self._callers = Callers(superuser=self.superuser, check=settings.access.check)
         self.locations = locations
         self.leases = LeaseTable()
         self.scan = ReplicationScan()
@@ -173,12 +175,22 @@ class MasterServices:
         security = SecurityService(
             self.commits, self._reads, self._clock, chance=self._chance, bearer=self._bearer
         )
+        console = ConsoleService(
+            reads=self._reads,
+            locations=self.locations,
+            leases=self.leases,
+            scan=self.scan,
+            surveyor=self.repair.surveyor,
+            checkpoints=self._checkpoints.kept,
+            clock=self._clock,
+        )
         service = self._make_service()
         self._members = self._make_members(service.cluster)
         found: dict[type[Request], Handler] = {
             **service.handlers(),
             **checks.handlers(),
             **placing.handlers(),
+            **console.handlers(),
             **self._members.handlers(),
             **self._backups.handlers(),
             **self._digests.handlers(),
@@ -187,6 +199,17 @@ class MasterServices:
         if self.keys is not None:
             found |= {kind: self.keys.signed(found[kind]) for kind in SIGNED_REQUESTS}
         return found
+
+    def vitals(self, calls: int) -> Vitals:
+        """What the console's charts are made of; `calls` were answered."""
+        alive = self.locations.alive(now=self._clock.monotonic())
+        return Vitals(
+            log_index=self._reads.applied_index(),
+            calls=calls,
+            chunks=read_counters(self._reads.now()).chunks,
+            used_bytes=sum(server.disk_total_bytes - server.disk_free_bytes for server in alive),
+            leases=len(self.leases),
+        )
 
     def guarded(self, handlers: Handlers) -> Handlers:
         """As Callers.guarded."""
@@ -262,7 +285,7 @@ class MasterServices:
             clock=self._clock,
             secret=secret,
             cluster=self._cluster,
-            superuser=access.superuser or system_identity().user,
+            superuser=self.superuser,
             first_token_sha256=access.first_token_sha256,
             unknown=lambda: None if self.commits.is_leading else self.commits.not_leader(),
         )

@@ -14,6 +14,15 @@ from gfs.messages.cluster import (
     StateDigest,
     TakeCheckpoint,
 )
+from gfs.messages.console import (
+    ListCheckpoints,
+    ListLeases,
+    ListMatrixCell,
+    ListSessions,
+    ListSnapshots,
+    ShowChunk,
+    ShowChunkMatrix,
+)
 from gfs.messages.diagnosis import ReadEvents, ReadRpcLog
 from gfs.messages.heartbeat import Heartbeat
 from gfs.messages.members import AddMember, FindMasters, ListMembers, RemoveMember, TransferLeadership
@@ -86,6 +95,16 @@ SECURITY_REQUESTS: tuple[type[Request], ...] = (  # by masters
     InspectToken,
     RevokeToken,
     RotateKeys,
+)
+
+CONSOLE_REQUESTS: tuple[type[Request], ...] = (  # by masters
+    ShowChunkMatrix,
+    ListMatrixCell,
+    ShowChunk,
+    ListLeases,
+    ListSessions,
+    ListCheckpoints,
+    ListSnapshots,
 )
 
 REPLICA_CHECK_REQUESTS: tuple[type[Request], ...] = (VerifyReplica, MendReplica)  # by chunk servers

@@ -43,6 +43,10 @@ class CallTally(Collector):
         tally.buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
         tally.seconds += seconds
 
+    def total(self) -> int:
+        """Calls answered since the start."""
+        return sum(sum(tally.codes.values()) for tally in self._methods.values())
+
     def collect(self) -> Iterator[Metric]:
         calls = CounterMetricFamily("gfs_rpc_calls", "Calls answered, by outcome", labels=["method", "code"])
         seconds = HistogramMetricFamily("gfs_rpc_seconds", "Time to answer a call", labels=["method"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from aiohttp import web
 
@@ -39,7 +39,8 @@ class ControlServer:
 
     `cluster` is asked at each hello, for a fresh disk learns its cluster late. `live` and `ready` answer
     /livez and /readyz; ready gives a sentence saying why not. `gate` looks at
-    each call before its handler. `extra_routes` are aiohttp routes (web pages).
+    each call before its handler. `extra_routes` are aiohttp routes (web pages);
+    `alongside`, a cleanup context of aiohttp's, goes on while they are served.
     """
 
     def __init__(
@@ -56,15 +57,15 @@ class ControlServer:
         observer: CallObserver | None = None,
         gate: Gate | None = None,
         extra_routes: Sequence[web.AbstractRouteDef] = (),
+        alongside: Callable[[web.Application], AsyncIterator[None]] | None = None,
         connections_max: int = CONNECTIONS_MAX,
         hello_seconds_max: float = HELLO_SECONDS_MAX,
         silence_seconds_max: float = SILENCE_IDLE_SECONDS_MAX,
     ) -> None:
         self.address = address
         self._cluster, self._role, self._node = cluster, role, node
-        self._dispatcher = Dispatcher(
-            handlers, role=role, tally=CallTally(metrics), observer=observer, gate=gate
-        )
+        self.calls = CallTally(metrics)
+        self._dispatcher = Dispatcher(handlers, role=role, tally=self.calls, observer=observer, gate=gate)
         self._connections: set[ServerConnection] = set()
         self._tally = ConnectionTally(metrics, lambda: len(self._connections))
         self._connections_max = connections_max
@@ -75,6 +76,8 @@ class ControlServer:
         application.add_routes(method_routes(self._dispatcher))
         application.add_routes(health_routes(live, ready, metrics))
         application.add_routes(extra_routes)
+        if alongside is not None:
+            application.cleanup_ctx.append(alongside)
         self._runner = web.AppRunner(
             application,
             access_log=None,

@@ -6,7 +6,7 @@ primary is refused there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gfs.messages.heartbeat import HeldLease
@@ -125,6 +125,11 @@ class LeaseTable:
         for handle in gone:
             self.forget(handle)
         return len(gone)
+
+    def newest(self) -> Iterator[tuple[ChunkHandle, Lease]]:
+        """All of them, what was confirmed, adopted or extended last first. The table must not change
+        meanwhile."""
+        return reversed(self._leases.items())
 
     def count_by_primary(self) -> Mapping[ServerId, int]:
         """Leases in the table by primary, those that ran out lately among them."""

@@ -1,0 +1,39 @@
+"""`gfs ui`: where the web console is. Each master serves one; what it shows is in web/."""
+
+from __future__ import annotations
+
+import click
+
+from gfs.cli.cluster_address import run_with_client
+from gfs.cli.render import emit_one
+from gfs.client.client import AsyncClient
+from gfs.errors import Unavailable
+from gfs.messages.cluster import ClusterStatusReply
+
+_AWAY = ("unreachable", "removed")
+
+
+@click.command()
+@click.pass_context
+def ui(ctx: click.Context) -> None:
+    """Say where the web console of the cluster is: the leader's first, which is the one to act at.
+
+    Any other master shows its own view, and how far it is behind. Reading takes no signing in; to act, show
+    the cluster's secret.
+
+    \b
+    gfs ui
+    xdg-open $(gfs ui -o json | jq -r .url)
+    """
+
+    async def work(client: AsyncClient) -> ClusterStatusReply:
+        return await client.cluster_status()
+
+    found = run_with_client(ctx, work)
+    there = [master for master in found.masters if master.role not in _AWAY]
+    if not there:
+        raise Unavailable("no master can be reached, so there is no console", hint="'gfs status' tells more.")
+    there.sort(key=lambda master: (master.id != found.leader, master.id))
+    consoles = {master.id: f"http://{master.control}/ui/" for master in there}
+    lines = [f"{consoles[master.id]}  {master.id}, {master.role}" for master in there]
+    emit_one({"url": consoles[there[0].id], "consoles": consoles}, ctx.obj.output, "\n".join(lines))
