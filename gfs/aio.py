@@ -17,6 +17,7 @@ from gfs.errors import GfsError, InvalidArgument
 from gfs.identity import stated_identity
 from gfs.messages.base import Consistency
 from gfs.settings import ClientSettings, load, local_data_directory
+from gfs.tls_files import tls_of_client
 from gfs.transport.dial_map import Dial, dialled_address
 from gfs.transport.wires import SOCKETS, Wires
 from gfs.vocabulary import Address
@@ -76,7 +77,13 @@ def assemble(
     identity = stated_identity(settings.user, settings.groups)
     credential = user_credential(settings.token_file or _token_of_local_cluster(addresses))
     caller = wires.caller(
-        "client", f"{client:x}", cluster, identity=identity, credential=credential, dial=dial
+        "client",
+        f"{client:x}",
+        cluster,
+        identity=identity,
+        credential=credential,
+        tls=tls_of_client(settings),
+        dial=dial,
     )
 
     def note_cluster(found: str) -> None:

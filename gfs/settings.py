@@ -186,6 +186,21 @@ class AccessSettings(_Section, frozen=True, kw_only=True):
     key_rotation_seconds: float = 86400.0  # a key signs so long; what it signed holds as long again at most
 
 
+class TlsSettings(_Section, frozen=True, kw_only=True):
+    """Made by 'gfs cert'. With `ca_file` every control and Raft connection is TLS 1.3, and programs of the
+    cluster show certificates to each other; clients need `ca_file` alone. Bulk bytes are not encrypted.
+
+    `{node}` in a path is the name of the program that is started. The files are read again when they change.
+    `denied_file`: nodes not to be believed any more, one on a line.
+    """
+
+    ca_file: str = ""
+    certificate_file: str = ""  # of the program that is started
+    key_file: str = ""
+    denied_file: str = ""
+    plain_data: bool = False  # chunk bytes may go beyond loopback, unencrypted as they are
+
+
 class ChunkServerSettings(_Section, frozen=True, kw_only=True):
     store: str = "file"
     durability: str = "flush"  # flush: synced within a second; sync: before the acknowledgement
@@ -208,6 +223,7 @@ class ClientSettings(_Section, frozen=True, kw_only=True):
     user: str = ""  # on whose behalf; empty: of whoever runs the program
     groups: str = ""  # of that user, separated by commas; empty: those the system knows
     token_file: str = ""  # holds the user's token, readable by nobody else; GFS_TOKEN_FILE comes before it
+    ca_file: str = ""  # of the authority of a cluster that wants TLS; GFS_CA_FILE comes before it
     piece_bytes: int = 4 * MIB  # one push
     pieces_in_flight: int = 3
     metadata_cache_seconds: float = 5.0
@@ -232,6 +248,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     raft: RaftSettings = RaftSettings()
     master: MasterSettings = MasterSettings()
     access: AccessSettings = AccessSettings()
+    tls: TlsSettings = TlsSettings()
     chunkserver: ChunkServerSettings = ChunkServerSettings()
     client: ClientSettings = ClientSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
@@ -338,10 +355,10 @@ def _check(settings: Settings, source: str) -> None:
             if address in addresses:
                 raise ConfigInvalid(f"{source}: $.{node}.{key}: {address} is also {addresses[address]}")
             addresses[address] = f"$.{node}.{key}"
-            if not settings.cluster.allow_insecure_network and not address.startswith(_LOOPBACK):
+            if missing := _missing_beyond_loopback(settings, key, address):
                 raise ConfigInvalid(
-                    f"{source}: $.{node}.{key}: {address} is beyond loopback, and nothing is encrypted yet",
-                    hint="Set cluster.allow_insecure_network = true if this network is yours alone.",
+                    f"{source}: $.{node}.{key}: {address} is beyond loopback, and that needs {missing}",
+                    hint="Or set cluster.allow_insecure_network = true if this network is yours alone.",
                 )
     for key, value, allowed in (
         ("chunkserver.durability", settings.chunkserver.durability, ("flush", "sync")),
@@ -377,6 +394,22 @@ def _check(settings: Settings, source: str) -> None:
             f"{source}: $.raft.heartbeat_seconds: three heartbeats must fit in election_seconds_min, "
             "or a busy leader is taken for a dead one"
         )
+
+
+def _missing_beyond_loopback(settings: Settings, key: str, address: Address) -> str:
+    """What a listener at `address` would need to be let be; empty: nothing, or somebody said it need not."""
+    if settings.cluster.allow_insecure_network or address.startswith(_LOOPBACK):
+        return ""
+    if not settings.access.tokens:
+        return "access.tokens = true, so that not everybody on the network may ask everything"
+    if not (settings.tls.ca_file and settings.tls.certificate_file):
+        return "the certificates of 'gfs cert' in [tls], so that tokens are not read on their way"
+    if key == "data" and not settings.tls.plain_data:
+        return (
+            "tls.plain_data = true, which says by name that chunk bytes, and the capabilities shown for "
+            "them, go over this network unencrypted"
+        )
+    return ""
 
 
 def node_fault(node: str, *addresses: Address, allow_insecure_network: bool) -> str:

@@ -15,6 +15,7 @@ from gfs.messages.base import Ping, Request, method_name
 from gfs.messages.check import VerifyReplica
 from gfs.messages.heartbeat import CapabilityKeys
 from gfs.messages.replicas import AppendRecord, ApplyMutation, ChunkStatus, FindRecord, WriteChunk
+from gfs.tls import NODE_ROLES, TlsIdentity
 from gfs.transport.data_head import PushHead, ReadHead
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import ChunkHandle, ChunkVersion
@@ -63,11 +64,19 @@ class ChunkServerGate:
     """The gates of one chunk server's two ports; see transport/interface and transport/data_handler."""
 
     def __init__(
-        self, keys: ServerKeys, clock: Clock, *, secret: bytes, cluster: str, hurry: Callable[[], None]
+        self,
+        keys: ServerKeys,
+        clock: Clock,
+        *,
+        secret: bytes,
+        cluster: str,
+        hurry: Callable[[], None],
+        tls: TlsIdentity | None = None,
     ) -> None:
         """`hurry` has the masters asked for keys soon, when a capability is signed by an unknown one."""
         self._keys, self._clock = keys, clock
         self._secret, self._cluster, self._hurry = secret, cluster, hurry
+        self._tls = tls
         self._roles: dict[str, str] = {}
 
     def admit(self, request: Request, context: CallContext) -> CallContext:
@@ -76,6 +85,8 @@ class ChunkServerGate:
         if kind is Ping:
             return context
         role = self._role(context.credential)
+        if self._tls is not None and role in NODE_ROLES:
+            self._tls.require_named(context.node, cluster=self._cluster, role=role)
         if role == "master" or (role == "chunkserver" and kind in _OF_CHUNK_SERVERS):
             return context
         wanted = _OF_CLIENTS.get(kind)

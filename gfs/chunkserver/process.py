@@ -38,6 +38,8 @@ from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
 from gfs.settings import CHECKS_RUNNING_MAX, CLONES_RUNNING_MAX, STORE_THREADS, ChunkServerSettings, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
+from gfs.tls import TlsIdentity
+from gfs.tls_files import tls_of
 from gfs.transport import event_loop
 from gfs.transport.data_client import DataClient
 from gfs.transport.data_server import DataServer
@@ -79,6 +81,7 @@ class ChunkServer:
         self._disk, self._wires = disk or SystemDisk(), wires
         self._tallies = Tallies()
         self._keys = ServerKeys()
+        self._tls: TlsIdentity | None = None
         self._to_stop = AsyncExitStack()
         self._to_let_go: list[Callable[[], None]] = []
         self._failed: asyncio.Future[str] | None = None
@@ -155,9 +158,13 @@ class ChunkServer:
         self._to_stop.callback(workers.shutdown)
         replicas = await self._open_replicas(loop, workers)
         pushes = PushBuffer(tuning.push_buffer_bytes, tuning.push_seconds, self._clock)
+        cluster = ClusterId(self._settings.cluster.id)
+        self._tls = tls = tls_of(self._settings, cluster=cluster, role="chunkserver", node=self._node_id)
         data_client = self._wires.bulk_client(congestion_control=tuning.congestion_control)
         self._to_stop.callback(data_client.close)
-        caller = self._wires.caller("chunkserver", self._node_id, identity.cluster, credential=self._proof())
+        caller = self._wires.caller(
+            "chunkserver", self._node_id, identity.cluster, credential=self._proof(), tls=tls
+        )
         self._to_stop.push_async_callback(caller.close)
 
         def note_joined(cluster: ClusterId) -> None:
@@ -239,7 +246,9 @@ class ChunkServer:
                 loop.call_soon_threadsafe(self._heartbeats.hurry)  # the bulk port's threads call it, too
 
         secret = read_cluster_secret(cluster.secret_file)
-        return ChunkServerGate(self._keys, self._clock, secret=secret, cluster=cluster.id, hurry=hurry)
+        return ChunkServerGate(
+            self._keys, self._clock, secret=secret, cluster=cluster.id, hurry=hurry, tls=self._tls
+        )
 
     def _proof(self) -> str:
         """What this server shows to others to prove that it is one of the cluster."""
@@ -374,6 +383,7 @@ class ChunkServer:
             {**handlers, **diagnosis.handlers()},
             observer=diagnosis.calls,
             gate=None if gate is None else gate.admit,
+            tls=self._tls,
             cluster=lambda: identity.cluster,
             role="chunkserver",
             node=self._node_id,

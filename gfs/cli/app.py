@@ -108,6 +108,7 @@ COMMANDS: dict[str, CommandRow] = {
     "oplog": CommandRow("oplog", "oplog", "Look inside", "Read a master's operation log, offline."),
     "chunk": CommandRow("chunk", "chunk", "Look inside", "Look at a chunk server's disk, offline."),
     "token": CommandRow("token", "token", "Look inside", "Make and revoke users' tokens."),
+    "cert": CommandRow("cert", "cert", "Look inside", "Make the certificates that programs show each other."),
     "secret": CommandRow("token", "secret", "Look inside", "Rotate the keys of chunk capabilities."),
     "admin": CommandRow("admin", "admin", "Look inside", "Operate masters, chunk servers, replicas."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),

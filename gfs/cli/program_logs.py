@@ -19,6 +19,7 @@ from gfs.diagnosis.program import read_stopped_events, read_stopped_rpc_log
 from gfs.errors import GfsError, InvalidArgument
 from gfs.messages.cluster import ClusterStatus, ClusterStatusReply
 from gfs.messages.diagnosis import EventPage, ReadEvents, ReadRpcLog, RpcLogPage
+from gfs.tls_files import tls_of_client
 from gfs.transport.websocket_client import WebSocketCaller
 from gfs.vocabulary import Address
 
@@ -89,7 +90,8 @@ async def open_program_logs(options: GlobalOptions, only: tuple[str, ...]) -> Pr
     """
     settings = load_settings(options)
     credential = user_credential(settings.client.token_file)
-    caller = WebSocketCaller("client", "gfs", settings.cluster.id, credential=credential)
+    tls = tls_of_client(settings.client)
+    caller = WebSocketCaller("client", "gfs", settings.cluster.id, credential=credential, tls=tls)
     programs = [Program(node, place.control, place.directory) for node, place in settings.masters.items()]
     programs += [
         Program(node, place.control, place.directory) for node, place in settings.chunkservers.items()

@@ -41,6 +41,7 @@ from gfs.messages.policies import ChangeMode, ChangeOwner, SetPolicy, ShowPolicy
 from gfs.messages.security import InspectToken
 from gfs.messages.snapshots import TakeSnapshot
 from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
+from gfs.tls import TlsIdentity
 from gfs.transport.interface import CallContext
 from gfs.vocabulary import ROOT_INODE, InodeId, LogIndex
 
@@ -130,12 +131,13 @@ class MasterGate:
         superuser: str,
         first_token_sha256: str,
         unknown: Callable[[], GfsError | None],
+        tls: TlsIdentity | None = None,
     ) -> None:
         """`unknown`: the error for a token unknown here that another master may know; None: none can."""
         self._tables, self._committed_index, self._clock = tables, committed_index, clock
         self._secret, self._cluster = secret, cluster
         self._first = bytes.fromhex(first_token_sha256)
-        self._unknown = unknown
+        self._unknown, self._tls = unknown, tls
         self._superuser = Identity(superuser)
         self._bearers: dict[str, Bearer] = {}
         self._changed_at = LogIndex(0)
@@ -154,6 +156,8 @@ class MasterGate:
         bearer = self.bearer(context.credential)
         kind = type(request)
         if bearer.program:
+            if self._tls is not None:
+                self._tls.require_named(context.node, cluster=self._cluster, role=bearer.program)
             if bearer.program == "chunkserver" and kind not in _OF_CHUNK_SERVERS:
                 raise PermissionDenied(f"a chunk server may not ask a master for {method_name(kind)}")
             return context

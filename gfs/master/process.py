@@ -35,6 +35,7 @@ from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
 from gfs.settings import Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
+from gfs.tls_files import tls_of
 from gfs.transport import event_loop
 from gfs.transport.interface import Handlers, RpcCaller
 from gfs.transport.wires import SOCKETS, Wires
@@ -143,10 +144,11 @@ class Master:
         self._to_stop.callback(self._state.close)
         self._to_let_go.append(self._state.close)
         self._secret = _read_secret(self._settings)
+        self._tls = tls_of(self._settings, cluster=self._cluster, role="master", node=self._id)
         self._node = self._make_node()
         self._quarantine.watch(self._state, self._node, soon=asyncio.get_running_loop().call_soon)
         proof = program_proof(self._secret, cluster=self._cluster, role="master")
-        caller = self._wires.caller("master", self._id, self._cluster, credential=proof)
+        caller = self._wires.caller("master", self._id, self._cluster, credential=proof, tls=self._tls)
         self._to_stop.push_async_callback(caller.close)
         self.services = services = MasterServices(
             self._settings,
@@ -163,6 +165,7 @@ class Master:
             clock=self._clock,
             chance=self._chance,
             secret=self._secret,
+            tls=self._tls,
         )
         self._to_stop.push_async_callback(services.stop)
         handlers = services.guarded({**services.handlers(), **diagnosis.handlers()})
@@ -219,6 +222,7 @@ class Master:
             handlers,
             observer=diagnosis.calls,
             gate=None if gate is None else gate.admit,
+            tls=self._tls,
             cluster=lambda: self._cluster,
             role="master",
             node=self._id,
@@ -282,6 +286,7 @@ class Master:
                 proposals_waiting_max=raft.proposals_waiting_max,
                 segment_bytes=raft.segment_bytes,
                 checkpoint_log_bytes=raft.checkpoint_log_bytes,
+                tls=self._tls,
             ),
             disk=self._disk,
             clock=self._clock,

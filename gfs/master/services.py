@@ -62,6 +62,7 @@ from gfs.messages.base import Request
 from gfs.messages.operations import AnyOutcome, ChunkGranted, LogRecord
 from gfs.settings import CHUNK_HOMES_KEPT, Settings
 from gfs.telemetry import Metrics
+from gfs.tls import TlsIdentity
 from gfs.transport.interface import Handler, Handlers, RpcCaller
 from gfs.vocabulary import ChunkIndex, ClusterId, InodeId, LogIndex, ServerId
 from gfs.web.traffic import Vitals
@@ -89,7 +90,9 @@ class MasterServices:
         clock: Clock,
         chance: random.Random,
         secret: bytes,
+        tls: TlsIdentity | None = None,
     ) -> None:
+        self._tls = tls
         self._settings, self._cluster, self._node, self._state = settings, cluster, node, state
         self._rpc, self._standing, self._roster = rpc, standing, roster
         self._clock, self._chance, self._checkpoints = clock, chance, checkpoints
@@ -287,6 +290,7 @@ class MasterServices:
             cluster=self._cluster,
             superuser=self.superuser,
             first_token_sha256=access.first_token_sha256,
+            tls=self._tls,
             unknown=lambda: None if self.commits.is_leading else self.commits.not_leader(),
         )
         self._state.on_applied(lambda index, record, _outcome: gate.note(index, record.operation))
@@ -469,7 +473,7 @@ class MasterServices:
             masters=cluster.all_masters,
             not_heard_since=self._not_heard_since,
             has_secret=bool(settings.secret_file),
-            allow_insecure_network=settings.allow_insecure_network,
+            allow_insecure_network=settings.allow_insecure_network or self._tls is not None,
         )
 
     def _not_heard_since(self, since: float) -> list[ServerId]:

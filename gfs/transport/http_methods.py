@@ -34,6 +34,7 @@ from gfs.identity import GROUPS_MAX
 from gfs.messages.base import ErrorReply, Identity, Reply, Request
 from gfs.settings import FRAME_BYTES_MAX, HTTP_CALL_SECONDS, HTTP_CALL_SECONDS_MAX
 from gfs.telemetry import Metrics, logger, new_trace_id
+from gfs.tls import NodeName, node_of
 from gfs.transport.dispatch import Dispatcher
 from gfs.transport.frames import DECODE_FAULTS, error_reply
 from gfs.transport.interface import CallContext
@@ -80,7 +81,9 @@ def method_routes(dispatcher: Dispatcher) -> list[web.RouteDef]:
         request = _decode(await _read_body(http), decoder)
         trace = http.headers.get(TRACE_HEADER, "")[:_TRACE_CHARS_MAX] or new_trace_id()
         seconds = _deadline(http)
-        context = CallContext(f"http {http.remote}", trace, seconds, _identity(http), _credential(http))
+        context = CallContext(
+            f"http {http.remote}", trace, seconds, _identity(http), _credential(http), peer_node(http)
+        )
         try:
             async with asyncio.timeout(seconds):
                 reply = await dispatcher.answer(request, context)
@@ -95,6 +98,12 @@ def _identity(http: web.Request) -> Identity:
     groups = http.headers.get(GROUPS_HEADER, "").split(",")
     names = tuple(name.strip() for name in groups if name.strip())[:GROUPS_MAX]
     return Identity(http.headers.get(USER_HEADER, ""), names)
+
+
+def peer_node(http: web.Request) -> NodeName:
+    """Of whose certificate the connection is; of nobody's in plain text, or without one."""
+    transport = http.transport
+    return node_of(None if transport is None else transport.get_extra_info("peercert"))
 
 
 def _credential(http: web.Request) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gfs.messages.base import NOBODY, Identity, Reply, Request
+from gfs.tls import NOBODY as NOBODY_CERTIFIED
+from gfs.tls import NodeName
 from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)
@@ -20,7 +22,8 @@ class CallContext(NamedTuple):
     """What a handler may know of the call it answers. `trace` follows a call across programs.
 
     `identity`: on whose behalf, as the caller says; nothing proves it. `credential`: what the caller shows to
-    prove who it is (see gfs.credentials), never to be logged.
+    prove who it is (see gfs.credentials), never to be logged. `node`: of whose verified certificate the
+    connection is, of nobody's without TLS.
     """
 
     peer: str
@@ -28,6 +31,7 @@ class CallContext(NamedTuple):
     seconds_left: float
     identity: Identity = NOBODY
     credential: str = ""
+    node: NodeName = NOBODY_CERTIFIED
 
 
 # Looks at a call before its handler does: returns the context it is answered in, or raises a GfsError.

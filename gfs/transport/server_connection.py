@@ -23,6 +23,8 @@ from gfs.errors import (
 from gfs.messages.base import NOBODY, Reply, Request
 from gfs.settings import CALLS_IN_FLIGHT_MAX, SEND_QUEUE_BYTES_MAX
 from gfs.telemetry import logger
+from gfs.tls import NOBODY as NOBODY_CERTIFIED
+from gfs.tls import NodeName
 from gfs.transport.dispatch import Begun, Dispatcher
 from gfs.transport.frames import (
     DECODE_FAULTS,
@@ -69,7 +71,13 @@ class ServerConnection:
     """
 
     def __init__(
-        self, socket: web.WebSocketResponse, dispatcher: Dispatcher, mine: Hello, *, remote: str
+        self,
+        socket: web.WebSocketResponse,
+        dispatcher: Dispatcher,
+        mine: Hello,
+        *,
+        remote: str,
+        peer_node: NodeName = NOBODY_CERTIFIED,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
@@ -80,6 +88,7 @@ class ServerConnection:
         self._peer = ""
         self._identity = NOBODY
         self._credential = ""
+        self._peer_node = peer_node
         self._outbox = Outbox(socket.send_bytes)
         self._inbox: deque[Call[Request] | Cancel | Hello] = deque()
         self._waiting: dict[int, _WaitingCall] = {}
@@ -309,7 +318,9 @@ class ServerConnection:
         return False
 
     def _context(self, call: Call[Request]) -> CallContext:
-        return CallContext(self._peer, call.trace, call.seconds_left, self._identity, self._credential)
+        return CallContext(
+            self._peer, call.trace, call.seconds_left, self._identity, self._credential, self._peer_node
+        )
 
     def _remember(self, call: Call[Request], work: asyncio.Future[Any]) -> _WaitingCall:
         """From now on the call has a task or future of its own, cancelled when it is taken back or late."""

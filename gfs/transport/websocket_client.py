@@ -8,11 +8,12 @@ from typing import TypeVar
 
 import aiohttp
 
-from gfs.errors import ProtocolFault, Unavailable
+from gfs.errors import ProtocolFault, Unauthenticated, Unavailable
 from gfs.identity import system_identity
 from gfs.messages.base import Identity, Reply, Request
 from gfs.settings import CONNECT_SECONDS_MAX
 from gfs.telemetry import trace_id
+from gfs.tls import TlsIdentity, handshake_failure
 from gfs.transport.client_connection import CLOSE_SECONDS, ClientConnection
 from gfs.transport.dial_map import Dial, dialled_address
 from gfs.transport.frames import MESSAGE_BYTES_MAX, Hello, own_hello
@@ -20,11 +21,14 @@ from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)
 
+_TLS_HINT = "GFS_CA_FILE or client.ca_file in gfs.toml names the cluster's certificate authority."
+
 
 class WebSocketCaller:
     """An RpcCaller (see interface). `cluster` may be set later: it is said at each new connection's hello.
 
     `identity`: on whose behalf it calls; by default of whoever runs this program. `credential` proves it.
+    With `tls` it speaks to nobody but nodes of the cluster, by their certificates.
 
     All methods belong to one event loop, the one of the first call.
     """
@@ -37,13 +41,14 @@ class WebSocketCaller:
         *,
         identity: Identity | None = None,
         credential: str = "",
+        tls: TlsIdentity | None = None,
         connect_seconds_max: float = CONNECT_SECONDS_MAX,
         dial: Dial = dialled_address,
     ) -> None:
         self.cluster = cluster
         self._role, self._node = role, node
         self._identity = system_identity() if identity is None else identity
-        self._credential = credential
+        self._credential, self._tls = credential, tls
         self._connect_seconds_max = connect_seconds_max
         self._dial = dial
         self._session: aiohttp.ClientSession | None = None
@@ -125,7 +130,8 @@ class WebSocketCaller:
         try:
             async with asyncio.timeout(self._connect_seconds_max):
                 socket = await self._session.ws_connect(
-                    f"http://{self._dial(address)}/rpc",
+                    f"{'http' if self._tls is None else 'https'}://{self._dial(address)}/rpc",
+                    ssl=True if self._tls is None else self._tls.client_context(),
                     autoping=False,
                     compress=0,
                     max_msg_size=MESSAGE_BYTES_MAX,
@@ -133,6 +139,8 @@ class WebSocketCaller:
                 )
                 connection = ClientConnection(socket, address)
                 try:
+                    if self._tls is not None:
+                        self._tls.require_node(socket.get_extra_info("peercert"), cluster=self.cluster)
                     mine = own_hello(
                         role=self._role,
                         node=self._node,
@@ -147,9 +155,23 @@ class WebSocketCaller:
         except aiohttp.WSServerHandshakeError as error:
             raise ProtocolFault(f"{address} is not a gfs control port (HTTP {error.status})") from error
         except (aiohttp.ClientError, OSError, TimeoutError, UnicodeError) as error:
+            if problem := _tls_problem(error, self._tls):
+                raise Unauthenticated(f"no connection to {address}: {problem}", hint=_TLS_HINT) from error
             number = getattr(error, "errno", None) or 0  # negative: of the resolver, whose words are its own
             words = getattr(error, "strerror", None) or type(error).__name__
             reason = os.strerror(number) if number > 0 else words
+            if self._tls is None and isinstance(error, aiohttp.ServerDisconnectedError):
+                reason = f"it hung up at once; perhaps it wants TLS, and {_TLS_HINT}"
             raise Unavailable(f"no connection to {address}: {reason}") from error
         self._connections[address] = connection
         return connection
+
+
+def _tls_problem(error: BaseException, tls: TlsIdentity | None) -> str:
+    """In words, when it was TLS that did not fit; else empty."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if tls is not None and (problem := handshake_failure(cause)):
+            return problem
+        cause = cause.__cause__ or cause.__context__ or getattr(cause, "os_error", None)
+    return ""

@@ -19,11 +19,12 @@ from gfs.settings import (
     SILENCE_IDLE_SECONDS_MAX,
 )
 from gfs.telemetry import Metrics, logger
+from gfs.tls import TlsIdentity
 from gfs.transport.aiohttp_log import protocol_logger
 from gfs.transport.call_tally import CallTally, ConnectionTally
 from gfs.transport.dispatch import Dispatcher
 from gfs.transport.frames import MESSAGE_BYTES_MAX, own_hello
-from gfs.transport.http_methods import guard_routes, health_routes, method_routes
+from gfs.transport.http_methods import guard_routes, health_routes, method_routes, peer_node
 from gfs.transport.interface import CallObserver, Gate, Handlers
 from gfs.transport.server_connection import ServerConnection
 from gfs.vocabulary import Address, split_address
@@ -38,9 +39,9 @@ class ControlServer:
     """Serves `handlers` at `address` (port 0: any free one; `.address` tells which after `start`).
 
     `cluster` is asked at each hello, for a fresh disk learns its cluster late. `live` and `ready` answer
-    /livez and /readyz; ready gives a sentence saying why not. `gate` looks at
-    each call before its handler. `extra_routes` are aiohttp routes (web pages);
-    `alongside`, a cleanup context of aiohttp's, goes on while they are served.
+    /livez and /readyz; ready gives a sentence saying why not. `gate` looks at each call before its handler.
+    With `tls` nobody is served in plain text. `extra_routes` are aiohttp routes (web pages); `alongside`, a
+    cleanup context of aiohttp's, goes on while they are served.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ControlServer:
         ready: Callable[[], tuple[bool, str]],
         observer: CallObserver | None = None,
         gate: Gate | None = None,
+        tls: TlsIdentity | None = None,
         extra_routes: Sequence[web.AbstractRouteDef] = (),
         alongside: Callable[[web.Application], AsyncIterator[None]] | None = None,
         connections_max: int = CONNECTIONS_MAX,
@@ -64,6 +66,7 @@ class ControlServer:
     ) -> None:
         self.address = address
         self._cluster, self._role, self._node = cluster, role, node
+        self._tls = tls
         self.calls = CallTally(metrics)
         self._dispatcher = Dispatcher(handlers, role=role, tally=self.calls, observer=observer, gate=gate)
         self._connections: set[ServerConnection] = set()
@@ -97,7 +100,13 @@ class ControlServer:
         loop = asyncio.get_running_loop()
         try:
             self._listener = await loop.create_server(
-                self._accept, host, port, backlog=_LISTEN_BACKLOG, reuse_address=True
+                self._accept,
+                host,
+                port,
+                backlog=_LISTEN_BACKLOG,
+                reuse_address=True,
+                ssl=None if self._tls is None else self._tls.server_context(),
+                ssl_handshake_timeout=None if self._tls is None else self._hello_seconds_max,
             )
         except OSError as error:
             await self._runner.cleanup()
@@ -146,6 +155,7 @@ class ControlServer:
             self._dispatcher,
             own_hello(role=self._role, node=self._node, cluster=self._cluster()),
             remote=str(request.remote),
+            peer_node=peer_node(request),
         )
         self._connections.add(connection)
         try:

@@ -38,6 +38,7 @@ class RealCluster:
         secret = directory / "secret"
         secret.write_text("a long line nobody guesses")
         secret.chmod(0o600)
+        self.ca_file = ""  # of a cluster that speaks TLS
         self.token_file = str(directory / "token") if tokens else ""
         access = AccessSettings()
         if tokens:
@@ -66,7 +67,7 @@ class RealCluster:
         return [node.control for node in self.settings.masters.values()]
 
     async def client(self, settings: ClientSettings | None = None) -> AsyncClient:
-        default = ClientSettings(token_file=self.token_file)
+        default = ClientSettings(token_file=self.token_file, ca_file=self.ca_file)
         return await aio.connect(self.addresses, settings=settings or default)
 
     async def stop_replica(self, replica: Replica) -> None:

@@ -24,6 +24,7 @@ from gfs.master.replication.raft_messages import CheckpointInstalled, Checkpoint
 from gfs.master.replication.raft_transport import Wire
 from gfs.master.replication.replicator import StateMachine
 from gfs.telemetry import logger
+from gfs.tls import TlsIdentity
 from gfs.vocabulary import Address, ClusterId, LogIndex, MasterId
 
 
@@ -50,6 +51,7 @@ class CheckpointDuty:
         on_installed: Callable[[], None],
         distrust: Distrust,
         fatal: Callable[[BaseException], None],
+        tls: TlsIdentity | None = None,
     ) -> None:
         """
         Args:
@@ -72,6 +74,7 @@ class CheckpointDuty:
             on_installed=self._installed,
             fatal=fatal,
             clock=clock,
+            tls=tls,
         )
         newest = store.newest()
         after = newest.index if newest is not None else LogIndex(0)

@@ -28,6 +28,7 @@ from gfs.master.replication.raft_messages import (
     frame,
 )
 from gfs.telemetry import logger
+from gfs.tls import TlsIdentity
 from gfs.transport.dial_map import dialled_endpoint
 from gfs.vocabulary import MasterId
 
@@ -85,12 +86,13 @@ class CheckpointFetcher:
         on_installed: Callable[[CheckpointManifest], None],
         fatal: Callable[[BaseException], None],
         clock: Clock,
+        tls: TlsIdentity | None = None,
     ) -> None:
         """`is_wanted`: asked right before installing, because the log may have caught up meanwhile."""
         self._store, self._executor = store, executor
         self._new_dialer, self._introduce = new_dialer, introduce
         self._is_wanted, self._on_installed, self._fatal = is_wanted, on_installed, fatal
-        self._clock = clock
+        self._clock, self._tls = clock, tls
         self._failures = 0  # in a row, without a byte more than the time before
         self._not_before = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -181,7 +183,9 @@ class CheckpointFetcher:
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         async with asyncio.timeout(PIECE_SECONDS_MAX):
             reader, writer = await asyncio.open_connection(
-                *dialled_endpoint(*address), limit=2 * CHECKPOINT_PIECE_BYTES
+                *dialled_endpoint(*address),
+                limit=2 * CHECKPOINT_PIECE_BYTES,
+                ssl=None if self._tls is None else self._tls.client_context(),
             )
         try:
             async with asyncio.timeout(PIECE_SECONDS_MAX):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gfs.tls import TlsIdentity
 from gfs.vocabulary import KIB, MIB
 
 PROPOSAL_BYTES_MAX = MIB  # one operation; a control frame is smaller than 4 MiB, an operation far smaller
@@ -48,6 +49,7 @@ class RaftOptions:
     proposals_waiting_bytes_max: int = 64 * MIB
     segment_bytes: int = 64 * MIB
     checkpoint_log_bytes: int = 64 * MIB
+    tls: TlsIdentity | None = None  # with it members speak TLS to each other, below the handshake
 
     def __post_init__(self) -> None:
         assert self.heartbeat_seconds * 3 < self.election_seconds_min < self.election_seconds_max

@@ -102,7 +102,9 @@ class PeerConnections:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self, None), *self._listen)
+        tls = self.options.tls
+        context = None if tls is None else tls.raft_context()
+        self._server = await loop.create_server(lambda: Connection(self, None), *self._listen, ssl=context)
         self.spawn(self._ping_for_ever())
         self.set_peers(self._peers)
 
@@ -247,8 +249,11 @@ class PeerConnections:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.options.peer_silent_seconds):
+                tls = self.options.tls
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self, member), *dialled_endpoint(*self._peers[member])
+                    lambda: Connection(self, member),
+                    *dialled_endpoint(*self._peers[member]),
+                    ssl=None if tls is None else tls.client_context(),
                 )
                 await connection.settled.wait()
         except OSError as error:  # also when it takes too long
@@ -311,6 +316,13 @@ class Connection(asyncio.Protocol):
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if (tls := self._owner.options.tls) is not None:
+            try:
+                certificate = transport.get_extra_info("peercert")
+                tls.require_node(certificate, cluster=self._owner.cluster, role="master")
+            except GfsError as error:
+                self._give_up(error)
+                return
         if len(self._owner.unfinished) >= UNAUTHENTICATED_CONNECTIONS_MAX:
             self.abort()
             return

@@ -425,6 +425,7 @@ class RaftNode:
             clock=self._clock,
             executor=self._checkpoint_threads,
             log_bytes_max=options.checkpoint_log_bytes,
+            tls=options.tls,
             new_dialer=lambda: Dialer(me=self._me, cluster=self._cluster, secret=self._secret),
             introduce=self.introduce,
             on_installed=self._checkpoint_installed,
