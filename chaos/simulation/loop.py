@@ -82,8 +82,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return done
 
     async def create_server(  # type: ignore[override]
-        self, factory: Callable[[], asyncio.Protocol], host: str, port: int
+        self, factory: Callable[[], asyncio.Protocol], host: str, port: int, *, ssl: None = None
     ) -> VirtualServer:
+        assert ssl is None, "this network has no wires that anybody could listen to"
         return self.network.listen(host, factory)
 
     async def create_connection(  # type: ignore[override]
