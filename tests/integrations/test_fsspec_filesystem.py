@@ -8,8 +8,11 @@ import multiprocessing
 import os
 import pickle
 import threading
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -161,6 +164,13 @@ def test_open_file_keeps_to_the_file_it_was_opened_at(filesystem: GFSFileSystem,
     with filesystem.open(f"{folder}/a") as file:
         # What it looked like a moment ago is remembered, and no reader believes it.
         assert file.read() == b"y" * 300
+
+
+def test_installed_package_names_the_file_system_to_fsspec() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    named = project["project"]["entry-points"]["fsspec.specs"]
+    assert EntryPoint("gfs", named["gfs"], "fsspec.specs").load() is GFSFileSystem
+    assert "gfs" in GFSFileSystem.protocol
 
 
 def test_url_names_masters_and_path() -> None:

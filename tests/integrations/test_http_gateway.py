@@ -155,11 +155,16 @@ def test_tag_of_a_file_that_records_are_appended_to_is_weak(folder: str, client:
 
 def test_body_that_breaks_off_leaves_nothing_behind(folder: str, client: Client) -> None:
     url = urlsplit(f"{folder}/half")
+    directory = url.path.removeprefix("/v1/fs").rpartition("/")[0]
     assert url.hostname is not None
     with socket.create_connection((url.hostname, url.port or 0)) as wire:
         head = f"PUT {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 100000\r\n\r\n"
         wire.sendall(head.encode() + b"x" * 5000)
-    directory = url.path.removeprefix("/v1/fs").rpartition("/")[0]
+
+        async def it_is_being_written() -> bool:
+            return bool(await asyncio.to_thread(client.listdir, directory))
+
+        asyncio.run(until(it_is_being_written, "a file under its hidden name"))
     requests.put(f"{folder}/whole", data=b"whole")
 
     async def nothing_else_is_there() -> bool:
