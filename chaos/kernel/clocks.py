@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Where Debian, Ubuntu, Fedora and Arch put it. The library of many threads locks around what it reads.
-_PLACES = ("*/faketime/libfaketimeMT.so.1", "faketime/libfaketimeMT.so.1")
+# Where Debian, Ubuntu, Fedora and Arch put it.
+_PLACES = ("*/faketime/", "faketime/")
+# Of the two, that for many threads locks around its state. Where only the wall clock is faked, threads of
+# Python wait for that lock whenever they hand on the interpreter, and a program does a fifth of its work. The
+# other may be caught, by a thread that looks when the file has just changed, with some other offset: a wall
+# clock that jumps is what is wanted.
+_LOCKING, _PLAIN = "libfaketimeMT.so.1", "libfaketime.so.1"
 _LOOKS_EVERY_SECONDS = 1  # how old what a program knows of the file may become
 JUMP_SEEN_SECONDS = _LOOKS_EVERY_SECONDS + 1  # the library counts whole seconds
 
 
-def clock_library() -> str:
+def clock_library(name: str = _LOCKING) -> str:
     """Its path; empty when it is not installed."""
     for directory in ("/usr/lib", "/usr/lib64", "/usr/local/lib"):
-        for pattern in _PLACES:
-            for found in sorted(Path(directory).glob(pattern)):
+        for place in _PLACES:
+            for found in sorted(Path(directory).glob(place + name)):
                 return str(found)
     return ""
 
@@ -33,6 +38,7 @@ def clock_variables(file: Path, *, rate: float) -> dict[str, str]:
         return {**common, "FAKETIME": f"+0 x{rate:.6f}"}
     return {
         **common,
+        "LD_PRELOAD": clock_library(_PLAIN) or clock_library(),
         "FAKETIME_TIMESTAMP_FILE": str(file),
         "FAKETIME_CACHE_DURATION": str(_LOOKS_EVERY_SECONDS),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -38,13 +38,36 @@ class Catch:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """By which scenario, in the simulation, the suite itself sees a bug: its workloads, faults and checkers.
+
+    `seed`: one that showed it when this was written; others are tried after it. `shows`: as of Catch, of what
+    the checkers say. `pace`: clients of the simulation pause that many times as long as real ones.
+    """
+
+    scenario: str
+    seed: int
+    shows: str
+    fault_seconds: float = 10.0
+    pace: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class PlantedBug:
-    """`says`: in one sentence, what the product does wrong now."""
+    """`says`: in one sentence, what the product does wrong now.
+
+    `caught`: by a trial of its own; None where a scenario alone shows it.
+    `seen`: the scenario that sees it, or in words why none in the simulation does within a test's time.
+    """
 
     name: str
     says: str
     plant: Callable[[Patches], None]
-    caught: Catch
+    caught: Catch | None
+    seen: Seen | str
+
+    def __post_init__(self) -> None:
+        assert self.caught is not None or isinstance(self.seen, Seen), f"nobody notices {self.name}"
 
     @contextmanager
     def planted(self) -> Iterator[None]:

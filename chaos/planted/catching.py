@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from chaos.planted.bug import PlantedBug
+from chaos.planted.bug import Catch, PlantedBug
 
 Trial = Callable[[int], None]  # a run from a seed; raises when a promise was not kept
 
@@ -31,13 +31,15 @@ def catch(bug: PlantedBug, trials: Mapping[str, Trial]) -> Found | None:
     The seed comes from a time when trial and product were a little different: that another one is needed now
     is no news, that none shows the bug is.
     """
-    trial = trials[bug.caught.trial]
+    caught = bug.caught
+    assert caught is not None, f"{bug.name} has no trial"
+    trial = trials[caught.trial]
     began = time.process_time()
-    for seed in _seeds(bug):
+    for seed in _seeds(caught):
         with bug.planted():
             said = what_it_says(trial, seed)
         seconds = time.process_time() - began
-        if said and re.search(bug.caught.shows, said):
+        if said and re.search(caught.shows, said):
             return Found(seed, said, seconds)
         if seconds > CPU_SECONDS_MAX:
             return None
@@ -55,6 +57,6 @@ def what_it_says(trial: Trial, seed: int) -> str:
     return ""
 
 
-def _seeds(bug: PlantedBug) -> Iterator[int]:
-    yield bug.caught.seed
-    yield from (seed for seed in range(SEEDS_MAX) if seed != bug.caught.seed)
+def _seeds(caught: Catch) -> Iterator[int]:
+    yield caught.seed
+    yield from (seed for seed in range(SEEDS_MAX) if seed != caught.seed)

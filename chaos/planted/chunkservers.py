@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from chaos.planted.bug import Catch, Patches, PlantedBug
+from chaos.planted.bug import Catch, Patches, PlantedBug, Seen
 from gfs.chunkserver import block_reader, replica_recovery, replica_store
 from gfs.chunkserver.block_reader import BlockReader
 from gfs.chunkserver.chunk_index import ChunkIndex
@@ -182,83 +182,97 @@ BUGS = (
         "A secondary applies a mutation although one before it is missing.",
         _gaps_applied_over,
         Catch("mutation-order", 0, r"longest\[|was given before"),
+        "links keep the order of mutations; a gap needs a primary that goes on after an answer was lost",
     ),
     PlantedBug(
         "ack-before-last-replica",
         "The primary acknowledges a mutation that the last replica of the set may not have.",
         _ack_before_last_replica,
         Catch("mutation-order", 0, r"AssertionError: \('.', Mutation|longest\["),
+        "the last replica has the mutation a moment later, unless it dies in between",
     ),
     PlantedBug(
         "repeated-record-ordered-again",
         "A record that comes again, because its answer was lost, is appended again.",
         _repeated_record_ordered_again,
         Catch("exactly-once", 0, r"here & seen"),
+        Seen("hot-spot", 0, r"though appended exactly once", fault_seconds=12.0, pace=6.0),
     ),
     PlantedBug(
         "appended-records-forgotten",
         "A replica does not remember which records it has, so the next primary cannot tell.",
         _records_forgotten_with_a_restart,
         Catch("exactly-once", 0, r"here & seen"),
+        Seen("hot-spot", 0, r"though appended exactly once", fault_seconds=12.0, pace=6.0),
     ),
     PlantedBug(
         "two-primaries-obeyed",
         "A replica applies what any primary sends it, also one whose version is over.",
         _whoever_leads_obeyed,
         Catch("mutation-order", 0, r"longest\[|was given before"),
+        "an old primary must order a mutation after a new one has, which its lease's margin prevents as well",
     ),
     PlantedBug(
         "redo-not-repeated",
         "An overwrite cut short by a kill is concluded at the start without writing its bytes.",
         _redo_not_repeated,
         Catch("store-killed", 20, r"ChecksumMismatch: .* does not verify"),
+        "an overwrite must be cut short between its redo record and its bytes, which take no virtual time",
     ),
     PlantedBug(
         "record-before-its-bytes",
         "The record of a mutation is synced, its bytes are not.",
         _record_before_its_bytes,
         Catch("store-power-cut", 8, r"does not verify|self\.store\.corrupt\(\) == \[\]"),
+        Seen("power-cut-synced", 0, r"is lost|has no record", fault_seconds=12.0, pace=12.0),
     ),
     PlantedBug(
         "journal-not-synced",
         "The bytes of a mutation are synced, the record of it is not.",
         _journal_not_synced,
         Catch("store-power-cut", 2, r"found in allowed"),
+        Seen("power-cut-synced", 1, r"has no record|does not verify|is lost", fault_seconds=12.0, pace=6.0),
     ),
     PlantedBug(
         "names-not-synced",
         "New chunk files are synced, the directories they stand in are not.",
         _names_not_synced,
         Catch("store-power-cut", 7, r"self\.store\.corrupt\(\) == \[\]"),
+        Seen("power-cut-synced", 0, r"is lost|has no record", fault_seconds=12.0, pace=12.0),
     ),
     PlantedBug(
         "bytes-deleted-before-record",
         "The bytes of a replica are deleted before the record that says so.",
         _bytes_deleted_before_record,
         Catch("store-killed", 48, r"self\.store\.corrupt\(\) == \[\]"),
+        "a server has to die between the two, which takes no virtual time",
     ),
     PlantedBug(
         "checksum-not-checked",
         "What is read is not compared with its checksum.",
         _checksum_not_checked,
         Catch("replica-reads", 0, r"other bytes than were acknowledged"),
+        "by nature: clients compare every byte with the checksums again, and ask another replica",
     ),
     PlantedBug(
         "stale-replica-served",
         "A replica answers a reader whatever version was asked for.",
         _stale_replica_served,
         Catch("replica-reads", 0, r"other bytes than were acknowledged"),
+        "masters name no stale replica, and clients that know one from before ask for the version they know",
     ),
     PlantedBug(
         "missed-mutations-forgiven",
         "A replica that has missed mutations takes a new version all the same.",
         _missed_mutations_forgiven,
         Catch("replica-reads", 0, r"missed mutations was let in"),
+        "masters tell such a replica by its version before they ever ask it to take a new one",
     ),
     PlantedBug(
         "clone-taken-for-whole",
         "A copy joins the set before all of it has been compared with its source.",
         _clone_taken_for_whole,
         Catch("replica-reads", 0, r"other bytes than were acknowledged"),
+        "a copy must be cut short and its source die before the next look compares them",
     ),
 )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 import gfs.master.garbage_collection as collection_room
-from chaos.planted.bug import Catch, Patches, PlantedBug
+from chaos.planted.bug import Catch, Patches, PlantedBug, Seen
 from gfs.errors import GfsError
 from gfs.master.core import garbage
 from gfs.master.core.chunk_table import ChunkTable
 from gfs.master.core.garbage import Garbage
 from gfs.master.core.grants import BumpAnswer
 from gfs.master.core.reclamation import Reclamation
-from gfs.master.core.records import ChunkRecord, StoredChunk, decode_chunk
+from gfs.master.core.records import ChunkRecord, StoredChunk, decode_chunk, id_key
 from gfs.master.core.snapshots import Snapshots
 from gfs.master.core.tables import ReadTables, Table
 from gfs.master.core.trash import reclaim_due
@@ -97,47 +97,86 @@ def _undeleted_after_purge(patches: Patches) -> None:
     patches.replace(Reclamation, "_condemn_row", condemn_row)
 
 
+def _references_ignored(patches: Patches) -> None:
+    """What a file leaves is deleted for all, also for the copies that share it."""
+
+    def release(reclamation: Reclamation, handle: int) -> None:
+        key = id_key(handle)
+        row = reclamation._tables.get(Table.CHUNKS, key)
+        if row is not None:
+            reclamation._tables.remove(Table.CHUNKS, key, old=row)
+            reclamation._counters.chunks -= 1
+
+    patches.replace(Reclamation, "_release", release)
+
+
 BUGS = (
     PlantedBug(
         "version-not-bumped",
         "A new grant of a chunk keeps the version of the one before it.",
         _version_not_bumped,
         Catch("leases", 0, r"setdefault|I1|failed at bump"),
+        Seen("stale-comeback", 0, r"refused for good|nothing acknowledged", fault_seconds=12.0, pace=3.0),
     ),
     PlantedBug(
         "silent-replica-in-set",
         "A replica that has not taken its new version counts as if it had.",
         _silent_replica_in_set,
         Catch("leases", 9, r"AssertionError: \[\["),
+        "the replica that was silent has missed nothing unless a mutation fails on it, too",
     ),
     PlantedBug(
         "members-collected",
         "Replicas of a live chunk's own set are named as garbage.",
         _members_collected,
         Catch("garbage", 1, r"not in chunk\.replicas"),
+        Seen("rack-cut", 0, r"is lost|cannot be read", fault_seconds=12.0, pace=3.0),
     ),
     PlantedBug(
         "shared-chunk-mutated",
         "A chunk that a snapshot shares is written to in place.",
         _shared_chunk_mutated,
         Catch("snapshots", 0, r"self\.why\(taken, member\)"),
+        Seen(
+            "snapshot-under-fire",
+            0,
+            r"has changed since it was made|of no single moment",
+            fault_seconds=7.0,
+            pace=3.0,
+        ),
     ),
     PlantedBug(
         "leases-not-revoked",
         "A snapshot is taken while writers hold leases of what it shares.",
         _leases_not_revoked,
         Catch("snapshots", 0, r"self\.why\(taken, member\)"),
+        Seen(
+            "snapshot-under-fire",
+            0,
+            r"has changed since it was made|of no single moment",
+            fault_seconds=7.0,
+            pace=3.0,
+        ),
+    ),
+    PlantedBug(
+        "references-ignored",
+        "A chunk goes with the first file that is reclaimed, although a snapshot shares it.",
+        _references_ignored,
+        None,
+        Seen("snapshot-under-fire", 0, r"nothing acknowledged", pace=3.0),
     ),
     PlantedBug(
         "purged-early",
         "Deleted files are reclaimed long before their time has come.",
         _purged_early,
         Catch("garbage", 1, r"NotFound: nothing that was deleted from /f"),
+        Seen("gc-race", 0, r"could not be had back", pace=3.0),
     ),
     PlantedBug(
         "undeleted-after-purge",
         "A purged file can still be had back, while its chunks go.",
         _undeleted_after_purge,
         Catch("everything-of-chunks", 3, r"held twice"),
+        Seen("gc-race", 0, r"nothing acknowledged|had left the trash|cannot be read", pace=3.0),
     ),
 )

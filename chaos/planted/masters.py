@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from chaos.planted.bug import Catch, Patches, PlantedBug
+from chaos.planted.bug import Catch, Patches, PlantedBug, Seen
 from gfs.disk import OpenFile
 from gfs.errors import GfsError
 from gfs.master.core.records import APPLIED_KEY
@@ -132,18 +132,21 @@ BUGS = (
             0,
             r"CorruptState: .*damage, not a crash|acknowledged operation is lost|committed entry was lost",
         ),
+        Seen("power-cut-masters", 0, r"nothing acknowledged|is lost|is gone", fault_seconds=10.0, pace=3.0),
     ),
     PlantedBug(
         "promises-before-log-sync",
         "Votes and acknowledgements leave a master before what they rest on is on its disk.",
         _promises_before_log_sync,
         Catch("power-cuts", 0, r"an acknowledged operation is lost|a committed entry was lost"),
+        "the window between a write and its sync is far shorter than any between two cuts of power",
     ),
     PlantedBug(
         "vote-not-kept",
         "Term and vote are not written to the log: after a restart a master votes again in the same term.",
         _vote_not_kept,
         Catch("voter-asked-twice", 0, r"has voted for two masters in term"),
+        "a master has to die between two candidacies in one term: rare unless the harness is the candidates",
     ),
     PlantedBug(
         "commit-index-taken-blindly",
@@ -154,35 +157,41 @@ BUGS = (
             0,
             r"which this master knows to be committed|differs at|acknowledged proposals are lost",
         ),
+        "an old leader's own uncommitted entries must stand at the very index that the new one has committed",
     ),
     PlantedBug(
         "log-cut-before-checkpoint",
         "The log is cut before the checkpoint that replaces its beginning has been written.",
         _log_cut_before_checkpoint,
         Catch("power-cuts", 0, r"starts after entry \d+, but the newest checkpoint ends"),
+        "a master has to die while one checkpoint is made, which takes no virtual time",
     ),
     PlantedBug(
         "counters-not-committed",
         "The state is committed without its counters and its digest.",
         _counters_not_committed,
         Catch("power-cuts", 0, r"a committed entry was lost|differs from the log"),
+        "counters differ after a death between two commits only, and are put right by the next entry",
     ),
     PlantedBug(
         "checkpoint-mid-apply",
         "A checkpoint holds an entry more than it says.",
         _checkpoint_mid_apply,
         Catch("power-cuts", 0, r"but the state ends at|differs from the log"),
+        "the entry that is held twice has to be one whose second time shows",
     ),
     PlantedBug(
         "requests-not-recognised",
         "A repeated request to a master is carried out again.",
         _requests_not_recognised,
         Catch("power-cuts", 0, r"one operation, two outcomes"),
+        Seen("client-cut-after-send", 2, r"no order of the calls explains|is gone"),
     ),
     PlantedBug(
         "reads-without-barrier",
         "Who believes that it leads answers reads without asking anybody whether it still does.",
         _reads_without_barrier,
         Catch("leader-cut-off", 0, r"misses what was acknowledged"),
+        "a client has to reach a leader that is cut off from masters, in the moment before that one knows",
     ),
 )

@@ -5,7 +5,8 @@ Writes down, as the checker `snapshot` documents them
     what was refused or lost is tried again;
   operation `snapshot` {source, target}: a target is used once;
   operation `copy` {source, target} → {files}: by who made it, when the snapshot has returned;
-  operation `delete` {path, recursive} of a copy, without a partition;
+  operation `delete` {path, recursive, skip_trash} of a copy, without a partition. Every second one is past
+    the trash: what it shares with other copies and the source is reclaimed while those are read and written;
   audit `copy` {source, target, files}: each copy that was acknowledged and not deleted, at the end.
 A file of a copy without its file counts as -1, too.
 """
@@ -23,8 +24,8 @@ from gfs.verification.workloads.marks import MarkedRecord, find_records, make_re
 from gfs.verification.workloads.sparse import Reached, records_and_end
 from gfs.verification.workloads.traffic import Actor, Traffic
 
-COPIES_KEPT = 6
-SNAPSHOT_EVERY = 6  # steps of the client that takes them; in the others it counts, too
+COPIES_KEPT = 2
+SNAPSHOT_EVERY = 3  # steps of the client that takes them; in the others it counts, too
 PADDING_BYTES_MAX = 200  # of a record, so that they are not all alike
 BROKEN = -1
 
@@ -42,7 +43,7 @@ class SnapshotWorkload(Traffic):
         self._files = Reached()  # by client, as copies are no longer than their sources
         self._steps = 0
         self._copies: list[str] = []  # acknowledged, and not deleted
-        self._taken = 0
+        self._taken = self._deleted = 0
 
     @property
     def source(self) -> str:
@@ -90,9 +91,9 @@ class SnapshotWorkload(Traffic):
         )
         if len(self._copies) > COPIES_KEPT:
             gone = self._copies.pop(actor.chance.randrange(len(self._copies)))
-            await actor.attempt(
-                "delete", {"path": gone, "recursive": True}, actor.client.delete(gone, recursive=True)
-            )
+            self._deleted += 1
+            how = {"recursive": True, "skip_trash": self._deleted % 2 == 1}
+            await actor.attempt("delete", {"path": gone, **how}, actor.client.delete(gone, **how))
         return read.ok
 
     async def _read_copy(self, client: AsyncClient, target: str) -> dict[str, int]:

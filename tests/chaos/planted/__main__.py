@@ -8,6 +8,7 @@ import sys
 import structlog
 
 from chaos.planted.all_bugs import BUGS
+from chaos.planted.bug import Seen
 from chaos.planted.catching import catch
 from tests.chaos.planted.trials import TRIALS
 
@@ -21,13 +22,20 @@ def main(names: list[str]) -> int:
         return 2
     missed = 0
     for name in names or list(BUGS):
+        caught, seen = BUGS[name].caught, BUGS[name].seen
+        if caught is None:
+            assert isinstance(seen, Seen)
+            sys.stdout.write(
+                f"{name} has no trial: python -m chaos planted {name} --scenario {seen.scenario}\n"
+            )
+            continue
         found = catch(BUGS[name], TRIALS)
         missed += found is None
         if found is None:
             how = "NOT NOTICED"
         else:
             how = f"seed {found.seed}, {found.cpu_seconds:.1f} s: {' '.join(found.said.split())[:200]}"
-        sys.stdout.write(f"{name} [{BUGS[name].caught.trial}] {how}\n")
+        sys.stdout.write(f"{name} [{caught.trial}] {how}\n")
         sys.stdout.flush()
     return 1 if missed else 0
 
