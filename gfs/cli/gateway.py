@@ -1,4 +1,4 @@
-"""`gfs gateway http|webhdfs`: files for software that speaks HTTP. What is served: integrations/gateways."""
+"""`gfs gateway http|webhdfs|s3`: files for software that speaks HTTP. What is served: see integrations."""
 
 from __future__ import annotations
 
@@ -36,11 +36,15 @@ class Door:
         self.encryption = _encryption(certificate, key) if certificate else None
 
 
-def _read_secret(path: str) -> str:
+def _private_text(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigInvalid(f"others on this machine may read {path}", hint=f"chmod 600 {path}")
-        secret = file.read().strip()
+        return file.read()
+
+
+def _read_secret(path: str) -> str:
+    secret = _private_text(path).strip()
     if len(secret) < SECRET_CHARS_MIN:
         raise ConfigInvalid(
             f"the secret in {path} has fewer than {SECRET_CHARS_MIN} characters",
@@ -77,6 +81,7 @@ def gateway() -> None:
 
     A gateway does all as its own user. On loopback everybody on this machine may use it; elsewhere requests
     show the secret of --secret-file, as 'Authorization: Bearer SECRET' or as the password of any user name.
+    Requests to s3 are signed everywhere.
     """
 
 
@@ -135,6 +140,62 @@ def webhdfs(ctx: click.Context, /, port: int, **door: str) -> None:
         )
 
     _serve(ctx, Door(port=port, **door), make, webhdfs_gateway.PREFIX + "/")
+
+
+@gateway.command(epilog="Example: gfs gateway s3 --keys-file keys --port 9000")
+@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True, help="0: any free.")
+@click.option("--keys-file", required=True, metavar="FILE", help="A line for each: ACCESS_KEY SECRET_KEY.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--certificate", default="", metavar="FILE", help="Serve https with it (PEM).")
+@click.option("--key", default="", metavar="FILE", help="… and its key, PEM.")
+@click.pass_context
+def s3(ctx: click.Context, port: int, keys_file: str, host: str, certificate: str, key: str) -> None:
+    """Serve files as S3 objects: the directories of the root are buckets, paths below them are keys.
+
+    \b
+      (umask 077; echo "me $(head -c 24 /dev/urandom | base64)" > keys)
+      gfs gateway s3 --keys-file keys
+      aws --endpoint-url http://127.0.0.1:9000 s3 cp a.csv s3://data/a.csv
+
+    Every request is signed with one of the keys (signature V4); clients use path-style addresses.
+    """
+    from gfs.integrations.gateways import s3_gateway
+    from gfs.integrations.gateways.gateway_server import GatewayServer
+
+    keys = _read_keys(keys_file)
+
+    def make(client: AsyncClient, at: Door) -> GatewayServer:
+        return GatewayServer(
+            s3_gateway.S3Gateway(client, keys).routes,
+            host=at.host,
+            port=at.port,
+            refusal=s3_gateway.refusal,
+            encryption=at.encryption,
+            signed=True,
+        )
+
+    _serve(ctx, Door(host, port, "", certificate, key), make, "/")
+
+
+def _read_keys(path: str) -> dict[str, str]:
+    """Access key to secret key. Raises: ConfigInvalid, which shows none of them."""
+    keys: dict[str, str] = {}
+    for number, line in enumerate(_private_text(path).splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != 2 or len(words[1]) < SECRET_CHARS_MIN:
+            raise ConfigInvalid(
+                f"line {number} of {path} is not ACCESS_KEY SECRET_KEY with a secret of at least "
+                f"{SECRET_CHARS_MIN} characters"
+            )
+        keys[words[0]] = words[1]
+    if not keys:
+        raise ConfigInvalid(
+            f"there is no key in {path}",
+            hint=f'Make one: (umask 077; echo "me $(head -c 24 /dev/urandom | base64)" > {path})',
+        )
+    return keys
 
 
 def _serve(ctx: click.Context, door: Door, make: Made, path: str) -> None:

@@ -57,18 +57,21 @@ class GatewayServer:
         refusal: Refusal,
         secret: str = "",
         encryption: ssl.SSLContext | None = None,
+        signed: bool = False,
     ) -> None:
         """`port` 0: any free one. `secret`: what every request must show, see _shown_secret(); "": nothing.
 
+        `signed`: the handlers check a signature of every request themselves, and nothing else is asked for.
+
         Raises: InvalidArgument for a host beyond this machine without a secret.
         """
-        if not secret and not _is_loopback(host):
+        if not secret and not signed and not _is_loopback(host):
             raise InvalidArgument(
                 f"{host} can be reached from elsewhere, and nothing says who may use the gateway",
                 hint="Give --secret-file FILE with a secret that clients show, or listen on 127.0.0.1.",
             )
         self._host, self._port = host, port
-        self._secret = secret.encode()
+        self._secret, self._signed = secret.encode(), signed
         self._encryption = encryption
         self._refusal = refusal
         self._under_way = 0
@@ -144,6 +147,8 @@ class GatewayServer:
 
     def _check_caller(self, request: web.Request) -> None:
         """Raises: PermissionDenied for a page of another site in a browser; Unauthenticated."""
+        if self._signed:
+            return
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             raise PermissionDenied(f"a page of {origin} may not call {request.host}")
@@ -187,12 +192,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def blocks_of_body(request: web.Request) -> AsyncIterator[bytes]:
-    """What the caller sends, as it comes.
+async def blocks_of_body(request: web.Request, *, framing: str = "identity") -> AsyncIterator[bytes]:
+    """What the caller sends, as it comes. `framing`: a content encoding that the caller of this takes off.
 
     Raises: DeadlineExceeded when nothing comes for GATEWAY_STALL_SECONDS; ConnectionLost when it ends early.
     """
-    if request.headers.get("Content-Encoding", "identity") != "identity":
+    if request.headers.get("Content-Encoding", "identity") not in ("identity", framing):
         raise InvalidArgument("the body is compressed on its way; send it plain")
     try:
         while True:

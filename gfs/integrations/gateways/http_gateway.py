@@ -9,10 +9,8 @@ DELETE      into the trash; `?recursive=true` for a directory with something in 
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import AsyncIterator
-from email.utils import formatdate, parsedate_to_datetime
-from typing import NamedTuple
+from email.utils import formatdate
 from urllib.parse import quote
 
 import msgspec
@@ -20,6 +18,7 @@ from aiohttp import web
 
 from gfs.client.client import AsyncClient
 from gfs.errors import AlreadyExists, GfsError, IsADirectory
+from gfs.integrations.gateways.conditions import asked_range, entity_tag, precondition
 from gfs.integrations.gateways.gateway_server import blocks_of_body, send_range
 from gfs.integrations.published import published
 from gfs.messages.namespace import Entry
@@ -28,8 +27,6 @@ from gfs.transport.frames import error_reply
 from gfs.transport.http_methods import status_of
 
 PREFIX = "/v1/fs"
-_RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
-_ENTITY_TAG = re.compile(r'(?:W/)?"[^"]*"')
 # A stored page is shown, but can neither run nor load anything in the gateway's name.
 _SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
@@ -49,11 +46,6 @@ def refusal(error: GfsError) -> web.Response:
         status=status_of(error.code),
         content_type="application/json",
     )
-
-
-class Span(NamedTuple):
-    first: int
-    length_bytes: int
 
 
 class HttpGateway:
@@ -88,10 +80,10 @@ class HttpGateway:
             length = await file.length()
             tag = entity_tag(file.entry)
             headers = _headers_of(file.entry, tag)
-            status = _precondition(request, file.entry, tag)
+            status = precondition(request, file.entry, tag)
             if status:
                 return web.Response(status=status, headers=headers)
-            span = _asked_range(request, length, tag, file.entry)
+            span = asked_range(request, length, tag, file.entry)
             if span is None:
                 unsatisfied = {"Content-Range": f"bytes */{length}", "Accept-Ranges": "bytes"}
                 return web.Response(status=416, headers=unsatisfied)
@@ -174,15 +166,6 @@ def listing_page(path: str, entries: list[Entry], *, more: bool) -> str:
     return _PAGE.format(title=html.escape(path), rows="\n".join(rows), end=end)
 
 
-# --- conditions (RFC 9110, sections 13 and 14) --------------------------------------------------
-
-
-def entity_tag(entry: Entry) -> str:
-    """Another one for each content. Weak while somebody may be writing: then bytes change under one tag."""
-    told = f'"{entry.inode:x}-{entry.modified_ms:x}-{entry.length_bytes:x}"'
-    return told if entry.length_exact and not entry.appended else "W/" + told
-
-
 def _headers_of(entry: Entry, tag: str) -> dict[str, str]:
     return {
         "ETag": tag,
@@ -191,62 +174,6 @@ def _headers_of(entry: Entry, tag: str) -> dict[str, str]:
         "Content-Type": "application/octet-stream",
         "Content-Security-Policy": _SANDBOX,
     }
-
-
-def _precondition(request: web.Request, entry: Entry, tag: str) -> int:
-    """412 or 304 when a condition of the request says so, else 0; in the order of RFC 9110, 13.2.2."""
-    headers = request.headers
-    modified = entry.modified_ms // 1000
-    if "If-Match" in headers:
-        if not _is_among(tag, headers["If-Match"], weakly=False):
-            return 412
-    elif (since := _seconds(headers.get("If-Unmodified-Since"))) is not None and modified > since:
-        return 412
-    if "If-None-Match" in headers:
-        return 304 if _is_among(tag, headers["If-None-Match"], weakly=True) else 0
-    since = _seconds(headers.get("If-Modified-Since"))
-    return 304 if since is not None and modified <= since else 0
-
-
-def _is_among(tag: str, told: str, *, weakly: bool) -> bool:
-    if told.strip() == "*":
-        return True
-    tags = _ENTITY_TAG.findall(told)
-    if weakly:
-        return tag.removeprefix("W/") in [one.removeprefix("W/") for one in tags]
-    return not tag.startswith("W/") and tag in tags
-
-
-def _seconds(date: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp() if date else None
-    except ValueError:
-        return None  # a date that is none is as good as no condition
-
-
-def _asked_range(request: web.Request, length: int, tag: str, entry: Entry) -> Span | None:
-    """The bytes to send; None when nothing of the range asked for is there.
-
-    All of them when no range is asked for, or several, or one of another content than this (If-Range).
-    """
-    whole = Span(0, length)
-    match = _RANGE.fullmatch(request.headers.get("Range", "").strip())
-    if match is None:
-        return whole
-    condition = request.headers.get("If-Range")
-    if condition is not None:
-        by_date = _seconds(condition) == entry.modified_ms // 1000 and not tag.startswith("W/")
-        if not (by_date or _is_among(tag, condition, weakly=False)):
-            return whole
-    first, last, suffix = match.groups()
-    if suffix is not None:
-        count = min(int(suffix), length)
-        return Span(length - count, count) if count else None
-    start = int(first)
-    beyond = min(int(last) + 1, length) if last else length
-    if last and int(last) < start:
-        return whole  # no range at all
-    return Span(start, beyond - start) if start < length else None
 
 
 def _refuse_overwrite_condition(request: web.Request) -> None:
