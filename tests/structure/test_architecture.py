@@ -7,7 +7,7 @@ from pathlib import Path
 
 GFS = Path(__file__).parents[2] / "gfs"
 TEXT = (GFS / "ARCHITECTURE.md").read_text()
-NAMED = {part for word in re.findall(r"`([^`]+)`", TEXT) for part in re.findall(r"[a-z_]+", word)}
+NAMED = {part for word in re.findall(r"`([^`]+)`", TEXT) for part in re.findall(r"[a-z0-9_]+", word)}
 
 
 def test_every_module_is_named() -> None:
