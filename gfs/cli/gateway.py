@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gfs.cli.cluster_address import load_settings, master_addresses
+from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import note
 from gfs.errors import ConfigInvalid, InvalidArgument
 
@@ -75,7 +76,7 @@ def _door_options(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: cl
     return command
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def gateway() -> None:
     """Serve the cluster's files to software that speaks HTTP.
 
