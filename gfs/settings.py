@@ -239,6 +239,7 @@ class TelemetrySettings(_Section, frozen=True, kw_only=True):
     format: str = "auto"  # auto: json unless standard error is a terminal
     rpc_log_bytes: int = 32 * MIB  # of each program's ring of calls on disk; 0: only the newest, in memory
     event_log_bytes: int = 4 * MIB
+    audit_log_bytes: int = 64 * MIB  # of each master that wants tokens, in all files; 0: none
 
 
 class Settings(_Section, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from gfs.credentials import program_proof, read_cluster_secret
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, GfsError, NoSpace, PermissionDenied, Unavailable
+from gfs.master.audit import AuditLog
 from gfs.master.checkpoint import LmdbCheckpoints
 from gfs.master.checkpoint_directory import CheckpointDirectory
 from gfs.master.core.locations import Locations
@@ -37,7 +38,7 @@ from gfs.settings import Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.tls_files import tls_of
 from gfs.transport import event_loop
-from gfs.transport.interface import Handlers, RpcCaller
+from gfs.transport.interface import Audit, Handlers, RpcCaller
 from gfs.transport.wires import SOCKETS, Wires
 from gfs.vocabulary import Address, ClusterId, MasterId, split_address
 from gfs.web.console import Console
@@ -222,6 +223,7 @@ class Master:
             handlers,
             observer=diagnosis.calls,
             gate=None if gate is None else gate.admit,
+            audit=self._open_audit(),
             tls=self._tls,
             cluster=lambda: self._cluster,
             role="master",
@@ -235,6 +237,15 @@ class Master:
         await server.start()
         self._to_stop.push_async_callback(server.stop)
         self.address = server.address
+
+    def _open_audit(self) -> Audit | None:
+        """Where nobody has to say who they are, there is nothing to note."""
+        bytes_max = self._settings.telemetry.audit_log_bytes
+        if not self._settings.access.tokens or not bytes_max:
+            return None
+        audit = AuditLog(self._directory, self._clock, bytes_max=bytes_max)
+        self._to_stop.callback(audit.close)
+        return audit.note
 
     def _open_state(self) -> tuple[ReplicatedState, LmdbCheckpoints]:
         directory = CheckpointDirectory(

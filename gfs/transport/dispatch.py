@@ -15,7 +15,7 @@ from gfs.messages.base import Ack, ErrorReply, Ping, Reply, Request, method_name
 from gfs.telemetry import logger, trace_id
 from gfs.transport.call_tally import CallTally
 from gfs.transport.frames import DECODE_FAULTS, error_reply, request_decoder
-from gfs.transport.interface import CallContext, CallObserver, Gate, Handler, Handlers, Later
+from gfs.transport.interface import Audit, CallContext, CallObserver, Gate, Handler, Handlers, Later
 from gfs.vocabulary import Address
 
 R = TypeVar("R", bound=Reply)
@@ -43,6 +43,7 @@ class Dispatcher:
         tally: CallTally | None = None,
         observer: CallObserver | None = None,
         gate: Gate | None = None,
+        audit: Audit | None = None,
     ) -> None:
         assert handlers, "a server without a single method"
         self.requests: tuple[type[Request], ...] = tuple(handlers)
@@ -55,7 +56,7 @@ class Dispatcher:
         self._role = role
         self._tally = tally or CallTally()
         self._observer = observer
-        self._gate = gate
+        self._gate, self._audit = gate, audit
         self.message_decoder = request_decoder(self.requests)
         self._request_decoders = {
             method: msgspec.msgpack.Decoder(kind) for method, kind in self.by_method.items()
@@ -138,6 +139,8 @@ class Dispatcher:
         seconds = time.perf_counter() - started
         code = "cancelled" if reply is None else reply.code if isinstance(reply, ErrorReply) else "ok"
         self._tally.count(type(request), code, seconds)
+        if self._audit is not None:
+            self._audit(request, context, code)
         if self._observer is not None:
             self._observer.called(
                 request, reply, peer=context.peer, trace=context.trace, code=code, seconds=seconds

@@ -37,6 +37,9 @@ class CallContext(NamedTuple):
 # Looks at a call before its handler does: returns the context it is answered in, or raises a GfsError.
 Gate = Callable[[Request, CallContext], CallContext]
 
+# Hears of each call once it was answered, in which context and with which code; never waits, never raises.
+Audit = Callable[[Request, CallContext, str], None]
+
 
 class Later(Awaitable[Reply]):
     """A reply that follows from a future, of a handler that waits for nothing else. It costs no task.

@@ -25,7 +25,7 @@ from gfs.transport.call_tally import CallTally, ConnectionTally
 from gfs.transport.dispatch import Dispatcher
 from gfs.transport.frames import MESSAGE_BYTES_MAX, own_hello
 from gfs.transport.http_methods import guard_routes, health_routes, method_routes, peer_node
-from gfs.transport.interface import CallObserver, Gate, Handlers
+from gfs.transport.interface import Audit, CallObserver, Gate, Handlers
 from gfs.transport.server_connection import ServerConnection
 from gfs.vocabulary import Address, split_address
 
@@ -57,6 +57,7 @@ class ControlServer:
         ready: Callable[[], tuple[bool, str]],
         observer: CallObserver | None = None,
         gate: Gate | None = None,
+        audit: Audit | None = None,
         tls: TlsIdentity | None = None,
         extra_routes: Sequence[web.AbstractRouteDef] = (),
         alongside: Callable[[web.Application], AsyncIterator[None]] | None = None,
@@ -68,7 +69,9 @@ class ControlServer:
         self._cluster, self._role, self._node = cluster, role, node
         self._tls = tls
         self.calls = CallTally(metrics)
-        self._dispatcher = Dispatcher(handlers, role=role, tally=self.calls, observer=observer, gate=gate)
+        self._dispatcher = Dispatcher(
+            handlers, role=role, tally=self.calls, observer=observer, gate=gate, audit=audit
+        )
         self._connections: set[ServerConnection] = set()
         self._tally = ConnectionTally(metrics, lambda: len(self._connections))
         self._connections_max = connections_max
