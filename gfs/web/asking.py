@@ -54,10 +54,13 @@ class Asker:
         seconds: float = ASK_SECONDS,
     ) -> R:
         """Raises: as the gate and the handler; DeadlineExceeded."""
-        context = CallContext("console", new_trace_id(), seconds, caller.identity, caller.credential)
-        if self._gate is not None:
-            context = self._gate(request, context)
+        context = self.admit(request, caller, seconds=seconds)
         return await self._answer(request, expected, context, seconds)
+
+    def admit(self, request: Request, caller: Caller, *, seconds: float = ASK_SECONDS) -> CallContext:
+        """In which context the request is answered. Raises: as the gate."""
+        context = CallContext("console", new_trace_id(), seconds, caller.identity, caller.credential)
+        return context if self._gate is None else self._gate(request, context)
 
     async def _answer(self, request: Request, expected: type[R], context: CallContext, seconds: float) -> R:
         try:
@@ -72,11 +75,7 @@ class Asker:
 
         Raises: as the gate.
         """
-        if self._gate is not None:
-            self._gate(
-                ClusterStatus(),
-                CallContext("console", new_trace_id(), ASK_SECONDS, caller.identity, caller.credential),
-            )
+        self.admit(ClusterStatus(), caller)
         known = self._status
         if known is not None and self._clock.monotonic() - known[0] < STATUS_SECONDS:
             return known[1]

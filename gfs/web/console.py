@@ -140,6 +140,7 @@ class Console:
             view = await page.gather(self._asked(http))
             return await self._renderer.part(page, await self._frame(http, here), view)
 
+        await self._live.part((here, caller), render)  # refused before a stream is begun
         self._live.enter()
         try:
             response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gfs.vocabulary import KIB
 
-ENTRIES_PER_PAGE = 200
+ENTRIES_PER_PAGE = 100
 CHUNKS_PER_PAGE = 64
 RECORDS_PER_PAGE = 200
 QUEUE_ROWS_MAX = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gfs.errors import PermissionDenied
 from gfs.messages.cluster import ChunkServerStatus, ClusterStatusReply
 from gfs.messages.console import (
     CheckpointRow,
@@ -134,10 +135,15 @@ async def _servers(asked: Asked) -> Servers:
 
 async def _replication(asked: Asked) -> Replication:
     queue = await asked.ask_leader(ReplicationQueue(limit=QUEUE_ROWS_MAX), ReplicationQueueReply)
-    level = (
-        await asked.ask_leader(Rebalance(dry_run=True), RebalanceReply) if asked.caller.signed_in else None
-    )
+    level = await _outlook(asked) if asked.caller.signed_in else None
     return Replication(queue=queue, level=level)
+
+
+async def _outlook(asked: Asked) -> RebalanceReply | None:
+    try:
+        return await asked.ask_leader(Rebalance(dry_run=True), RebalanceReply)
+    except PermissionDenied:
+        return None  # a reader's token
 
 
 async def _explain(asked: Asked) -> Explained:

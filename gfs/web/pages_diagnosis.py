@@ -47,7 +47,9 @@ class Configuration(View, frozen=True, kw_only=True):
 def diagnosis_pages(settings: Settings) -> list[Page]:
     shown = Configuration(sections=masked(settings))
 
-    async def configuration(_asked: Asked) -> Configuration:
+    async def configuration(asked: Asked) -> Configuration:
+        # It tells where everything is: for those who may read the calls.
+        asked.asker.admit(ReadRpcLog(), asked.caller)
         return shown
 
     return [

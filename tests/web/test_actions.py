@@ -84,6 +84,13 @@ async def test_drain_and_keep_as_an_operator_would(site: Site) -> None:
     assert (await site.leader.post("/ui/act/drain", await _drain(site))).status == 401
 
 
+async def test_every_page_is_there_for_somebody_who_is_signed_in(site: Site) -> None:
+    await site.leader.sign_in()
+    for place in ("/ui/", "/ui/masters", "/ui/chunkservers", "/ui/replication", "/ui/trash", "/ui/chunks"):
+        assert "Sign out" in await site.leader.html(place)
+    assert "Balance" in await site.leader.html("/ui/replication")
+
+
 async def test_undelete_gives_back_what_was_deleted(site: Site) -> None:
     await site.leader.sign_in()
     (gone,) = (await site.leader.json("/ui/trash"))["entries"]
