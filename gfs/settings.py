@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -141,6 +141,7 @@ class ChunkServerNode(_Section, frozen=True, kw_only=True):
     data: Address
     directory: str = ""
     rack: str = ""
+    store: str = ""  # of this one; default: chunkserver.store
 
 
 class RaftSettings(_Section, frozen=True, kw_only=True):
@@ -203,6 +204,7 @@ class TlsSettings(_Section, frozen=True, kw_only=True):
 
 class ChunkServerSettings(_Section, frozen=True, kw_only=True):
     store: str = "file"
+    store_options: dict[str, dict[str, Any]] = {}  # by store; Any: checked by the store when it is opened
     durability: str = "flush"  # flush: synced within a second; sync: before the acknowledgement
     heartbeat_seconds: float = 0.5
     flush_seconds: float = 1.0
@@ -255,6 +257,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     telemetry: TelemetrySettings = TelemetrySettings()
 
 
+S = TypeVar("S", bound=msgspec.Struct)
+
 _SIZE_UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _QUANTITY = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*$")
@@ -295,6 +299,16 @@ def load(path: str | None, *, environment: Mapping[str, str] = os.environ) -> Se
         raise ConfigInvalid(f"{source}: {error}") from error
     _check(settings, source)
     return settings
+
+
+def section_of(kind: type[S], table: Mapping[str, Any], where: str) -> S:
+    """What a plug-in finds in its own table of gfs.toml. Raises: ConfigInvalid with the key's path."""
+    tree = dict(table)
+    _read_units(tree, kind, f"$.{where}")
+    try:
+        return msgspec.convert(tree, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(f"$.{where}: {error}") from error
 
 
 def _overlay(tree: dict[str, Any], name: str, value: str) -> None:

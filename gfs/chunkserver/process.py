@@ -6,7 +6,6 @@ ChunkServer can live in a process with others (tests, bench); run_chunkserver ma
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 from collections.abc import Callable
@@ -27,16 +26,15 @@ from gfs.chunkserver.replica_checks import FETCH_SECONDS, ReplicaChecks
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.chunkserver.scrubber import Scrubber, ScrubProgress
 from gfs.chunkserver.service import ChunkService
-from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY, FileStore
-from gfs.chunkserver.stores.interface import ChunkStore
-from gfs.chunkserver.stores.memory import MemoryStore
+from gfs.chunkserver.stores.plugin import StoreSite
+from gfs.chunkserver.stores.registry import open_store
 from gfs.chunkserver.tallies import CountedReads, Tallies
 from gfs.clock import Clock, SystemClock
 from gfs.credentials import program_proof, read_cluster_secret
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
-from gfs.settings import CHECKS_RUNNING_MAX, CLONES_RUNNING_MAX, STORE_THREADS, ChunkServerSettings, Settings
+from gfs.settings import CHECKS_RUNNING_MAX, CLONES_RUNNING_MAX, STORE_THREADS, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.tls import TlsIdentity
 from gfs.tls_files import tls_of
@@ -342,7 +340,7 @@ class ChunkServer:
         def recover() -> ReplicaStore:
             return ReplicaStore.open(
                 self._directory,
-                _make_store(tuning, self._disk, self._directory),
+                open_store(self._settings, self._node_id, StoreSite(self._disk, self._directory)),
                 self._disk,
                 durability="sync" if tuning.durability == "sync" else "flush",
                 free_bytes_min=tuning.free_bytes_min,
@@ -543,16 +541,6 @@ async def _push_copy(
         )
     )
     assert not answer.failed  # no hop behind the first
-
-
-def _make_store(tuning: ChunkServerSettings, disk: Disk, directory: str) -> ChunkStore:
-    match tuning.store:
-        case "file":
-            return FileStore(disk, os.path.join(directory, CHUNKS_DIRECTORY))
-        case "memory":
-            return MemoryStore()
-        case unknown:
-            raise ConfigInvalid(f"chunkserver.store: {unknown!r} is not one of file, memory")
 
 
 def _note_end_of_scrubbing(task: asyncio.Task[None]) -> None:

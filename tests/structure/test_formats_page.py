@@ -9,6 +9,7 @@ import pytest
 
 from gfs.backups import manifest
 from gfs.chunkserver import disk_identity, index_journal, index_tables, known_masters
+from gfs.chunkserver.stores import store_mark
 from gfs.client.core import record_framing
 from gfs.master import directory, quarantine
 from gfs.master.core import records
@@ -35,6 +36,7 @@ NUMBERS = {
     "`index_tables.FORMAT_VERSION`": index_tables.FORMAT_VERSION,
     "`SEGMENT_MAGIC`": index_journal.SEGMENT_MAGIC,
     "`disk_identity.FORMAT_VERSION`": disk_identity.FORMAT_VERSION,
+    "`store_mark.FORMAT_VERSION`": store_mark.FORMAT_VERSION,
     "`known_masters.FORMAT_VERSION`": known_masters.FORMAT_VERSION,
     "`MARK`": record_framing.MARK,
     "`history.FORMAT_VERSION`": history.FORMAT_VERSION,

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 from gfs import failpoints
 from gfs.chunkserver.stores.interface import StoreUsage
+from gfs.chunkserver.stores.plugin import StoreOptions, StorePlugin, StoreSite
 from gfs.disk import Bytes, Disk, OpenFile, SystemFile
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle
 
@@ -226,6 +227,21 @@ class FileStore:
     def _system_usage(self) -> StoreUsage:
         total_bytes, free_bytes = self._disk.space(self._directory)
         return StoreUsage(total_bytes, free_bytes)
+
+
+class FileOptions(StoreOptions, frozen=True, kw_only=True):
+    open_files_max: int = OPEN_FILES_MAX
+
+    def fault(self) -> str:
+        return "" if self.open_files_max > 0 else f"open_files_max: {self.open_files_max} is not above zero"
+
+
+def _open_store(site: StoreSite, options: FileOptions) -> FileStore:
+    directory = os.path.join(site.directory, CHUNKS_DIRECTORY)
+    return FileStore(site.disk, directory, open_files_max=options.open_files_max)
+
+
+PLUGIN = StorePlugin("file", FileOptions, _open_store)
 
 
 def chunk_file_path(directory: str, handle: ChunkHandle) -> str:

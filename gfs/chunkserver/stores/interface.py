@@ -1,7 +1,8 @@
 """The plug for chunk bytes. Bytes only: versions, lengths and checksums live in chunk_index.
 
-Every implementation passes tests/contracts/test_chunk_store.py. Methods block; they are called from
-worker threads, for different chunks at the same time, for one chunk never two mutations at once.
+Every implementation passes gfs.testing.ChunkStoreContract; how a chunk server finds one is told by
+`registry`. Methods block; they are called from worker threads, for different chunks at the same time, for one
+chunk never two mutations at once.
 OSError (ENOSPC, EIO) passes through; the service turns it into NoSpace or takes the disk out of service.
 """
 
@@ -17,6 +18,23 @@ from gfs.vocabulary import ChunkHandle
 class StoreUsage(NamedTuple):
     total_bytes: int
     free_bytes: int
+
+
+class StoreCapabilities(NamedTuple):
+    """What a store can do, told by its plug-in before it is opened.
+
+    append: bytes may be added behind a chunk's end. random_write: and over those that are there.
+    durable: chunks outlive the process. A chunk server writes into a store with all of append and
+    random_write only; one with neither holds chunks that change no more, beside such a store.
+    """
+
+    append: bool = True
+    random_write: bool = True
+    durable: bool = True
+
+    @property
+    def immutable_only(self) -> bool:
+        return not (self.append or self.random_write)
 
 
 class ChunkStore(Protocol):

@@ -6,15 +6,18 @@ import os
 import threading
 from collections.abc import Iterator
 
-from gfs.chunkserver.stores.interface import StoreUsage
+from gfs.chunkserver.stores.interface import StoreCapabilities, StoreUsage
+from gfs.chunkserver.stores.plugin import StoreOptions, StorePlugin, StoreSite
 from gfs.disk import Bytes
 from gfs.vocabulary import CHUNK_BYTES, ChunkHandle
+
+TOTAL_BYTES = 2**40
 
 
 class MemoryStore:
     """A ChunkStore. `total_bytes` is what it claims as its disk; OSError is never raised."""
 
-    def __init__(self, total_bytes: int = 2**40) -> None:
+    def __init__(self, total_bytes: int = TOTAL_BYTES) -> None:
         self._total_bytes = total_bytes
         self._lock = threading.Lock()
         self._chunks: dict[ChunkHandle, bytearray] = {}
@@ -86,3 +89,17 @@ class MemoryStore:
 
     def close(self) -> None:
         return
+
+
+class MemoryOptions(StoreOptions, frozen=True, kw_only=True):
+    total_bytes: int = TOTAL_BYTES  # what it claims as its disk
+
+    def fault(self) -> str:
+        return "" if self.total_bytes > 0 else f"total_bytes: {self.total_bytes} is not above zero"
+
+
+def _open_store(_: StoreSite, options: MemoryOptions) -> MemoryStore:
+    return MemoryStore(options.total_bytes)
+
+
+PLUGIN = StorePlugin("memory", MemoryOptions, _open_store, StoreCapabilities(durable=False))
