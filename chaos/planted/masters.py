@@ -139,14 +139,14 @@ BUGS = (
         "Votes and acknowledgements leave a master before what they rest on is on its disk.",
         _promises_before_log_sync,
         Catch("power-cuts", 0, r"an acknowledged operation is lost|a committed entry was lost"),
-        "the window between a write and its sync is far shorter than any between two cuts of power",
+        "not in 2 seeds of power-cut-masters: the power has to go during one sync",
     ),
     PlantedBug(
         "vote-not-kept",
         "Term and vote are not written to the log: after a restart a master votes again in the same term.",
         _vote_not_kept,
         Catch("voter-asked-twice", 0, r"has voted for two masters in term"),
-        "a master has to die between two candidacies in one term: rare unless the harness is the candidates",
+        "not tried: a master has to die between two candidacies in one term",
     ),
     PlantedBug(
         "commit-index-taken-blindly",
@@ -157,28 +157,29 @@ BUGS = (
             0,
             r"which this master knows to be committed|differs at|acknowledged proposals are lost",
         ),
-        "an old leader's own uncommitted entries must stand at the very index that the new one has committed",
+        "not in 4 seeds of snapshot-after-cut and partition-leader: uncommitted entries of an "
+        "old leader have to stand where the new one has committed",
     ),
     PlantedBug(
         "log-cut-before-checkpoint",
         "The log is cut before the checkpoint that replaces its beginning has been written.",
         _log_cut_before_checkpoint,
         Catch("power-cuts", 0, r"starts after entry \d+, but the newest checkpoint ends"),
-        "a master has to die while one checkpoint is made, which takes no virtual time",
+        "not in 4 seeds of power-cut-masters and checkpoint-replay: a master has to die while one is made",
     ),
     PlantedBug(
         "counters-not-committed",
         "The state is committed without its counters and its digest.",
         _counters_not_committed,
         Catch("power-cuts", 0, r"a committed entry was lost|differs from the log"),
-        "counters differ after a death between two commits only, and are put right by the next entry",
+        "not in 4 seeds of power-cut-masters and names-everything; the reason was not looked for",
     ),
     PlantedBug(
         "checkpoint-mid-apply",
         "A checkpoint holds an entry more than it says.",
         _checkpoint_mid_apply,
         Catch("power-cuts", 0, r"but the state ends at|differs from the log"),
-        "the entry that is held twice has to be one whose second time shows",
+        "not in 3 seeds of checkpoint-replay: the entry has to be one whose second time shows",
     ),
     PlantedBug(
         "requests-not-recognised",
@@ -192,6 +193,7 @@ BUGS = (
         "Who believes that it leads answers reads without asking anybody whether it still does.",
         _reads_without_barrier,
         Catch("leader-cut-off", 0, r"misses what was acknowledged"),
-        "a client has to reach a leader that is cut off from masters, in the moment before that one knows",
+        "not in 8 seeds of partition-leader and oneway-leader-deaf: a client has to read from "
+        "the old leader after the new one has acknowledged",
     ),
 )

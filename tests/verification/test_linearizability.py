@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gfs.verification.checkers.linearizability import LinearizabilityChecker
+from gfs.verification.checkers.linearizability import LinearizabilityChecker, calls_of, explain, is_made
 from gfs.verification.checkers.search import Interval, search
 from gfs.verification.history import Audit, History, Json, Operation
 from tests.verification.drawn_namespace import CORRUPTIONS, corrupt, draw
@@ -149,3 +149,18 @@ def test_one_spoilt_answer_is_noticed(kind: str) -> None:
             caught += CHECKER.check(spoilt).finding == "violated"
     assert tried >= 6
     assert caught >= CAUGHT_MIN.get(kind, 0.8) * tried, f"{kind}: {caught} of {tried}"
+
+
+def test_what_a_long_history_costs_grows_as_its_length_does() -> None:
+    def steps(operations: int) -> int:
+        partitions: dict[str, list[Operation]] = {}
+        for operation in draw(5, operations, partitions=operations // 100).operations:
+            partitions.setdefault(operation.partition, []).append(operation)
+        found = [
+            explain(path, calls_of(path, of), was_there=not is_made(path, of))
+            for path, of in partitions.items()
+        ]
+        assert all(one.legal for one in found)
+        return sum(one.steps for one in found)
+
+    assert steps(20_000) < 2 * 20_000, "hardly any call is tried in vain"
