@@ -90,7 +90,7 @@ def test_pyarrow_reads_tables_and_hive_datasets(filesystem: GFSFileSystem, folde
     with at_most(filesystem, 4):
         assert parquet.read_table(f"{folder}/one.parquet", filesystem=filesystem).equals(table)
     parquet.write_to_dataset(table, f"{folder}/many", partition_cols=["part"], filesystem=filesystem)
-    with at_most(filesystem, 9):
+    with at_most(filesystem, 11):
         read = dataset.dataset(f"{folder}/many", filesystem=filesystem, partitioning="hive").to_table()
     assert sorted(read["key"].to_pylist()) == list(range(ROWS))
 
@@ -102,7 +102,7 @@ def test_duckdb_queries_hive_globs_and_copies_out(filesystem: GFSFileSystem, fol
     rows = f"SELECT i AS key, i % 8 AS part FROM range({ROWS}) numbers(i)"
     database.execute(f"COPY ({rows}) TO 'gfs://{folder}/one.csv'")
     database.execute(f"COPY ({rows}) TO 'gfs://{folder}/many' (FORMAT parquet, PARTITION_BY (part))")
-    with at_most(filesystem, 24):
+    with at_most(filesystem, 30):
         counted = database.execute(
             f"SELECT count(*), sum(key) FROM read_parquet('gfs://{folder}/many/*/*.parquet')"
         ).fetchone()
@@ -117,7 +117,7 @@ def test_dask_writes_and_reads_partitions(
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame({"key": range(ROWS)})
     dataframe.from_pandas(table, npartitions=3).to_parquet(f"gfs://{folder}/parts", storage_options=options)
-    with at_most(filesystem, 10):
+    with at_most(filesystem, 12):
         read = dataframe.read_parquet(f"gfs://{folder}/parts", storage_options=options)
         assert int(read["key"].sum().compute(scheduler="threads")) == sum(range(ROWS))
 
