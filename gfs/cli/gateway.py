@@ -29,10 +29,12 @@ SECRET_CHARS_MIN = 16
 class Door:
     """Where a gateway listens, and who may come in."""
 
-    def __init__(self, host: str, port: int, secret_file: str, certificate: str, key: str) -> None:
+    def __init__(
+        self, host: str, port: int, secret_file: str, certificate: str, key: str, *, plain: bool
+    ) -> None:
         if bool(certificate) != bool(key):
             raise InvalidArgument("--certificate and --key are given together, or neither is")
-        self.host, self.port = host, port
+        self.host, self.port, self.plain = host, port, plain
         self.secret = _read_secret(secret_file) if secret_file else ""
         self.encryption = _encryption(certificate, key) if certificate else None
 
@@ -63,8 +65,16 @@ def _encryption(certificate: str, key: str) -> ssl.SSLContext:
     return context
 
 
+_plain_option = click.option(
+    "--plain",
+    is_flag=True,
+    help="Beyond this machine, without TLS: a network of your own, or behind a proxy.",
+)
+
+
 def _door_options(command: Callable[..., Any]) -> Callable[..., Any]:  # Any: click's own
     for option in (
+        _plain_option,
         click.option("--key", default="", metavar="FILE", help="… and its key, PEM."),
         click.option("--certificate", default="", metavar="FILE", help="Serve https with it (PEM)."),
         click.option(
@@ -90,7 +100,7 @@ def gateway() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=9580, show_default=True, help="0: any free.")
 @_door_options
 @click.pass_context
-def http(ctx: click.Context, /, port: int, **door: str) -> None:
+def http(ctx: click.Context, /, port: int, **door: Any) -> None:  # Any: what the options of the door give
     """Serve files by plain HTTP, for curl and browsers.
 
     \b
@@ -110,6 +120,7 @@ def http(ctx: click.Context, /, port: int, **door: str) -> None:
             refusal=http_gateway.refusal,
             secret=at.secret,
             encryption=at.encryption,
+            plain=at.plain,
         )
 
     _serve(ctx, Door(port=port, **door), make, http_gateway.PREFIX + "/")
@@ -119,7 +130,7 @@ def http(ctx: click.Context, /, port: int, **door: str) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=9870, show_default=True, help="0: any free.")
 @_door_options
 @click.pass_context
-def webhdfs(ctx: click.Context, /, port: int, **door: str) -> None:
+def webhdfs(ctx: click.Context, /, port: int, **door: Any) -> None:  # Any: what the options of the door give
     """Serve files by the REST interface of HDFS, for its clients.
 
     \b
@@ -138,6 +149,7 @@ def webhdfs(ctx: click.Context, /, port: int, **door: str) -> None:
             refusal=webhdfs_gateway.refusal,
             secret=at.secret,
             encryption=at.encryption,
+            plain=at.plain,
         )
 
     _serve(ctx, Door(port=port, **door), make, webhdfs_gateway.PREFIX + "/")
@@ -149,8 +161,11 @@ def webhdfs(ctx: click.Context, /, port: int, **door: str) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--certificate", default="", metavar="FILE", help="Serve https with it (PEM).")
 @click.option("--key", default="", metavar="FILE", help="… and its key, PEM.")
+@_plain_option
 @click.pass_context
-def s3(ctx: click.Context, port: int, keys_file: str, host: str, certificate: str, key: str) -> None:
+def s3(
+    ctx: click.Context, port: int, keys_file: str, host: str, certificate: str, key: str, plain: bool
+) -> None:
     """Serve files as S3 objects: the directories of the root are buckets, paths below them are keys.
 
     \b
@@ -172,10 +187,11 @@ def s3(ctx: click.Context, port: int, keys_file: str, host: str, certificate: st
             port=at.port,
             refusal=s3_gateway.refusal,
             encryption=at.encryption,
+            plain=at.plain,
             signed=True,
         )
 
-    _serve(ctx, Door(host, port, "", certificate, key), make, "/")
+    _serve(ctx, Door(host, port, "", certificate, key, plain=plain), make, "/")
 
 
 def _read_keys(path: str) -> dict[str, str]:
@@ -205,6 +221,7 @@ def _serve(ctx: click.Context, door: Door, make: Made, path: str) -> None:
     from gfs.transport.event_loop import run
 
     settings = load_settings(ctx.obj)
+    door.plain = door.plain or settings.cluster.allow_insecure_network
 
     async def work() -> None:
         asked_to_stop = asyncio.Event()

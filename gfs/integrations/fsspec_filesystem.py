@@ -55,6 +55,7 @@ class GFSFileSystem(AsyncFileSystem):
         user: str = "",
         groups: str = "",
         token_file: str = "",
+        ca_file: str = "",
         retry_seconds: float = 0.0,
         consistency: Consistency = "linearizable",
         auto_mkdir: bool = True,
@@ -64,8 +65,8 @@ class GFSFileSystem(AsyncFileSystem):
         """Nothing connects yet; the first call does.
 
         Args:
-            masters, config, user, groups, token_file, retry_seconds: which cluster, see find_cluster(). A
-                token stays in its file: these arguments travel in pickles and task graphs.
+            masters, config, user, groups, token_file, ca_file, retry_seconds: which cluster, see
+                find_cluster(). A token stays in its file: these arguments travel in pickles and task graphs.
             consistency: of reads; see gfs.aio.AsyncClient.
             auto_mkdir: make the missing parents of what is written, as object stores have it.
             attribute_seconds: how old an answer of info() and exists() may be, when another program changed
@@ -80,6 +81,7 @@ class GFSFileSystem(AsyncFileSystem):
             user=user,
             groups=groups,
             token_file=token_file,
+            ca_file=ca_file,
             retry_seconds=retry_seconds,
         )
         self._clients = Clients(which, consistency=consistency)

@@ -33,6 +33,7 @@ def find_cluster(
     user: str = "",
     groups: str = "",
     token_file: str = "",
+    ca_file: str = "",
     retry_seconds: float = 0.0,
 ) -> Cluster:
     """The cluster that is named here, else by GFS_MASTER or GFS_CONFIG, else the one `gfs up` runs here.
@@ -40,7 +41,7 @@ def find_cluster(
     Args:
         masters: "host:port", several with commas between.
         config: path of a gfs.toml.
-        user, groups, token_file, retry_seconds: instead of what the configuration says.
+        user, groups, token_file, ca_file, retry_seconds: instead of what the configuration says.
     Raises: InvalidArgument when nothing names a cluster; ConfigInvalid.
     """
     masters = masters or ("" if config else os.environ.get("GFS_MASTER", ""))
@@ -53,7 +54,13 @@ def find_cluster(
         names = [node.control for node in loaded.masters.values()]
         if not names:
             raise InvalidArgument(f"{path} names no masters", hint="Add a [masters.m1] section.")
-    stated = {"user": user, "groups": groups, "token_file": token_file, "retry_seconds": retry_seconds}
+    stated = {
+        "user": user,
+        "groups": groups,
+        "token_file": token_file,
+        "ca_file": ca_file,
+        "retry_seconds": retry_seconds,
+    }
     chosen = {name: value for name, value in stated.items() if value}
     return Cluster(names, msgspec.structs.replace(loaded.client, **chosen), loaded.cluster.id)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import html.parser
+import http.client
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -243,9 +245,15 @@ def test_stored_page_can_run_nothing_in_the_gateways_name(stored: str) -> None:
 def test_gateway_that_others_can_reach_wants_its_secret(masters: str, client: Client) -> None:
     client.write_bytes("/guarded", b"content")
 
-    def make(gateway_client: gfs.aio.AsyncClient, secret: str = SECRET) -> GatewayServer:
-        routes = http_gateway.HttpGateway(gateway_client).routes
-        return GatewayServer(routes, host="0.0.0.0", port=0, refusal=http_gateway.refusal, secret=secret)
+    def make(gateway_client: gfs.aio.AsyncClient, secret: str = SECRET, plain: bool = True) -> GatewayServer:
+        return GatewayServer(
+            http_gateway.HttpGateway(gateway_client).routes,
+            host="0.0.0.0",
+            port=0,
+            refusal=http_gateway.refusal,
+            secret=secret,
+            plain=plain,
+        )
 
     with running(masters, make) as url:
         url = url.replace("0.0.0.0", "127.0.0.1") + "/v1/fs/guarded"
@@ -258,6 +266,43 @@ def test_gateway_that_others_can_reach_wants_its_secret(masters: str, client: Cl
     with pytest.raises(InvalidArgument, match="nothing says who may use"):
         with running(masters, lambda gateway_client: make(gateway_client, secret="")):
             pass
+    with pytest.raises(InvalidArgument, match="could be read on its way"):
+        with running(masters, lambda gateway_client: make(gateway_client, plain=False)):
+            pass
+
+
+def test_gateway_with_a_certificate_speaks_tls_and_nothing_else(
+    masters: str, client: Client, tmp_path: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    client.write_bytes("/encrypted", b"content")
+    for arguments in (["init-ca"], ["issue", "master", "m1", "--cluster", "c", "--out", f"{tmp_path}/m1"]):
+        made = [sys.executable, "-m", "gfs", "cert", *arguments, "--dir", f"{tmp_path}/ca"]
+        subprocess.run(made, check=True, capture_output=True)
+    encryption = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    encryption.load_cert_chain(f"{tmp_path}/m1/certificate.pem", f"{tmp_path}/m1/key.pem")
+
+    def make(gateway_client: gfs.aio.AsyncClient) -> GatewayServer:
+        return GatewayServer(
+            http_gateway.HttpGateway(gateway_client).routes,
+            host="0.0.0.0",
+            port=0,
+            refusal=http_gateway.refusal,
+            secret=SECRET,
+            encryption=encryption,
+        )
+
+    with running(masters, make) as url:
+        address = urlsplit(url.replace("0.0.0.0", "127.0.0.1"))
+        # The certificate is of a node, by its name in the cluster: the chain counts, not the host's name.
+        trust = ssl.create_default_context(cafile=f"{tmp_path}/ca/ca.pem")
+        trust.check_hostname = False
+        wire = http.client.HTTPSConnection(address.hostname or "", address.port, context=trust, timeout=60)
+        wire.request("GET", "/v1/fs/encrypted", headers={"Authorization": f"Bearer {SECRET}"})
+        assert wire.getresponse().read() == b"content"
+        wire.close()
+        with pytest.raises(requests.exceptions.ConnectionError):
+            requests.get(f"http://{address.netloc}/v1/fs/encrypted", timeout=60)
 
 
 def test_fsspecs_http_and_pandas_read_through_it(folder: str) -> None:

@@ -58,18 +58,19 @@ class GatewayServer:
         secret: str = "",
         encryption: ssl.SSLContext | None = None,
         signed: bool = False,
+        plain: bool = False,
     ) -> None:
         """`port` 0: any free one. `secret`: what every request must show, see _shown_secret(); "": nothing.
 
         `signed`: the handlers check a signature of every request themselves, and nothing else is asked for.
 
-        Raises: InvalidArgument for a host beyond this machine without a secret.
+        `plain`: whoever starts it says by name that bodies and secrets may go over the network unencrypted.
+
+        Raises: InvalidArgument for a host beyond this machine with neither secret nor signatures, or, unless
+            `plain`, without encryption.
         """
-        if not secret and not signed and not _is_loopback(host):
-            raise InvalidArgument(
-                f"{host} can be reached from elsewhere, and nothing says who may use the gateway",
-                hint="Give --secret-file FILE with a secret that clients show, or listen on 127.0.0.1.",
-            )
+        if not _is_loopback(host):
+            _check_open_to_others(host, known=bool(secret) or signed, unread=encryption is not None or plain)
         self._host, self._port = host, port
         self._secret, self._signed = secret.encode(), signed
         self._encryption = encryption
@@ -183,6 +184,20 @@ def _shown_secret(request: web.Request) -> str:
 
 def _password(encoded: str) -> str:
     return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+
+
+def _check_open_to_others(host: str, *, known: bool, unread: bool) -> None:
+    if not known:
+        raise InvalidArgument(
+            f"{host} can be reached from elsewhere, and nothing says who may use the gateway",
+            hint="Give --secret-file FILE with a secret that clients show, or listen on 127.0.0.1.",
+        )
+    if not unread:
+        raise InvalidArgument(
+            f"{host} can be reached from elsewhere, and what is sent could be read on its way",
+            hint="Give --certificate and --key, or say --plain where the network is yours alone or a proxy "
+            "in front speaks TLS.",
+        )
 
 
 def _is_loopback(host: str) -> bool:
