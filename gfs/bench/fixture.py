@@ -20,14 +20,16 @@ async def local_cluster(
     masters: int = 3,
     chunkservers: int = 3,
     directory: str | None = None,
+    tokens: bool = False,
     amend: Callable[[Layout], Awaitable[str]] | None = None,
 ) -> AsyncIterator[tuple[Supervisor, AsyncClient]]:
     """A fresh cluster of real processes and a connected client; both are gone afterwards.
 
+    `tokens`: it wants them, and capabilities; the client has an admin's.
     `amend`: what its gfs.toml is to say further, knowing its ports.
     """
     place = tempfile.mkdtemp(prefix="gfs-bench-", dir=directory)
-    layout = make_layout(place, masters=masters, chunkservers=chunkservers, first_port=0)
+    layout = make_layout(place, masters=masters, chunkservers=chunkservers, first_port=0, tokens=tokens)
     if amend is not None:
         more = await amend(layout)
         with open(layout.config_path, "a", encoding="utf-8") as config:

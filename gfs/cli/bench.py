@@ -117,6 +117,27 @@ def metadata(ctx: click.Context, in_flight: int, rounds: int, seconds: float, pl
 
 
 @bench.command()
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Of each load.")
+@click.pass_context
+def security(ctx: click.Context, rounds: int, seconds: float) -> None:
+    """What tokens and capabilities cost: the same calls of two clusters, with and without, in turns.
+
+    \b
+    Example:
+      gfs bench security --rounds 9
+    """
+    from gfs.bench import security as program
+    from gfs.cli.render import emit_one
+    from gfs.transport.event_loop import run
+
+    as_table = ctx.obj.output == "table"
+    say = click.echo if as_table else lambda line: click.echo(line, err=True)
+    found = run(program.measure(rounds=rounds, seconds=seconds, say=say), loop="auto")
+    emit_one(found, ctx.obj.output, program.in_words(found))
+
+
+@bench.command()
 def append() -> None:
     """Record appends a second, from several programs and from one, each record read back."""
     from gfs.bench import append as program

@@ -10,7 +10,6 @@ import asyncio
 import datetime
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import msgspec
 
@@ -33,6 +32,7 @@ FILES_KEPT = 4  # audit.jsonl, audit.1.jsonl …
 WRITE_SECONDS = 0.05
 WAITING_BYTES_MAX = 8 * 2**20  # not on their way to the disk yet; what comes beyond is counted, not kept
 LINE_CHARS_MAX = 4096
+IDS_KEPT = 1024
 
 # Parts of writing a file that its creation has told of, and questions that only an admin may ask.
 _UNTOLD = frozenset((AcquireLease, SetLengthHint, Heartbeat, ListTokens, ReadRpcLog, ReadEvents, StateDigest))
@@ -40,6 +40,17 @@ _REFUSALS = frozenset((Unauthenticated.code, PermissionDenied.code))
 
 _log = logger("master.audit")
 _encode = msgspec.json.Encoder().encode
+
+
+class _Line(msgspec.Struct, frozen=True):
+    time: str
+    request_id: str
+    user: str
+    token: str  # its id
+    peer: str
+    method: str
+    asked: Request | dict[str, str]
+    outcome: str
 
 
 class AuditLog:
@@ -55,6 +66,8 @@ class AuditLog:
         self._lost = 0
         self._timer: asyncio.TimerHandle | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._second, self._second_text = -1, ""
+        self._ids: dict[str, str] = {}  # of credentials shown lately
         self._told: dict[type[Request], bool] = {}
 
     def note(self, request: Request, context: CallContext, code: str) -> None:
@@ -82,27 +95,38 @@ class AuditLog:
         self._writer.shutdown()
 
     def _line(self, request: Request, context: CallContext, code: str) -> bytes:
-        moment = datetime.datetime.fromtimestamp(self._clock.wall_ms() / 1000, tz=datetime.UTC)
-        # Any: whatever the fields of a request are
-        asked: dict[str, Any] = msgspec.to_builtins(request, str_keys=True)
-        asked.pop("request", None)
-        asked.pop("type", None)
-        shown = context.credential
-        said: dict[str, Any] = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "request_id": context.trace,
-            "user": context.identity.user,
-            "token": "" if not shown or shown.startswith(PROOF_STEM) else token_id(token_digest(shown)),
-            "peer": context.node.uri if context.node.node else context.peer,
-            "method": method_name(type(request)),
-            "asked": asked,
-            "outcome": code,
-        }
-        line = _encode(said)
-        if len(line) > LINE_CHARS_MAX:
-            said["asked"] = {"cut": _encode(asked)[: LINE_CHARS_MAX // 2].decode("utf-8", "replace")}
-            line = _encode(said)
-        return line
+        line = _Line(
+            time=self._moment(),
+            request_id=context.trace,
+            user=context.identity.user,
+            token=self._token_of(context.credential),
+            peer=context.node.uri if context.node.node else context.peer,
+            method=method_name(type(request)),
+            asked=request,
+            outcome=code,
+        )
+        encoded = _encode(line)
+        if len(encoded) <= LINE_CHARS_MAX:
+            return encoded
+        start = _encode(request)[: LINE_CHARS_MAX // 2].decode("utf-8", "replace")
+        return _encode(msgspec.structs.replace(line, asked={"cut": start}))
+
+    def _moment(self) -> str:
+        second, ms = divmod(self._clock.wall_ms(), 1000)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.datetime.fromtimestamp(second, tz=datetime.UTC).isoformat()[:19]
+        return f"{self._second_text}.{ms:03d}Z"
+
+    def _token_of(self, credential: str) -> str:
+        found = self._ids.get(credential)
+        if found is None:
+            is_users = credential and not credential.startswith(PROOF_STEM)
+            found = token_id(token_digest(credential)) if is_users else ""
+            if len(self._ids) >= IDS_KEPT:
+                self._ids.clear()
+            self._ids[credential] = found
+        return found
 
     def _hand_over(self) -> None:
         self._timer = None
