@@ -77,6 +77,23 @@ def create(
     emit_one(row, ctx.obj.output, f"token {row.id} is in {file}: {role} of {prefix}")
 
 
+@token.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.pass_context
+def first(ctx: click.Context, file: str) -> None:
+    """Make an admin's token for a cluster that has none yet, in FILE, without asking any cluster.
+
+    \b
+    Example: what is printed goes into [access] of every host's gfs.toml.
+      gfs token first admin.token
+    """
+    made = new_token()
+    write_token(file, made)
+    digest = token_digest(made)
+    row = TokenRow(id=token_id(digest), role="admin", prefix="/", note=f"first_token_sha256={digest.hex()}")
+    emit_one(row, ctx.obj.output, f'first_token_sha256 = "{digest.hex()}"')
+
+
 @token.command("ls")
 @click.pass_context
 def list_tokens(ctx: click.Context) -> None:

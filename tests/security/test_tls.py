@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from gfs.cli.app import cli
-from gfs.credentials import program_proof
+from gfs.credentials import program_proof, read_token, token_digest
 from gfs.errors import ConfigInvalid, GfsError, Unauthenticated, Unavailable
 from gfs.messages.base import Ack, Ping
 from gfs.messages.namespace import EntryReply, Stat
@@ -147,6 +147,13 @@ def test_a_program_does_not_start_with_the_certificate_of_another_node(tmp_path:
         os.replace(tmp_path / "swapped" / name, tmp_path / "certificates" / "m1" / name)
     with pytest.raises(ConfigInvalid, match="is not the certificate of"):
         asyncio.run(cluster.start_master("m1"))
+
+
+def test_the_first_token_is_made_before_there_is_a_cluster(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(cli, ["token", "first", str(tmp_path / "t")], catch_exceptions=False)
+    token = read_token(str(tmp_path / "t"))
+    assert ran.exit_code == 0 and token not in ran.output
+    assert ran.output.strip() == f'first_token_sha256 = "{token_digest(token).hex()}"'
 
 
 def test_certificates_are_made_shown_and_renewed_and_keys_are_nobody_elses(tmp_path: Path) -> None:
