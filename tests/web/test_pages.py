@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
-import tomllib
-from pathlib import Path
 
 import pytest
 
-from gfs.web.static_files import DIRECTORY
 from tests.web.conftest import HOSTILE, SECRET, WORDS, Site
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -151,15 +147,6 @@ async def test_wrong_questions_are_refused_in_words(site: Site) -> None:
     ):
         answer = await site.leader.head(place)
         assert answer.status == status, (place, answer.status)
-
-
-def test_vendored_files_are_those_of_their_makers() -> None:
-    listed = tomllib.loads(Path(DIRECTORY, "VENDOR.toml").read_text())
-    scripts = {path.name for path in Path(DIRECTORY).glob("*.js")}
-    assert scripts == set(listed)
-    for name, told in listed.items():
-        assert hashlib.sha256(Path(DIRECTORY, name).read_bytes()).hexdigest() == told["sha256"], name
-        assert told["name"] and told["version"] and told["licence"]
 
 
 async def test_a_live_page_is_sent_anew_when_something_changes(site: Site) -> None:
