@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gfs.cli.cluster_address import run_with_client
+from gfs.cli.cluster_address import load_settings, run_with_client
 from gfs.cli.render import emit_one
 from gfs.client.client import AsyncClient
 from gfs.errors import Unavailable
@@ -34,6 +34,7 @@ def ui(ctx: click.Context) -> None:
     if not there:
         raise Unavailable("no master can be reached, so there is no console", hint="'gfs status' tells more.")
     there.sort(key=lambda master: (master.id != found.leader, master.id))
-    consoles = {master.id: f"http://{master.control}/ui/" for master in there}
+    scheme = "https" if load_settings(ctx.obj).tls.ca_file else "http"
+    consoles = {master.id: f"{scheme}://{master.control}/ui/" for master in there}
     lines = [f"{consoles[master.id]}  {master.id}, {master.role}" for master in there]
     emit_one({"url": consoles[there[0].id], "consoles": consoles}, ctx.obj.output, "\n".join(lines))

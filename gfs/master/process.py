@@ -236,6 +236,7 @@ class Master:
         )
         await server.start()
         self._to_stop.push_async_callback(server.stop)
+        self._to_stop.callback(console.end_streams)
         self.address = server.address
 
     def _open_audit(self) -> Audit | None:

@@ -80,6 +80,7 @@ class Console:
         self._live = LiveParts(clock)
         self._traffic = Traffic(vitals, clock)
         self._bulk = DataClient(congestion_control="")
+        self._ending = asyncio.Event()
         self._renderer = Renderer()
         self._static = StaticFiles()
         pages = [
@@ -117,6 +118,10 @@ class Console:
                 await sampling
             self._bulk.close()
 
+    def end_streams(self) -> None:
+        """The server is about to stop: whoever looks at a live page must not hold it up."""
+        self._ending.set()
+
     # --- pages ---------------------------------------------------------------------------------
 
     async def _page(self, http: web.Request) -> web.StreamResponse:
@@ -145,9 +150,12 @@ class Console:
         try:
             response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
             await response.prepare(http)
-            while True:
+            while not self._ending.is_set():
                 await response.write(await next_event(self._live, (here, caller), render))
-                await asyncio.sleep(LIVE_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LIVE_SECONDS):
+                        await self._ending.wait()
+            return response
         except ConnectionError:
             return response
         finally:
@@ -174,6 +182,7 @@ class Console:
             status=status,
             me=self._me,
             role=mine.role if mine is not None else "no member",
+            scheme=http.scheme,
             leader_at=f"{http.scheme}://{leader.control}" if leader is not None else "",
             lag_entries=mine.lag_entries if mine is not None else 0,
             lag_seconds=mine.lag_seconds if mine is not None else 0.0,

@@ -24,6 +24,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     status: ClusterStatusReply
     me: str
     role: str
+    scheme: str
     leader_at: str
     lag_entries: int
     lag_seconds: float

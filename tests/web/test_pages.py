@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
+import json
+import sys
 
 import pytest
 
@@ -161,3 +164,15 @@ async def test_a_live_page_is_sent_anew_when_something_changes(site: Site) -> No
             directories = (await client.cluster_status()).directories
         while f"{directories} directories".encode() not in seen:
             seen = seen[-2000:] + await stream.content.readany()
+
+
+async def test_gfs_ui_says_where_the_leaders_console_is(site: Site) -> None:
+    address = site.follower.base.removeprefix("http://")
+    asking = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gfs", "--master", address, "-o", "json", "ui", stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await asking.communicate()
+    assert asking.returncode == 0
+    told = json.loads(printed)
+    assert told["url"] == f"{site.leader.base}/ui/"
+    assert sorted(told["consoles"]) == ["m1", "m2", "m3"]
