@@ -94,7 +94,7 @@ def _replica_line(row: ReplicaRow) -> str:
         "durable" if row.durable else "",
         "an overwrite waits to be finished" if row.overwrite_waits else "",
         f"may lack bytes of version {row.short_version}" if row.short_version else "",
-        "NO FILE" if row.stored_bytes < 0 and row.length_bytes else "",
+        "NO FILE" if row.path and row.stored_bytes < 0 and row.length_bytes else "",
         f"MARKED DAMAGED: {row.marked}" if row.marked else "",
     ]
     said = ", ".join(word for word in words if word)

@@ -17,6 +17,9 @@ import msgspec
 from gfs.checksums import crc32c
 from gfs.chunkserver.core.chunk_record import FILLING, WHOLE
 from gfs.chunkserver.stores.file import CHUNK_SUFFIX, CHUNKS_DIRECTORY, CLONE_TEMPORARY, chunk_file_path
+from gfs.chunkserver.stores.store_mark import UNMARKED_STORE, store_of
+from gfs.disk import SystemDisk
+from gfs.errors import InvalidArgument
 from gfs.inspect.chunk_rows import INDEX_FILE, IndexFault, IndexRow, index_rows, lasting_faults, look_up
 from gfs.inspect.read_only import open_read_only
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, ChunkHandle
@@ -60,8 +63,8 @@ class ChunkFinding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True):
     """One replica, for `gfs chunk inspect`. `guest`: a copy that is no replica yet.
 
-    `stored_bytes`: -1 without a file. `records`: how many appended records its window remembers. `fault`: why
-    its entry cannot be read.
+    `stored_bytes`: -1 without a file; then `path` is empty if chunks are no files here. `records`: how
+    many appended records its window remembers. `fault`: why its entry cannot be read.
     """
 
     handle: int
@@ -103,6 +106,7 @@ def replica_rows(directory: str, only: ChunkHandle | None = None) -> Iterator[Re
     rows: Iterator[IndexRow | IndexFault] = (
         index_rows(directory) if only is None else iter(look_up(directory, [only]).values())
     )
+    are_files = _are_files(directory)
     seen: set[ChunkHandle] = set()
     for row in rows:
         if isinstance(row, IndexFault):
@@ -111,11 +115,15 @@ def replica_rows(directory: str, only: ChunkHandle | None = None) -> Iterator[Re
             continue
         elif row.header is not None or row.fault:
             seen.add(row.handle)
-            yield _replica_row(directory, row)
+            yield _replica_row(directory, row, are_files=are_files)
 
 
-def _replica_row(directory: str, row: IndexRow) -> ReplicaRow:
-    path = _path_of(directory, row.handle)
+def _are_files(directory: str) -> bool:
+    return store_of(SystemDisk(), directory) in ("", UNMARKED_STORE)
+
+
+def _replica_row(directory: str, row: IndexRow, *, are_files: bool) -> ReplicaRow:
+    path = _path_of(directory, row.handle) if are_files else ""
     header = row.header
     guests = {0: "", FILLING: "filling", WHOLE: "whole"}
     return ReplicaRow(
@@ -160,7 +168,13 @@ class ChunkVerifier:
         self._again = False  # what is looked at again is counted once
 
     def findings(self) -> Iterator[ChunkFinding]:
-        """Raises: those of index_rows()."""
+        """Raises: those of index_rows(); InvalidArgument when the chunks are not kept as files."""
+        if not _are_files(self._directory):
+            store = store_of(SystemDisk(), self._directory)
+            raise InvalidArgument(
+                f"the chunks in {self._directory} are kept by the store {store!r}, read by its server only",
+                hint="'gfs fsck --deep' has running chunk servers read and verify every replica.",
+            )
         for finding in self._walk():
             self.summary.findings += 1
             self.summary.damage += finding.is_damage

@@ -11,6 +11,7 @@ import pytest
 from chaos.simulation.disk import ForgetfulDisk
 from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
+from gfs.chunkserver.stores.lmdb_packed import LmdbPackedStore
 from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.disk import SystemDisk
 from gfs.testing import ChunkStoreContract
@@ -33,6 +34,22 @@ class TestFileStore(ChunkStoreContract):
 class TestFileStoreWithOneOpenFile(ChunkStoreContract):
     def open_store(self, directory: Path) -> ChunkStore:
         return FileStore(SystemDisk(), str(directory / "chunks"), open_files_max=1)
+
+
+class TestLmdbPackedStore(ChunkStoreContract):
+    def open_store(self, directory: Path) -> ChunkStore:
+        return LmdbPackedStore(SystemDisk(), str(directory))
+
+
+class TestLmdbPackedStoreThatFlushesAndMovesOften(ChunkStoreContract):
+    def open_store(self, directory: Path) -> ChunkStore:
+        return LmdbPackedStore(
+            SystemDisk(),
+            str(directory),
+            packed_bytes_max=6000,
+            journal_bytes_max=30_000,
+            map_bytes_max=64 * MIB,
+        )
 
 
 class TestFileStoreOnAForgetfulDisk(ChunkStoreContract):

@@ -9,7 +9,7 @@ import pytest
 
 from gfs.backups import manifest
 from gfs.chunkserver import disk_identity, index_journal, index_tables, known_masters
-from gfs.chunkserver.stores import store_mark
+from gfs.chunkserver.stores import lmdb_packed, store_mark
 from gfs.client.core import record_framing
 from gfs.master import directory, quarantine
 from gfs.master.core import records
@@ -37,6 +37,7 @@ NUMBERS = {
     "`SEGMENT_MAGIC`": index_journal.SEGMENT_MAGIC,
     "`disk_identity.FORMAT_VERSION`": disk_identity.FORMAT_VERSION,
     "`store_mark.FORMAT_VERSION`": store_mark.FORMAT_VERSION,
+    "`lmdb_packed.FORMAT_VERSION`": lmdb_packed.FORMAT_VERSION,
     "`known_masters.FORMAT_VERSION`": known_masters.FORMAT_VERSION,
     "`MARK`": record_framing.MARK,
     "`history.FORMAT_VERSION`": history.FORMAT_VERSION,

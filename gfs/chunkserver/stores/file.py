@@ -77,6 +77,25 @@ class FileStore:
         self._disk.open(self.path_of(handle), create=True).close()
         self._names_changed(handle)
 
+    def create_durably(self, handle: ChunkHandle, data: Bytes) -> None:
+        """Make a chunk that holds `data`; its bytes and its name are on the disk when this returns.
+
+        After a crash there is the whole chunk or none. Raises: OSError; then there may be one.
+        """
+        self._make_parent(handle)
+        path = self.path_of(handle)
+        file = self._disk.open(path + CLONE_TEMPORARY, create=True)
+        try:
+            file.truncate(0)
+            file.pwrite(data, 0)
+            file.sync()
+        finally:
+            file.close()
+        self._forget(handle)
+        self._disk.rename(path + CLONE_TEMPORARY, path)
+        self._names_changed(handle)
+        self.sync_names()
+
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:
         assert offset >= 0 and offset + len(data) <= CHUNK_BYTES, (offset, len(data))
         with self._file(handle) as file:

@@ -18,6 +18,7 @@ from gfs.settings import Settings, section_of
 GROUP = "gfs.chunkstores"
 BUILT_IN = {
     "file": "gfs.chunkserver.stores.file:PLUGIN",
+    "lmdb": "gfs.chunkserver.stores.lmdb_packed:PLUGIN",
     "memory": "gfs.chunkserver.stores.memory:PLUGIN",
 }
 
