@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from gfs.chunkserver.stores.interface import BytesUnreachable
 from gfs.errors import GfsError, NoSpace, OutcomeUnknown, Unavailable
 from gfs.telemetry import logger
 
@@ -37,6 +38,8 @@ def disk_error(error: OSError, what: str) -> GfsError:
     reason = error.strerror or str(error)
     if error.errno in FULL_DISK:
         return NoSpace(f"{what}: {reason}")
+    if isinstance(error, BytesUnreachable):
+        return Unavailable(f"{what}: {reason}")
     _refusals.note(what, reason)
     return Unavailable(f"{what}: the disk answers {reason}")
 

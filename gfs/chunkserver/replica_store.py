@@ -31,7 +31,7 @@ from gfs.chunkserver.replica_recovery import Recovered, recover
 from gfs.chunkserver.replica_reports import ReplicaReports
 from gfs.chunkserver.replica_verifier import ReplicaVerifier, all_checksums
 from gfs.chunkserver.replica_versions import ANY_TERM, ReplicaStatus, ReplicaVersions, status_of
-from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
+from gfs.chunkserver.stores.interface import BytesUnreachable, ChunkStore, StoreUsage
 from gfs.disk import Bytes, Disk
 from gfs.errors import (
     ChecksumMismatch,
@@ -181,6 +181,8 @@ class ReplicaStore:
                     f"chunk {handle:x} has {header.length_bytes} bytes: no record is appended at {offset}"
                 )
             try:
+                with undone_on_error(f"making chunk {handle:x} local"):
+                    self._access.store.make_local(handle)
                 if offset >= header.length_bytes:
                     self._appender.append(state, offset, memoryview(data), checksums, records)
                 else:
@@ -429,6 +431,8 @@ class ReplicaStore:
             return self._access.reader.read(state.handle, header, state.full, offset, buffer)
         except KeyError:
             return offset // CHECKSUM_BLOCK_BYTES
+        except BytesUnreachable as error:
+            raise disk_error(error, f"reading chunk {state.handle:x}") from error
         except OSError as error:
             self._access.damage.mark(state.handle, f"cannot be read: {error.strerror}")
             raise disk_error(error, f"reading chunk {state.handle:x}") from error

@@ -18,8 +18,8 @@ from gfs.chunkserver.chunk_state import ChunkState
 from gfs.chunkserver.core.chunk_record import ChunkHeader
 from gfs.chunkserver.core.versions import held, require_term
 from gfs.chunkserver.damage_marks import DamageMarks
-from gfs.chunkserver.disk_health import DiskHealth, undone_on_error
-from gfs.chunkserver.stores.interface import ChunkStore
+from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error
+from gfs.chunkserver.stores.interface import BytesUnreachable, ChunkStore
 from gfs.errors import NotFound, Unavailable
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, ChunkHandle, ChunkVersion, Term
 
@@ -137,6 +137,7 @@ class ReplicaVerifier:
                 if state.broken or all_checksums(state, header) != found.block_checksums:
                     raise Unavailable(f"chunk {handle:x} has changed while it was mended")
                 with undone_on_error(f"mending chunk {handle:x}"):
+                    self._store.make_local(handle)
                     self._store.write_at(handle, fetched, start)
         self._conclude_mending(state, version, left)
         return len(found.bad_blocks) - len(left), left
@@ -164,6 +165,8 @@ class ReplicaVerifier:
             return self._reader.block(state.handle, header, state.full, block) is not None
         except KeyError:
             return False
+        except BytesUnreachable as error:
+            raise disk_error(error, f"verifying chunk {state.handle:x}") from error
         except OSError as error:
             self._marks.mark(state.handle, f"cannot be read: {error.strerror}")
             return False

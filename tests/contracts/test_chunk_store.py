@@ -13,10 +13,12 @@ from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
 from gfs.chunkserver.stores.lmdb_packed import LmdbPackedStore
 from gfs.chunkserver.stores.memory import MemoryStore
+from gfs.chunkserver.stores.tiered import TieredStore
 from gfs.disk import SystemDisk
 from gfs.testing import ChunkStoreContract
 from gfs.testing.chunk_store_contract import ONE, TWO, content
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle
+from tests.fakes.object_service import FakeObjectService
 
 
 class TestMemoryStore(ChunkStoreContract):
@@ -49,6 +51,23 @@ class TestLmdbPackedStoreThatFlushesAndMovesOften(ChunkStoreContract):
             packed_bytes_max=6000,
             journal_bytes_max=30_000,
             map_bytes_max=64 * MIB,
+        )
+
+
+class TestFileStoreUnderATier(ChunkStoreContract):
+    @pytest.fixture(autouse=True)
+    def _make_service(self) -> None:
+        self.service = FakeObjectService()
+
+    def open_store(self, directory: Path) -> ChunkStore:
+        return TieredStore(
+            FileStore(SystemDisk(), str(directory / "chunks")),
+            self.service,
+            SystemDisk(),
+            str(directory / "tier"),
+            server="server-1",
+            token=lambda: "token",
+            cache_bytes=MIB,
         )
 
 

@@ -37,9 +37,20 @@ class StoreCapabilities(NamedTuple):
         return not (self.append or self.random_write)
 
 
+class BytesUnreachable(OSError):
+    """The bytes are on another machine that cannot be asked now. Of the chunk it says nothing: no damage."""
+
+
 class ChunkStore(Protocol):
     def create(self, handle: ChunkHandle) -> None:
         """Make an empty chunk; no error when it is there (a creation cut short by a crash)."""
+        ...
+
+    def make_local(self, handle: ChunkHandle) -> None:
+        """Fetch bytes that this store has put elsewhere: called before anything is noted of a change to them.
+
+        A failure leaves all as it was. KeyError, where they are elsewhere: they are lost.
+        """
         ...
 
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:

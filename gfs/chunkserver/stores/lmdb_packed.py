@@ -88,6 +88,9 @@ class LmdbPackedStore:
                 self._note(_PUT, handle)
                 self._newer[handle] = bytearray()
 
+    def make_local(self, handle: ChunkHandle) -> None:
+        return  # it never is anything else
+
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:
         assert offset >= 0 and offset + len(data) <= CHUNK_BYTES, (offset, len(data))
         if not self._is_large(handle, offset + len(data)):

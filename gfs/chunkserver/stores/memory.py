@@ -26,6 +26,9 @@ class MemoryStore:
         with self._lock:
             self._chunks.setdefault(handle, bytearray())
 
+    def make_local(self, handle: ChunkHandle) -> None:
+        return  # it never is anything else
+
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:
         assert offset >= 0 and offset + len(data) <= CHUNK_BYTES, (offset, len(data))
         with self._lock:
