@@ -54,6 +54,8 @@ class MasterGauges(Collector):
         yield _gauge("gfs_raft_term", "Raft term", known.term)
         yield _gauge("gfs_applied_index", "Last log entry in the state", known.applied)
         yield _gauge("gfs_commit_index", "Last log entry known to be on a majority", known.committed)
+        voters = sum(member.voter for member in self._replicator.members())
+        yield _gauge("gfs_masters_voting", "Masters that vote, by this master's log", voters)
         yield _gauge(
             "gfs_masters_reachable", "Masters connected, this one included", len(known.reachable) + 1
         )

@@ -11,7 +11,7 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 
 from gfs.clock import Clock, SystemClock
@@ -38,6 +38,7 @@ from gfs.settings import Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.tls_files import tls_of
 from gfs.transport import event_loop
+from gfs.transport.discovery import Program, discovery_routes
 from gfs.transport.interface import Audit, Handlers, RpcCaller
 from gfs.transport.wires import SOCKETS, Wires
 from gfs.vocabulary import Address, ClusterId, MasterId, split_address
@@ -231,13 +232,23 @@ class Master:
             metrics=self.metrics,
             live=lambda: True,
             ready=self.readiness,
-            extra_routes=console.routes(),
+            extra_routes=[
+                *console.routes(),
+                *discovery_routes(self._programs, encrypted=self._tls is not None),
+            ],
             alongside=console.alongside,
         )
         await server.start()
         self._to_stop.push_async_callback(server.stop)
         self._to_stop.callback(console.end_streams)
         self.address = server.address
+
+    def _programs(self) -> Iterator[Program]:
+        """Members as the log has them, and all chunk servers heard of; dead ones too, for an alert."""
+        for master, control in self.services.commits.roster.with_me().items():
+            yield Program("master", master, control)
+        for server in self.locations.servers():
+            yield Program("chunkserver", server.id, server.control, server.rack)
 
     def _open_audit(self) -> Audit | None:
         """Where nobody has to say who they are, there is nothing to note."""

@@ -117,6 +117,10 @@ def health_routes(
     async def answer_live(_: web.Request) -> web.Response:
         return web.Response(text="live\n") if live() else web.Response(text="not live\n", status=503)
 
+    async def answer_started(_: web.Request) -> web.Response:
+        # A program listens only once its state is open: whoever is answered need not wait for that any more.
+        return web.Response(text="started\n")
+
     async def answer_ready(_: web.Request) -> web.Response:
         is_ready, reason = ready()
         return web.Response(text=f"{reason or 'ready'}\n", status=200 if is_ready else 503)
@@ -127,6 +131,7 @@ def health_routes(
     return [
         web.get("/livez", answer_live),
         web.get("/readyz", answer_ready),
+        web.get("/startupz", answer_started),
         web.get("/metrics", answer_metrics),
     ]
 
