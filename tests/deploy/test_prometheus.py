@@ -16,6 +16,7 @@ from gfs.local.ports import free_ports
 from gfs.master.process import Master
 from gfs.settings import ChunkServerNode, ClusterSettings, MasterNode, Settings
 from gfs.vocabulary import Address
+from tests.deploy.dashboards import expressions as asked_by_dashboards
 from tests.deploy.places import DEPLOY, judge
 from tests.waiting import until
 
@@ -56,7 +57,9 @@ async def fetch(address: Address, page: str) -> str:
     return await asyncio.to_thread(get)
 
 
-async def test_programs_are_discovered_and_show_all_that_alerts_are_made_of(tmp_path: Path) -> None:
+async def test_programs_are_discovered_and_show_all_that_alerts_and_dashboards_are_made_of(
+    tmp_path: Path,
+) -> None:
     control, raft, served, data = (Address(f"127.0.0.1:{port}") for port in free_ports(4))
     settings = Settings(
         cluster=ClusterSettings(id="discovered"),
@@ -95,6 +98,9 @@ async def test_programs_are_discovered_and_show_all_that_alerts_are_made_of(tmp_
         await master.stop()
     expressions = "".join(re.findall(r"expr:((?:.|\n)*?)\n        (?:for|labels):", RULES))
     assert set(re.findall(r"\bgfs_\w+", expressions)) <= shown
+    series = shown | {f"{name}_{part}" for name in shown for part in ("bucket", "count")}
+    for asked in asked_by_dashboards():
+        assert set(re.findall(r"\bgfs_\w+", asked)) <= series, asked
 
 
 def test_commands_of_the_runbooks_exist() -> None:
