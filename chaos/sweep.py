@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 
 from chaos.conduct import conduct
@@ -28,7 +30,9 @@ def sweep(
     context = multiprocessing.get_context("spawn")
     waiting = iter(plans)
     running: dict[Future[RunReport], Plan] = {}
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=RUNS_PER_PROCESS) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=end_with_parent, max_tasks_per_child=RUNS_PER_PROCESS
+    ) as pool:
         while True:
             while len(running) < 2 * jobs and (following := next(waiting, None)) is not None:
                 running[pool.submit(_one, following, str(directory_of(out, following)))] = following
@@ -40,6 +44,22 @@ def sweep(
 
 def directory_of(out: str | os.PathLike[str], plan: Plan) -> Path:
     return Path(out) / f"{plan.layer}-{plan.scenario}-{plan.seed}"
+
+
+def end_with_parent() -> None:
+    """This process ends as soon as the one that started it is no more: nobody would read what it plays on.
+
+    A pool's processes wait for work on a pipe that they hold both ends of, and so would never be told.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        wait_for_any([sentinel])
+        os._exit(1)  # in the midst of a run: what it leaves is removed by the next (simulation.scratch)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def _one(plan: Plan, directory: str) -> RunReport:
