@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from chaos.plan import Plan
+from chaos.simulation.scratch import scratch_directory
 from chaos.simulation.testbed import POWERS, SimTestbed
 from chaos.simulation.world import World, seeded
 from chaos.testbed import Power, Testbed
@@ -29,19 +28,16 @@ SHARED_MEMORY = "/dev/shm"
 
 def run(plan: Plan, directory: str, body: Callable[[Testbed], Awaitable[T]]) -> T:
     """The nodes' LMDB files are where writing is cheapest: what must survive a power cut is simulated."""
-    place = tempfile.mkdtemp(
-        prefix="gfs-sim-", dir=SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else directory
-    )
-    loop = World(plan.seed)
-    try:
-        with seeded(loop, plan.seed):
-            return loop.run_until_complete(_run(loop, plan, place, body))
-    finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
-        shutil.rmtree(place, ignore_errors=True)
+    with scratch_directory(SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else directory) as place:
+        loop = World(plan.seed)
+        try:
+            with seeded(loop, plan.seed):
+                return loop.run_until_complete(_run(loop, plan, place, body))
+        finally:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
 
 
 async def _run(loop: World, plan: Plan, place: str, body: Callable[[Testbed], Awaitable[T]]) -> T:
