@@ -110,7 +110,7 @@ def _requests_not_recognised(patches: Patches) -> None:
 
 def _reads_without_barrier(patches: Patches) -> None:
     def submit_read(node: RaftNode) -> asyncio.Future[LogIndex]:
-        answer: asyncio.Future[LogIndex] = node._loop.create_future()
+        answer: asyncio.Future[LogIndex] = asyncio.get_running_loop().create_future()
         try:
             node._demand_leadership()
         except GfsError as error:

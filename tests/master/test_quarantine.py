@@ -246,7 +246,7 @@ async def test_quarantined_master_keeps_its_log_and_makes_no_checkpoint(cluster:
     await cluster.masters[others[0]].stop()
     conviction = Conviction(format=1, phase="diverged", index=2, reason="its state differs: a test")
     (place / QUARANTINE_FILE).write_bytes(msgspec.json.encode(conviction))
-    leader._node._checkpointing.offer_later_than = lambda member, index_min: None  # type: ignore[method-assign]
+    leader._node.parts.checkpointing.offer_later_than = lambda member, index_min: None  # type: ignore[method-assign]
     odd = await cluster.start(others[0])
     await cluster.masters.pop(others[1]).stop()
     await mkdir(cluster, "/while one is quarantined and one is away")
@@ -259,7 +259,7 @@ async def test_quarantined_master_keeps_its_log_and_makes_no_checkpoint(cluster:
         await cluster.caller.call(odd.address, TakeCheckpoint(), StateDigestReply, deadline_seconds=5.0)
     assert "gfs_quarantined 1.0" in odd.metrics.exposition().decode()
     assert not [f for f in (place / CHECKPOINT_DIRECTORY).iterdir() if f.suffix == ".manifest"]
-    del leader._node._checkpointing.offer_later_than
+    del leader._node.parts.checkpointing.offer_later_than
 
     async def healed() -> bool:
         return odd.standing.untrusted and not odd._node.state_wanted

@@ -88,20 +88,20 @@ async def leave_behind(cluster: WholeCluster, prefix: str = "behind") -> tuple[W
         await fill(cluster, f"{prefix}{number}", 150)
         await checkpoint(leader)
     assert leader.node is not None and follower.node is not None
-    assert leader.node._log.base.index > follower.node.status().applied
+    assert leader.node.parts.log.base.index > follower.node.status().applied
     return leader, follower
 
 
 def watch_pieces(leader: WholeMaster, patch: pytest.MonkeyPatch) -> list[FetchPiece]:
     assert leader.node is not None
     asked: list[FetchPiece] = []
-    serve = leader.node.serve_piece
+    serve = leader.node.parts.events.serve_piece
 
     def noting(request: FetchPiece) -> Awaitable[msgspec.Struct]:
         asked.append(request)
         return serve(request)
 
-    patch.setattr(leader.node, "serve_piece", noting)
+    patch.setattr(leader.node.parts.events, "serve_piece", noting)
     return asked
 
 

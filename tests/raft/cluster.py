@@ -78,7 +78,7 @@ class Machine:
         if (node := self.node) is not None:
             node._fail(Killed())
             # What its threads were about to do to the disk dies with it.
-            checkpointing = node._checkpointing
+            checkpointing = node.parts.checkpointing
             for task in (checkpointing._task, checkpointing._fetcher._task):
                 if task is not None:
                     task.cancel()
@@ -87,17 +87,20 @@ class Machine:
     async def pause(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later: nothing is read or ticked; what was sent meanwhile comes late."""
         node, network = self.node, self._cluster.loop.network
-        if node is None or node._tick_handle is None:
+        if node is None:
+            return
+        turns = node.parts.turns
+        if turns._tick_handle is None:
             return
         network.freeze(self.name)
-        node._tick_handle.cancel()
-        turn, node._turn = node._turn, lambda: None  # type: ignore[method-assign]
+        turns._tick_handle.cancel()
+        turn, turns._turn = turns._turn, lambda: None  # type: ignore[method-assign]
         await asyncio.sleep(seconds)
-        node._turn = turn  # type: ignore[method-assign]
-        node._turn_asked = False
+        turns._turn = turn  # type: ignore[method-assign]
+        turns._asked = False
         network.thaw(self.name)
         if node is self.node:
-            node._tick()
+            turns._tick()
 
     def cut_power(self, *, torn: bool = False) -> None:
         """The state's file may be torn, so it is rebuilt from the newest checkpoint."""

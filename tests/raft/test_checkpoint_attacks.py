@@ -116,7 +116,7 @@ def test_a_checkpoint_that_has_gone_bad_on_the_leader_is_replaced_and_the_follow
         cluster.loop.network.heal()
         await cluster.settled()
         assert follower.checkpoints_installed >= 1
-        assert leader.node is not None and leader.node._checkpoints.newest() is not None
+        assert leader.node is not None and leader.node.parts.given.checkpoints.newest() is not None
         cluster.check()
         leader.cut_power(torn=False)
         leader.power_on()
@@ -185,7 +185,7 @@ def test_a_disk_that_refuses_a_fetch_is_asked_again_less_and_less_often(
         cluster.loop.set_exception_handler(lambda loop, context: unheard.append(context))
         _, follower = await leave_behind(cluster)
         assert follower.node is not None
-        store, tries = follower.node._checkpoints, [0]
+        store, tries = follower.node.parts.given.checkpoints, [0]
         receive = store.receive
 
         def failing(manifest: CheckpointManifest) -> CheckpointReceiver:
@@ -215,7 +215,7 @@ async def shake_hands_to_fetch(cluster: WholeCluster, leader: WholeMaster, me: W
     raw.say(frame(dialer.hello(leader.name, "checkpoint")))
     await asyncio.sleep(0.01)
     body = raw.received[4 : 4 + int.from_bytes(raw.received[:4], "little")]
-    raw.say(frame(dialer.respond(body, me.node.introduce())))
+    raw.say(frame(dialer.respond(body, me.node.parts.events.introduce())))
     await asyncio.sleep(0.01)
     raw.received = b""
     return raw
@@ -229,7 +229,7 @@ def test_who_asks_for_pieces_faster_than_it_takes_them_is_cut_off_and_costs_one_
         cluster.loop.network.heal()
         await cluster.settled()
         assert leader.state is not None and leader.node is not None
-        manifest = leader.node._checkpoints.newest()
+        manifest = leader.node.parts.given.checkpoints.newest()
         assert manifest is not None
         raw = await shake_hands_to_fetch(cluster, leader, follower)
         one = frame(FetchPiece(manifest.index, manifest.term, 0))

@@ -375,15 +375,15 @@ def test_a_follower_without_room_for_a_checkpoint_does_not_fetch_it_again_and_ag
         follower = next(m for m in cluster.running if m is not leader)
         loop.network.isolate(follower.name, list(cluster.names))
         await fill(cluster, 120)
-        assert leader.node is not None and leader.node._log.base.index > 60
+        assert leader.node is not None and leader.node.parts.log.base.index > 60
         asked: list[float] = []
-        serve = leader.node.serve_piece
+        serve = leader.node.parts.events.serve_piece
 
         def counting(request: object) -> object:
             asked.append(loop.now)
             return serve(request)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(leader.node, "serve_piece", counting)
+        monkeypatch.setattr(leader.node.parts.events, "serve_piece", counting)
         follower.disk.space_bytes_left = 0
         loop.network.heal()
         await asyncio.sleep(20)
@@ -482,7 +482,7 @@ def test_a_follower_the_log_no_longer_reaches_gets_a_checkpoint_in_pieces_while_
         follower = next(m for m in cluster.running if m is not leader)
         loop.network.isolate(follower.name, list(cluster.names))
         await fill(cluster, 120)
-        assert leader.node is not None and leader.node._log.base.index > 60
+        assert leader.node is not None and leader.node.parts.log.base.index > 60
         loop.network.heal()
         for _ in range(6):
             await asyncio.sleep(loop.chance.uniform(0.002, 0.02))
@@ -515,13 +515,13 @@ def test_receiving_a_checkpoint_resumes_where_it_broke_off(monkeypatch: pytest.M
             await fill(cluster, 100, prefix=str(number))
             await leader.node.checkpoint()
         asked: list[int] = []
-        serve = leader.node.serve_piece
+        serve = leader.node.parts.events.serve_piece
 
         def counting(request: object) -> object:
             asked.append(request.offset)  # type: ignore[attr-defined]
             return serve(request)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(leader.node, "serve_piece", counting)
+        monkeypatch.setattr(leader.node.parts.events, "serve_piece", counting)
         loop.network.heal()
         await cluster.until(lambda: len(asked) >= 6)
         loop.network.reset(leader.name, follower.name)
@@ -804,7 +804,7 @@ def test_garbage_on_the_raft_port_closes_that_connection_and_nothing_else(kind: 
         raw.say(GARBAGE[kind])
         await cluster.until(lambda: raw.closed, seconds=3)
         assert await cluster.propose(b"undisturbed") is not None
-        assert leader.node is not None and not leader.node._connections.unfinished
+        assert leader.node is not None and not leader.node.parts.connections.unfinished
         cluster.check()
 
     run_virtual(scenario)
@@ -834,7 +834,7 @@ def test_an_authenticated_peer_that_breaks_the_rules_loses_its_connection(kind: 
         leader = await cluster.elected()
         assert leader.node is not None
         other = next(m for m in cluster.running if m is not leader)
-        introduction = other.node.introduce()  # type: ignore[union-attr]
+        introduction = other.node.parts.events.introduce()  # type: ignore[union-attr]
         raw = await _shake_hands(loop, other.name, leader, introduction)
         assert not raw.closed
         if kind == "garbage":
@@ -859,7 +859,7 @@ def test_a_superseded_connection_can_no_longer_speak() -> None:
         leader = await cluster.elected()
         assert leader.node is not None
         other = next(m for m in cluster.running if m is not leader)
-        introduction = other.node.introduce()  # type: ignore[union-attr]
+        introduction = other.node.parts.events.introduce()  # type: ignore[union-attr]
         first = await _shake_hands(loop, other.name, leader, introduction)
         second = await _shake_hands(loop, other.name, leader, introduction)
         assert first.closed and not second.closed
@@ -873,7 +873,7 @@ def test_a_recorded_handshake_cannot_be_replayed() -> None:
         await cluster.start()
         leader = await cluster.elected()
         other = next(m for m in cluster.running if m is not leader)
-        introduction = other.node.introduce()  # type: ignore[union-attr]
+        introduction = other.node.parts.events.introduce()  # type: ignore[union-attr]
         dialer = Dialer(me=other.name, cluster=CLUSTER, secret=SECRET)
         hello = frame(dialer.hello(leader.name, "raft"))
         _, raw = await loop.create_connection(_RawPeer, f"x>{leader.name}", 1)

@@ -85,7 +85,7 @@ def test_master_in_doubt_of_itself_does_not_stand_when_it_is_told_to() -> None:
         cluster, leader, (odd, _) = await started(loop)
         convict(odd)
         term = node_of(leader).status().term
-        node_of(leader)._connections.transmit(odd.name, TimeoutNow(term))
+        node_of(leader).parts.connections.transmit(odd.name, TimeoutNow(term))
         await asyncio.sleep(2.0)
         assert node_of(leader).status().term == term and cluster.leader() is leader
         with pytest.raises(Unavailable, match="quarantined"):
@@ -108,7 +108,7 @@ def test_acknowledgements_of_a_convicted_master_count_and_are_kept(monkeypatch: 
             for number in range(5):
                 assert await cluster.propose(b"two of three-%d" % number) is not None
             assert node_of(odd).status().applied < node_of(leader).status().applied
-            assert node_of(odd)._log.end == node_of(leader)._log.end
+            assert node_of(odd).parts.log.end == node_of(leader).parts.log.end
         await cluster.until(lambda: is_healed(odd))
         node_of(odd).trust()
         leader.kill()
@@ -126,20 +126,20 @@ def test_checkpoint_from_before_the_log_of_a_convicted_master_is_no_use() -> Non
     async def scenario(loop: VirtualLoop) -> None:
         cluster, leader, (odd, _) = await started(loop)
         await node_of(leader).checkpoint()
-        early = node_of(leader)._checkpoints.newest()
+        early = node_of(leader).parts.given.checkpoints.newest()
         assert early is not None
         for more in range(3):
             for number in range(5):
                 await cluster.propose(b"more-%d-%d" % (more, number))
             await cluster.settled()
             await node_of(odd).checkpoint()
-        base, end = node_of(odd)._log.base.index, node_of(odd)._log.end
+        base, end = node_of(odd).parts.log.base.index, node_of(odd).parts.log.end
         assert early.index < base
         convict(odd)
-        node_of(odd)._checkpointing.take_offer(leader.name, early, Address("-"))
+        node_of(odd).parts.checkpointing.take_offer(leader.name, early, Address("-"))
         await cluster.until(lambda: is_healed(odd))
-        assert node_of(odd)._log.base.index <= base and node_of(odd)._log.holds(end)
-        newest = node_of(leader)._checkpoints.newest()
+        assert node_of(odd).parts.log.base.index <= base and node_of(odd).parts.log.holds(end)
+        newest = node_of(leader).parts.given.checkpoints.newest()
         assert newest is not None and newest.index >= base, "the leader has made another one"
         await cluster.settled()
         assert odd.state.items == leader.state.items
@@ -156,7 +156,7 @@ def test_storm_with_convictions_loses_nothing(seed: int) -> None:
         for step in range(120):
             await cluster.propose(b"step-%d" % step)
             for machine in cluster.running:
-                if is_healed(machine) and node_of(machine)._distrust.stands_back:
+                if is_healed(machine) and node_of(machine).parts.distrust.stands_back:
                     node_of(machine).trust()
             wanting = [m for m in cluster.running if node_of(m).state_wanted]
             dice = chance.random()
@@ -186,7 +186,7 @@ def test_storm_with_convictions_loses_nothing(seed: int) -> None:
 
         def all_healed() -> bool:
             for machine in cluster.running:
-                if is_healed(machine) and node_of(machine)._distrust.stands_back:
+                if is_healed(machine) and node_of(machine).parts.distrust.stands_back:
                     node_of(machine).trust()
             return all(is_healed(machine) for machine in cluster.running)
 

@@ -93,14 +93,14 @@ def test_the_next_entry_is_on_its_way_to_the_disks_while_the_one_before_is_appli
         apply = leader.state.apply
 
         def watched(index: LogIndex, term: Term, proposals: Sequence[bytes]) -> list[bytes]:
-            seen.append((len(proposals), node._log.end.index - index, node._writer.is_idle))
+            seen.append((len(proposals), node.parts.log.end.index - index, node.parts.writer.is_idle))
             return apply(index, term, proposals)
 
         leader.state.apply = watched  # type: ignore[method-assign]
         first = [asyncio.ensure_future(cluster.propose(b"a%d" % number)) for number in range(5)]
         await asyncio.sleep(0)  # they are submitted,
         await asyncio.sleep(0)  # and placed in a turn
-        assert node._group.in_flight == 1
+        assert node.parts.group.in_flight == 1
         second = [asyncio.ensure_future(cluster.propose(b"b%d" % number)) for number in range(3)]
         await asyncio.gather(*first, *second)
         assert seen == [(5, 1, False), (3, 0, True)]

@@ -501,7 +501,7 @@ def test_a_new_master_gets_a_checkpoint_in_pieces_when_the_log_is_trimmed(
         await cluster.machines[M1].start()
         await cluster.elected()
         await fill(cluster, 300, length=60)
-        base = cluster.machines[M1].node._log.base.index  # type: ignore[union-attr]
+        base = cluster.machines[M1].node.parts.log.base.index  # type: ignore[union-attr]
         assert base > 100, "the log no longer goes back to the beginning"
         await cluster.machines[M2].start()
         adding = asyncio.ensure_future(add(cluster, M2))

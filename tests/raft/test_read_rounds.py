@@ -20,7 +20,7 @@ def watch_requests(leader: Machine) -> list[MasterId]:
     """Whom `leader` asks to confirm reads, from now on."""
     assert leader.node is not None
     asked: list[MasterId] = []
-    connections: Any = leader.node._connections  # Any: one method is replaced
+    connections: Any = leader.node.parts.connections  # Any: one method is replaced
     transmit = connections.transmit
 
     def watched(member: MasterId, message: Message) -> bool:

@@ -143,7 +143,7 @@ class WholeMaster:
             return
         if process.is_dead:
             return
-        self.node, self._executor = node, node._checkpoint_threads
+        self.node, self._executor = node, node.parts.checkpoint_threads
         state.on_replaced(self._installed)
         node.on_leadership(self._note_leadership)
 

@@ -212,7 +212,7 @@ class Engine(SyncObj):
             room -= len(payload) + 1
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
-        return False  # not within a tick: what is to be sent and synced comes first, see RaftNode
+        return False  # not within a tick: what is to be sent and synced comes first, see Turns
 
     def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
         return  # checkpoints are ours

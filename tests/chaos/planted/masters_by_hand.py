@@ -46,7 +46,7 @@ def voter_asked_twice(seed: int) -> None:
 async def _asks(cluster: Cluster, voter: Machine, candidate: MasterId, term: Term) -> bool:
     """Whether the voter's vote for `candidate` leaves it."""
     assert voter.node is not None
-    transport = voter.node._raft_transport
+    transport = voter.node.parts.raft_transport
     sent: list[tuple[MasterId, Message]] = []
     as_it_was = transport._wire.transmit
 
