@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 import obstore
 import pytest
+from boto3.s3.transfer import TransferConfig
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
@@ -182,6 +183,47 @@ def test_a_multipart_upload_appears_whole_or_not_at_all(s3: S3, bucket: str, cli
     assert list(client.list("/.s3-uploads")) == []
     s3.upload_fileobj(io.BytesIO(content), bucket, "managed")  # in parts, as boto3 thinks best
     assert client.read_bytes(f"/{bucket}/managed") == content
+
+
+def test_parts_are_copied_from_objects_by_range_and_condition(s3: S3, bucket: str, client: Client) -> None:
+    content = os.urandom(11 * MIB)
+    tag = s3.put_object(Bucket=bucket, Key="source", Body=content)["ETag"]
+    source = {"Bucket": bucket, "Key": "source"}
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="made")["UploadId"]
+    into = {"Bucket": bucket, "Key": "made", "UploadId": upload, "CopySource": source}
+    spans = [f"bytes=1-{6 * MIB}", f"bytes={10 * MIB}-{11 * MIB - 1}"]
+    parts = []
+    for number, span in enumerate(spans, start=1):
+        told = s3.upload_part_copy(**into, PartNumber=number, CopySourceRange=span, CopySourceIfMatch=tag)
+        parts.append({"PartNumber": number, "ETag": told["CopyPartResult"]["ETag"]})
+    for wrong, code in (
+        ({"CopySourceRange": f"bytes=0-{11 * MIB}"}, "InvalidRange"),
+        ({"CopySourceRange": "bytes=5-"}, "InvalidArgument"),
+        ({"CopySourceIfMatch": '"another"'}, "PreconditionFailed"),
+        ({"CopySourceIfNoneMatch": tag}, "PreconditionFailed"),
+        ({"CopySource": {"Bucket": bucket, "Key": "nothing"}}, "NoSuchKey"),
+    ):
+        with pytest.raises(ClientError) as error:
+            s3.upload_part_copy(**{**into, **wrong}, PartNumber=2)
+        assert refused(error) == code
+    made = {"Bucket": bucket, "Key": "made", "UploadId": upload}
+    s3.complete_multipart_upload(**made, MultipartUpload={"Parts": parts})
+    assert client.read_bytes(f"/{bucket}/made") == content[1 : 6 * MIB + 1] + content[10 * MIB :]
+    in_parts = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB)
+    s3.copy(source, bucket, "managed", Config=in_parts)
+    assert client.read_bytes(f"/{bucket}/managed") == content
+
+
+def test_a_copy_on_conditions_is_made_only_when_the_source_meets_them(s3: S3, bucket: str) -> None:
+    tag = s3.put_object(Bucket=bucket, Key="source", Body=b"1")["ETag"]
+    source = {"Bucket": bucket, "Key": "source"}
+    for wrong in ({"CopySourceIfMatch": '"another"'}, {"CopySourceIfNoneMatch": tag}):
+        with pytest.raises(ClientError) as error:
+            s3.copy_object(Bucket=bucket, Key="copy", CopySource=source, **wrong)
+        assert refused(error) == "PreconditionFailed"
+    assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource=source, CopySourceIfMatch=tag)
+    assert s3.get_object(Bucket=bucket, Key="copy")["Body"].read() == b"1"
 
 
 def test_a_signed_url_works_without_keys_until_it_expires(s3: S3, bucket: str) -> None:

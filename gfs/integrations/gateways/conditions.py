@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
@@ -25,9 +26,8 @@ def entity_tag(entry: Entry) -> str:
     return told if entry.length_exact and not entry.appended else "W/" + told
 
 
-def precondition(request: web.Request, entry: Entry, tag: str) -> int:
+def precondition(headers: Mapping[str, str], entry: Entry, tag: str) -> int:
     """412 or 304 when a condition of the request says so, else 0; in the order of RFC 9110, 13.2.2."""
-    headers = request.headers
     modified = entry.modified_ms // 1000
     if "If-Match" in headers:
         if not _is_among(tag, headers["If-Match"], weakly=False):

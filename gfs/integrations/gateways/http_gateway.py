@@ -80,7 +80,7 @@ class HttpGateway:
             length = await file.length()
             tag = entity_tag(file.entry)
             headers = _headers_of(file.entry, tag)
-            status = precondition(request, file.entry, tag)
+            status = precondition(request.headers, file.entry, tag)
             if status:
                 return web.Response(status=status, headers=headers)
             span = asked_range(request, length, tag, file.entry)

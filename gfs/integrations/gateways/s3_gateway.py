@@ -1,9 +1,10 @@
 """The S3 gateway's door: whose request it is, which verb it means, what is answered. `gfs gateway s3`.
 
 Understood: buckets (list, make, look at, delete), objects (put, get with ranges and conditions, head, copy,
-delete, delete many), ListObjects 1 and 2, multipart uploads; signatures V4 in headers and in URLs, plain and
-`aws-chunked` bodies with their checksums. Answered with NotImplemented: all else, by name. Not kept: metadata
-of users (x-amz-meta-…) and content types, which are guessed from the key.
+delete, delete many), ListObjects 1 and 2, multipart uploads of parts that are sent, or copied from objects;
+signatures V4 in headers and in URLs, plain and `aws-chunked` bodies with their checksums. Answered with
+NotImplemented: all else, by name. Not kept: metadata of users (x-amz-meta-…) and content types, which are
+guessed from the key.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from gfs.errors import GfsError
 from gfs.integrations.gateways import s3_documents as xml
 from gfs.integrations.gateways.conditions import asked_range, precondition
 from gfs.integrations.gateways.gateway_server import blocks_of_body, send_range
+from gfs.integrations.gateways.s3_copying import COPY_SOURCE, check_source, copied_span, copy_source
 from gfs.integrations.gateways.s3_documents import Node
 from gfs.integrations.gateways.s3_listing import KEYS_MAX
-from gfs.integrations.gateways.s3_multipart import Multipart, s3_tag
+from gfs.integrations.gateways.s3_multipart import Multipart, Upload, s3_tag
 from gfs.integrations.gateways.s3_objects import Objects
 from gfs.integrations.gateways.s3_signature import STREAMED, S3Refused, Signature, SignedRequest, check
 from gfs.integrations.gateways.s3_stream import Body, ChunkedBody, PlainBody, Sums
@@ -257,7 +259,7 @@ class S3Gateway:
             return await self._of_upload(request, signature, bucket, key, asked["uploadId"])
         if method in ("GET", "HEAD"):
             return await self._get(request, bucket, key)
-        if method == "PUT" and "x-amz-copy-source" in request.headers:
+        if method == "PUT" and COPY_SOURCE in request.headers:
             return await self._copy(request, bucket, key)
         if method == "PUT":
             return await self._put(request, signature, bucket, key)
@@ -281,7 +283,7 @@ class S3Gateway:
                 "Content-Type": mimetypes.guess_type(key)[0] or "application/octet-stream",
             }
             headers |= {_OVERRIDES[name]: request.query[name] for name in _OVERRIDES if name in request.query}
-            status = precondition(request, file.entry, tag)
+            status = precondition(request.headers, file.entry, tag)
             if status == 304:
                 return web.Response(status=304, headers=headers)
             if status:
@@ -313,7 +315,10 @@ class S3Gateway:
         return web.Response(headers={"ETag": s3_tag(made)})
 
     async def _copy(self, request: web.Request, bucket: str, key: str) -> web.StreamResponse:
-        made = await self._objects.copy(_copy_source(request), bucket, key)
+        headers = request.headers
+        made = await self._objects.copy(
+            copy_source(headers), bucket, key, wanted=lambda entry: check_source(headers, entry)
+        )
         inside = [Node("LastModified", xml.iso_time(made.modified_ms)), Node("ETag", s3_tag(made))]
         return _page("CopyObjectResult", inside)
 
@@ -323,10 +328,10 @@ class S3Gateway:
         self, request: web.Request, signature: Signature, bucket: str, key: str, upload_id: str
     ) -> web.StreamResponse:
         upload = await self._multipart.find(bucket, key, upload_id)
-        if request.method == "PUT" and "x-amz-copy-source" in request.headers:
-            return await self._not_implemented(request)
         if request.method == "PUT":
             number = _number(request.query.get("partNumber", ""), "partNumber", 1 << 31)
+            if COPY_SOURCE in request.headers:
+                return await self._copy_part(request, upload, number)
             body = _body(request, signature)
             part = await self._multipart.put_part(upload, number, _blocks(request), body)
             return web.Response(headers={"ETag": s3_tag(part)})
@@ -350,6 +355,19 @@ class S3Gateway:
             return _page("ListPartsResult", nodes)
         return await self._not_implemented(request)
 
+    async def _copy_part(self, request: web.Request, upload: Upload, number: int) -> web.StreamResponse:
+        headers = request.headers
+        source = copy_source(headers)
+        file = await self._objects.open(*source)
+        if isinstance(file, Entry):
+            raise S3Refused("InvalidRequest", f"{source[1]} is a directory: there is nothing to copy.")
+        async with file:
+            length = await file.length()
+            check_source(headers, file.entry)
+            part = await self._multipart.copy_part(upload, number, file, copied_span(headers, length))
+        inside = [Node("LastModified", xml.iso_time(part.modified_ms)), Node("ETag", s3_tag(part))]
+        return _page("CopyPartResult", inside)
+
     async def _small_body(self, request: web.Request, signature: Signature) -> bytes:
         body, content = _body(request, signature), bytearray()
         async for block in _blocks(request):
@@ -369,14 +387,6 @@ def _body(request: web.Request, signature: Signature) -> Body:
     headers = {name.lower(): value for name, value in request.headers.items()}
     sums = Sums(headers, signature.payload)
     return ChunkedBody(sums, signature) if signature.payload.startswith(STREAMED) else PlainBody(sums)
-
-
-def _copy_source(request: web.Request) -> tuple[str, str]:
-    source, _, version = request.headers["x-amz-copy-source"].partition("?")
-    if version:
-        raise S3Refused("NotImplemented", "Objects have no versions here.")
-    bucket, _, key = unquote(source).removeprefix("/").partition("/")
-    return bucket, key
 
 
 def _number(text: str, name: str, most: int) -> int:

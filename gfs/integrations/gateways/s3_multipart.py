@@ -12,8 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from gfs.client.client import AsyncClient
-from gfs.errors import GfsError, NotADirectory, NotFound
-from gfs.integrations.gateways.conditions import entity_tag
+from gfs.client.file import AsyncReader
+from gfs.errors import DataUnavailable, GfsError, NotADirectory, NotFound
+from gfs.integrations.gateways.conditions import Span, entity_tag
 from gfs.integrations.gateways.s3_objects import COPY_BYTES, UPLOADS, Objects, object_path
 from gfs.integrations.gateways.s3_signature import S3Refused
 from gfs.integrations.gateways.s3_stream import Body
@@ -61,6 +62,10 @@ class Multipart:
                     await file.write(piece)
             body.finish()
         return await self._client.stat(path)
+
+    async def copy_part(self, upload: Upload, number: int, source: AsyncReader, span: Span) -> Entry:
+        """Bytes of an object that is there become a part."""
+        return await self.put_part(upload, number, _bytes_of(source, span), _Taken())
 
     async def find(self, bucket: str, key: str, upload: str) -> Upload:
         """Raises: S3Refused (NoSuchUpload)."""
@@ -130,7 +135,7 @@ class Multipart:
     async def _joined(self, upload: Upload, numbers: Sequence[int]) -> AsyncIterator[bytes]:
         for number in numbers:
             async with await self._client.open(_part(upload, number), "rb") as file:
-                while block := await file.read(COPY_BYTES):
+                async for block in _bytes_of(file, Span(0, await file.length())):
                     yield block
 
     async def abort(self, upload: Upload) -> None:
@@ -142,6 +147,17 @@ class Multipart:
         except GfsError as error:
             if error.definite:
                 raise
+
+
+async def _bytes_of(file: AsyncReader, span: Span) -> AsyncIterator[bytes]:
+    file.seek(span.first)
+    left = span.length_bytes
+    while left:
+        block = await file.read(min(COPY_BYTES, left))
+        if not block:
+            raise DataUnavailable("a source became shorter while it was copied")
+        left -= len(block)
+        yield block
 
 
 class _Taken:

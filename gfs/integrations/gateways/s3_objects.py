@@ -155,18 +155,26 @@ class Objects:
             raise S3Refused("PreconditionFailed", f"{key} is there already.") from error
         return await self._client.stat(path)
 
-    async def copy(self, source: tuple[str, str], bucket: str, key: str) -> Entry:
-        """A snapshot of the source: at once, and with no new bytes. Raises: S3Refused."""
+    async def copy(
+        self, source: tuple[str, str], bucket: str, key: str, *, wanted: Callable[[Entry], None]
+    ) -> Entry:
+        """A snapshot of the source: at once, and with no new bytes. Raises: S3Refused.
+
+        Args:
+            wanted: raises when the source is another one than the caller means.
+        """
         old, new = object_path(*source), object_path(bucket, key)
-        if old == new:
-            return await self._client.stat(old)
-        folder, _, name = new.rpartition("/")
-        beside = f"{folder}/.{name[:80]}{TEMPORARY_MARK}{secrets.token_hex(8)}"
         try:
-            if (await self._client.stat(old)).kind == "directory":
+            entry = await self._client.stat(old)
+            if entry.kind == "directory":
                 raise NotFound(f"{old} is a directory")
         except (NotFound, NotADirectory) as error:
             raise S3Refused("NoSuchKey", f"There is no object {source[1]}.") from error
+        wanted(entry)
+        if old == new:
+            return entry
+        folder, _, name = new.rpartition("/")
+        beside = f"{folder}/.{name[:80]}{TEMPORARY_MARK}{secrets.token_hex(8)}"
         await self._below_parents(bucket, new, lambda: self._client.snapshot(old, beside))
         try:
             await self._client.rename(beside, new, replace=True)
