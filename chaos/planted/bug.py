@@ -5,23 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-
-class Patches:
-    """Replaces attributes of classes and modules, and puts them back in the opposite order."""
-
-    def __init__(self) -> None:
-        self._undo: list[tuple[object, str, Any]] = []  # Any: whatever stood there
-
-    def replace(self, owner: object, name: str, new: Any) -> None:  # Any: as above
-        """Raises: AttributeError when gfs has no such name any more; then the bug has to be planted anew."""
-        self._undo.append((owner, name, vars(owner)[name] if name in vars(owner) else _missing(owner, name)))
-        setattr(owner, name, new)
-
-    def undo(self) -> None:
-        while self._undo:
-            setattr(*self._undo.pop())
+from chaos.patches import Patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +63,3 @@ class PlantedBug:
             yield
         finally:
             patches.undo()
-
-
-def _missing(owner: object, name: str) -> Any:  # Any: as in replace()
-    raise AttributeError(f"{owner!r} has no {name} of its own: the bug has nothing to replace")

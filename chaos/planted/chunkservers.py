@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from chaos.planted.bug import Catch, Patches, PlantedBug, Seen
+from chaos.patches import Patches
+from chaos.planted.bug import Catch, PlantedBug, Seen
 from gfs.chunkserver import block_reader, replica_recovery, replica_store
 from gfs.chunkserver.block_reader import BlockReader
 from gfs.chunkserver.chunk_index import ChunkIndex
@@ -47,6 +48,15 @@ def _ack_before_last_replica(patches: Patches) -> None:
         return as_it_should(order, serial, member)
 
     patches.replace(PrimaryOrder, "applied_on", applied_on)
+
+
+def _ended_lease_ignored(patches: Patches) -> None:
+    as_it_should = PrimaryOrder._check_open
+
+    def check_open(order: PrimaryOrder, version: ChunkVersion, now: float) -> None:
+        as_it_should(order, version, min(now, order.lease_until - 1e-6))
+
+    patches.replace(PrimaryOrder, "_check_open", check_open)
 
 
 def _repeated_record_ordered_again(patches: Patches) -> None:
@@ -189,7 +199,14 @@ BUGS = (
         "The primary acknowledges a mutation that the last replica of the set may not have.",
         _ack_before_last_replica,
         Catch("mutation-order", 0, r"AssertionError: \('.', Mutation|longest\["),
-        "not in 4 seeds of kill-chunkserver and pipeline-cut: the last replica has to die at that moment",
+        Seen("pipeline-cut", 0, r"acknowledges serial \d+ .* has not applied", fault_seconds=8.0, pace=3.0),
+    ),
+    PlantedBug(
+        "ended-lease-ignored",
+        "A primary goes on ordering mutations when its lease has run out.",
+        _ended_lease_ignored,
+        None,
+        Seen("pause-primary", 0, r"after its own lease has ended", fault_seconds=12.0, pace=3.0),
     ),
     PlantedBug(
         "repeated-record-ordered-again",

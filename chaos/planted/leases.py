@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 import gfs.master.garbage_collection as collection_room
-from chaos.planted.bug import Catch, Patches, PlantedBug, Seen
+from chaos.patches import Patches
+from chaos.planted.bug import Catch, PlantedBug, Seen
 from gfs.errors import GfsError
 from gfs.master.core import garbage
 from gfs.master.core.chunk_table import ChunkTable

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from chaos.planted.bug import Catch, Patches, PlantedBug, Seen
+from chaos.patches import Patches
+from chaos.planted.bug import Catch, PlantedBug, Seen
 from gfs.disk import OpenFile
 from gfs.errors import GfsError
 from gfs.master.core.records import APPLIED_KEY

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+from chaos.patches import Patches
 from chaos.planted.all_bugs import BUGS
-from chaos.planted.bug import Patches
 from gfs.cli.app import main
 
 ENVIRONMENT_KEY = "GFS_PLANTED"

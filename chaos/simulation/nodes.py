@@ -39,6 +39,7 @@ class Surroundings:
         self.ports = BulkPorts(self.network)
         control.use(self.exchange)
         bulk.use(self.ports)
+        self.on_started: Callable[[str], None] = lambda node: None
         self._base = contextvars.copy_context()
 
     def died(self, node: str, *, silently: bool) -> None:
@@ -86,6 +87,7 @@ class Node:
         if self.disk.powered_off:
             self.disk.power_on()
         process = self.process = Life(self.name, self.clock)
+        self._around.on_started(self.name)
         context = self._around.context_of(process)
         self._around.loop.call_soon(self._begin, process, context=context)
 

@@ -1,6 +1,6 @@
 """The simulated cluster as a Testbed: every fault that links, processes, disks and clocks can have.
 
-What programs do is seen at once, from within: calls they have answered, roles they have taken.
+What programs do meanwhile is written down by `seen`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,20 @@ from chaos.real_testbed import TUNINGS
 from chaos.simulation.control import SimulatedCaller, node_of
 from chaos.simulation.network import HARNESS, Network
 from chaos.simulation.nodes import WIRES, Node, Surroundings, make_node
+from chaos.simulation.seen import ASK_SECONDS, NS, Seen
 from chaos.simulation.world import Life, NodeClock, World, life
 from chaos.testbed import CannotHere, Layer, Power
 from gfs import aio
 from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY, chunk_file_path
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError, NotFound, Unavailable
-from gfs.messages.base import Reply, Request
 from gfs.messages.chunks import ChunkPlace
-from gfs.messages.cluster import ClusterStatus, ClusterStatusReply, StateDigest, StateDigestReply
-from gfs.messages.replicas import ApplyMutation, BumpVersion, ChunkStatus, ChunkStatusReply
+from gfs.messages.replicas import ChunkStatus, ChunkStatusReply
 from gfs.settings import ChunkServerNode, MasterNode, Settings
 from gfs.verification.recorder import Recorder
 from gfs.vocabulary import Address, ChunkHandle, ChunkVersion
 
 READY_SECONDS_MAX = 30.0
-LOOK_SECONDS = 0.5
-DIGEST_SECONDS = 2.0
-ASK_SECONDS = 2.0
 DISK_CALLS_MAX = 24  # before the one that a node dies in
 DISK_CALL_SECONDS_MAX = 0.3  # an idle node dies without one
 SPOILT_SHARE = 0.02
@@ -45,8 +41,6 @@ BOUNDS = {
     "raft.election_seconds_min": 1.0,
     "raft.election_seconds_max": 2.0,
 }
-NS = 1_000_000_000
-
 POWERS: frozenset[Power] = frozenset(
     (
         "cut",
@@ -129,12 +123,8 @@ class SimTestbed:
             for name in (*self.settings.masters, *self.settings.chunkservers)
         }
         self._clients: list[str] = []
-        self._recorder: Recorder | None = None
+        self._seen: Seen | None = None
         self._own: AsyncClient | None = None
-        self._names: dict[str, str] = {}  # of chunk servers, by the ids they have given themselves
-        self._primaries: dict[int, str] = {}
-        self._roles: dict[str, tuple[str, int]] = {}
-        self._watching: list[asyncio.Task[None]] = []
         self._began = loop.now
         harness = self._around.context_of(Life(HARNESS, NodeClock(loop)))
         self._caller = harness.run(SimulatedCaller, "harness", HARNESS)
@@ -184,23 +174,20 @@ class SimTestbed:
 
     async def start(self, recorder: Recorder) -> None:
         """Raises: Unavailable."""
-        self._recorder = recorder
-        self._around.exchange.on_answered = self._answered
+        seen = self._seen = Seen(self._around, self._caller, self.settings, recorder, began=self._began)
+        seen.begin()
         for node in self.nodes.values():
             node.start(self.settings)
         self._own = self._around.context_of(Life(HARNESS, NodeClock(self._loop))).run(self._connect)
-        await self._wait_until_ready(self._own)
-        self._watching = [
-            asyncio.create_task(self._watch_roles()),
-            asyncio.create_task(self._watch_digests()),
-        ]
+        await self._wait_until_ready(self._own, seen)
+        seen.watch()
 
-    async def _wait_until_ready(self, own: AsyncClient) -> None:
+    async def _wait_until_ready(self, own: AsyncClient, seen: Seen) -> None:
         deadline = self._loop.now + READY_SECONDS_MAX
         while True:
             try:
                 found = await own.cluster_status()
-                self._names = {str(one.id): node_of(one.control) for one in found.chunkservers}
+                seen.names = {str(one.id): node_of(one.control) for one in found.chunkservers}
                 if found.leader and sum(one.alive for one in found.chunkservers) == len(self.chunkservers):
                     return
                 said = f"leader: {found.leader or 'none'}, {len(found.chunkservers)} chunk servers"
@@ -211,23 +198,23 @@ class SimTestbed:
             await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
-        for task in self._watching:
-            task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
-        self._watching = []
+        if self._seen is not None:
+            await self._seen.end()
         if self._own is not None:
             await self._own.close()
         for node in self.nodes.values():
             node.kill()
 
     async def leader(self) -> str:
-        found = [(name, *await self._look_at(name)) for name in self.masters]
+        assert self._seen is not None
+        found = [(name, *await self._seen.look_at(name)) for name in self.masters]
         return max(((term, name) for name, role, term, _ in found if role == "leader"), default=(0, ""))[1]
 
     async def primary(self, path: str) -> str:
         """As the chunk servers were last told."""
         places = await self._places(path)
-        return self._primaries.get(places[-1].handle, "") if places else ""
+        assert self._seen is not None
+        return self._seen.primaries.get(places[-1].handle, "") if places else ""
 
     async def replicas(self, path: str) -> Sequence[str]:
         places = await self._places(path)
@@ -386,74 +373,3 @@ class SimTestbed:
 
     async def remove_master(self, node: str) -> None:
         raise CannotHere("the simulated masters do not come and go yet")
-
-    # --- what is seen ----------------------------------------------------------------------------------
-
-    async def _look_at(self, name: str) -> tuple[str, int, int]:
-        """Role, term and applied index as the master itself says."""
-        address = Address(self.settings.masters[name].control)
-        try:
-            said = await self._caller.call(
-                address, ClusterStatus(alone=True), ClusterStatusReply, deadline_seconds=ASK_SECONDS
-            )
-        except GfsError:
-            return "down", 0, 0
-        for one in said.masters:
-            if one.id == name:
-                return str(one.role), int(one.term), int(one.applied_index)
-        return "down", 0, 0
-
-    async def _note_role(self, name: str) -> None:
-        assert self._recorder is not None
-        role, term, applied = await self._look_at(name)
-        if self._roles.get(name) != (role, term):
-            self._roles[name] = (role, term)
-            self._recorder.saw(name, "role", role=role, term=term, applied_index=applied)
-
-    async def _watch_roles(self) -> None:
-        while True:
-            await asyncio.gather(*map(self._note_role, self.masters))
-            await asyncio.sleep(LOOK_SECONDS)
-
-    async def _watch_digests(self) -> None:
-        assert self._recorder is not None
-        while True:
-            for name, node in self.settings.masters.items():
-                try:
-                    said = await self._caller.call(
-                        Address(node.control), StateDigest(), StateDigestReply, deadline_seconds=ASK_SECONDS
-                    )
-                except GfsError:
-                    continue
-                self._recorder.saw(name, "state", index=said.applied_index, digest=said.digest)
-            await asyncio.sleep(DIGEST_SECONDS)
-
-    def _answered(self, node: str, request: Request, reply: Reply) -> None:
-        if not isinstance(request, BumpVersion | ApplyMutation) or not isinstance(reply, request.reply):
-            return
-        assert self._recorder is not None
-        values = {"chunk": int(request.handle), "version": int(request.version)}
-        if isinstance(request, BumpVersion):
-            self._primaries[int(request.handle)] = self._name_of(request.primary)
-            self._recorder.saw(
-                node,
-                "raised",
-                **values,
-                primary=self._name_of(request.primary),
-                term=int(request.master_term),
-                lease_seconds=request.lease_seconds,
-            )
-        else:
-            self._recorder.saw(
-                node,
-                "answered",
-                **values,
-                primary=self._name_of(request.primary),
-                serial=request.serial,
-                kind=request.kind,
-                offset=request.offset_bytes,
-                length=request.length_bytes,
-            )
-
-    def _name_of(self, server: str) -> str:
-        return self._names.get(server, server)

@@ -157,10 +157,10 @@ def leased() -> History:
         for node in ("c1", "c2"):
             history.add(saw(begin, node, "raised", **about, primary=primary))
         history.add(saw(begin + 1, "m1", "granted", **about, primary=primary, replicas=["c1", "c2"]))
-        history.add(saw(begin + 2, primary, "leased", **about, until_ns=(begin + 30) * SECOND))
         for serial in (1, 2, 3):
             at, secondary = begin + 3 + serial, "c2" if primary == "c1" else "c1"
-            history.add(saw(at, primary, "ordered", **about, serial=serial))
+            until_ns = (begin + 30) * SECOND
+            history.add(saw(at, primary, "ordered", **about, serial=serial, until_ns=until_ns))
             for node in ("c1", "c2"):
                 history.add(saw(at + 0.5, node, "applied", **about, serial=serial))
             history.add(
@@ -176,6 +176,7 @@ def leased() -> History:
                     length=10,
                 )
             )
+            history.add(saw(at + 0.7, primary, "acknowledged", **about, serial=serial, replicas=["c1", "c2"]))
     return history
 
 
@@ -446,26 +447,25 @@ SPOILT: list[tuple[str, str, Callable[[], History], Spoil]] = [
         leased,
         adding(saw(90, "m1", "granted", chunk=7, version=1, primary="c1", replicas=[])),
     ),
-    (
-        "leases",
-        "a grant within a lease",
-        leased,
-        adding(saw(60, "m1", "granted", chunk=7, version=3, primary="c1", replicas=[])),
-    ),
-    (
-        "leases",
-        "an older lease goes on",
-        leased,
-        adding(saw(60, "c1", "leased", chunk=7, version=1, until_ns=0)),
-    ),
     ("leases", "two order", leased, adding(saw(58, "c1", "ordered", **CHUNK7, serial=4))),
     ("leases", "a serial left out", leased, adding(saw(58, "c2", "ordered", **CHUNK7, serial=5))),
-    ("leases", "order after the lease", leased, adding(saw(90, "c2", "ordered", **CHUNK7, serial=4))),
     (
         "leases",
-        "order under an old version",
+        "order after the lease",
         leased,
-        adding(saw(56, "c1", "ordered", chunk=7, version=1, serial=4)),
+        adding(saw(90, "c2", "ordered", **CHUNK7, serial=4, until_ns=80 * SECOND)),
+    ),
+    (
+        "leases",
+        "acknowledged before the last replica",
+        leased,
+        lambda h: h.sightings.remove(saw(56.5, "c1", "applied", **CHUNK7, serial=3)),
+    ),
+    (
+        "leases",
+        "acknowledged for a smaller set",
+        leased,
+        adding(saw(58, "c2", "acknowledged", **CHUNK7, serial=3, replicas=["c2"])),
     ),
     ("leases", "a gap applied over", leased, adding(saw(58, "c1", "applied", **CHUNK7, serial=5))),
     (

@@ -4,26 +4,32 @@ Reads sightings
   `role`     of a master: {role, term}; role "leader" where it says that it leads;
   `granted`  of a leader, when a lease may be told to clients: {chunk, version, primary, replicas}. `primary`
              is "" for a grant that only raises the version (a fence);
-  `leased`   of a primary, at each grant and extension as it takes it: {chunk, version, until_ns}: until when
-             it holds its lease to last, on the harness's clock (its own clock's mistake included);
-  `released` of a primary: {chunk, version}: it will order nothing more under that version;
-  `ordered`  of a primary: {chunk, version, serial}: it has given a mutation this serial number;
+  `ordered`  of a primary: {chunk, version, serial, until_ns}: it has given a mutation this serial number.
+             `until_ns` (may be left out): until when it holds its lease to last, on the harness's clock (its
+             own clock's mistake included);
   `applied`  of every replica, the primary's too, at that moment: {chunk, version, serial}: its chunk has it;
+  `acknowledged` of a primary: {chunk, version, serial, replicas}: it counts the mutation as done by its whole
+             set, which these are, and tells the client;
   `answered` of a secondary, some time later, perhaps again: {chunk, version, serial, primary, kind, offset,
              length}: it has this mutation;
   `raised`   of a replica: {chunk, version, primary}: it obeys no lower version any more, and no other primary
-             under this one ("", or left out: it was told of none).
+             under this one ("", or left out: it was told of none);
+  `started`  of any program: it begins anew.
   `chunk` is the handle; nodes are named as in the testbed. In the order in which they happened.
 
 Holds when
   - no two masters lead in one term;
   - a version of a chunk is granted to one primary only, and versions that are granted rise;
   - one node orders under one (chunk, version), serial by serial from 1, each once;
-  - nothing is ordered under a version older than the newest granted, nor after the lease as its primary knows
-    it; leases of a chunk under different versions do not overlap in true time;
+  - nothing is ordered after the lease as its primary knows it;
+  - what is acknowledged under a version was applied under it by every replica of the set that was granted;
   - a replica applies serials in order without gaps (a restart or a new version begins anew), and none under a
     version below one to which it was raised;
   - all replicas name one primary of a (chunk, version), and one mutation of each of its serials.
+
+A primary that was cut off may go on ordering while its lease lasts, although a newer version is granted: gfs
+fences it instead of waiting (master/core/grants). What it orders is harmless as long as it cannot be
+acknowledged: members of the newer set apply nothing older any more, and all members have to.
 """
 
 from __future__ import annotations
@@ -64,14 +70,14 @@ class _Judge:
         self.raised_to: dict[tuple[str, int], int] = defaultdict(int)
         self.obeyed: dict[ChunkVersion, tuple[str, str]] = {}  # the primary, and who named it first
         self.mutations: dict[tuple[ChunkVersion, int], tuple[tuple[str, int, int], str]] = {}
-        self.until: dict[int, dict[int, int]] = defaultdict(dict)  # chunk -> version -> true time
+        self.sets: dict[ChunkVersion, list[str]] = {}  # as granted
+        self.has_applied: set[tuple[str, ChunkVersion, int]] = set()  # node, ..., serial; also before it died
         self.handlers: dict[str, Callable[[Sighting], None]] = {
             "role": self.role,
             "granted": self.granted,
-            "leased": self.leased,
-            "released": self.released,
             "ordered": self.ordered,
             "applied": self.applied,
+            "acknowledged": self.acknowledged,
             "answered": self.answered,
             "raised": self.raised,
             "started": self.started,
@@ -98,23 +104,7 @@ class _Judge:
         if version < self.newest.get(chunk, 0):
             self.wrong(f"grants version {version} of chunk {chunk:x} after {self.newest[chunk]}", s)
         self.newest[chunk] = max(version, self.newest.get(chunk, 0))
-        for older, until_ns in self.until[chunk].items():
-            if older < version and until_ns > s.at_ns:
-                self.wrong(
-                    f"grants version {version} of chunk {chunk:x} while the primary of version {older} "
-                    f"holds its lease for {(until_ns - s.at_ns) / 1e9:.3f} s more",
-                    s,
-                )
-
-    def leased(self, s: Sighting) -> None:
-        chunk, version = s.values["chunk"], s.values["version"]
-        self.until[chunk][version] = s.values["until_ns"]
-        newest = self.newest.get(chunk, 0)
-        if version < newest:
-            self.wrong(f"takes a lease of version {version} of chunk {chunk:x} after {newest} was granted", s)
-
-    def released(self, s: Sighting) -> None:
-        self.until[s.values["chunk"]].pop(s.values["version"], None)
+        self.sets[chunk, version] = s.values["replicas"]
 
     def ordered(self, s: Sighting) -> None:
         chunk, version, serial = s.values["chunk"], s.values["version"], s.values["serial"]
@@ -128,11 +118,7 @@ class _Judge:
                 f"orders serial {serial} of chunk {chunk:x}, version {version}, where {wanted} is next", s
             )
         self.last_ordered[key] = max(serial, wanted - 1)
-        newest = self.newest.get(chunk, 0)
-        if version < newest:
-            self.wrong(f"orders under version {version} of chunk {chunk:x} after {newest} was granted", s)
-        until_ns = self.until[chunk].get(version)
-        if until_ns is not None and until_ns < s.at_ns:
+        if s.values.get("until_ns", s.at_ns) < s.at_ns:
             self.wrong(f"orders under version {version} of chunk {chunk:x} after its own lease has ended", s)
 
     def applied(self, s: Sighting) -> None:
@@ -151,6 +137,26 @@ class _Judge:
         elif before is None and serial != 1 and (s.node, chunk) in self.raised_to and raised == version:
             self.wrong(f"applies serial {serial} of chunk {chunk:x}, version {version}, as its first", s)
         self.last_applied[key] = max(serial, before or 0)
+        self.has_applied.add((s.node, (chunk, version), serial))
+
+    def acknowledged(self, s: Sighting) -> None:
+        chunk, version, serial = s.values["chunk"], s.values["version"], s.values["serial"]
+        key = chunk, version
+        replicas: list[str] = s.values["replicas"]
+        granted = self.sets.get(key, replicas)
+        if sorted(granted) != sorted(replicas):
+            self.wrong(
+                f"acknowledges for {', '.join(replicas)} under version {version} of chunk {chunk:x}, granted "
+                f"to {', '.join(granted)}",
+                s,
+            )
+        lacking = [node for node in replicas if (node, key, serial) not in self.has_applied]
+        if lacking:
+            self.wrong(
+                f"acknowledges serial {serial} of chunk {chunk:x}, version {version}, which "
+                f"{', '.join(lacking)} has not applied",
+                s,
+            )
 
     def answered(self, s: Sighting) -> None:
         chunk, version, serial = s.values["chunk"], s.values["version"], s.values["serial"]

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from chaos.patches import Patches
 from chaos.planted.all_bugs import BUGS
-from chaos.planted.bug import Catch, Patches, PlantedBug, Seen
+from chaos.planted.bug import Catch, PlantedBug, Seen
 from chaos.planted.catching import CPU_SECONDS_MAX, catch, what_it_says
 from tests.chaos.planted.trials import TRIALS
 
