@@ -1,6 +1,6 @@
-"""What tokens, capabilities and the audit log cost: the same calls of two clusters, with and without them.
+"""What tokens, capabilities, the audit log and TLS cost: the same calls of clusters with and without them.
 
-Rounds take turns, so that a busy machine slows both sides. The figure is CPU time a call, of all programs of
+Rounds take turns, so that a busy machine slows all sides. The figure is CPU time a call, of all programs of
 a cluster, client included; rates are told beside it.
 """
 
@@ -10,7 +10,8 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 
 import msgspec
 
@@ -25,19 +26,21 @@ ROUNDS = 5
 SECONDS = 1.0
 READ_BYTES = 64 * 2**10
 KINDS = ("create", "stat", "read", "write")
+MASTERS = 3
+PLAIN = "plain"
+SIDES = ((PLAIN, False, False), ("tokens", True, False), ("tokens and TLS", True, True))
 TARGET_PERCENT = 5.0  # of a namespace call
 
 Work = Callable[[int], Awaitable[object]]
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Medians of all rounds. `percent`: more CPU time a call with security than without."""
+    """Medians of all rounds. `percent`: more CPU time a call than in the cluster without any of it."""
 
     kind: str
-    plain_us: float
-    secured_us: float
-    plain_per_second: float
-    secured_per_second: float
+    side: str
+    us: float
+    per_second: float
     percent: float
 
 
@@ -88,55 +91,58 @@ class _Side:
 async def measure(
     *, rounds: int = ROUNDS, seconds: float = SECONDS, say: Callable[[str], None] = print
 ) -> Report:
-    """Measure two fresh clusters of one master and one chunk server; `say` is told of each round."""
+    """Measure fresh clusters of three masters and one chunk server; `say` is told of each round."""
     machine = describe()
-    async with (
-        local_cluster(masters=1, chunkservers=1) as (plain_programs, plain_client),
-        local_cluster(masters=1, chunkservers=1, tokens=True) as (programs, client),
-    ):
-        plain = _Side(plain_programs, plain_client, seconds=seconds)
-        secured = _Side(programs, client, seconds=seconds)
+    async with AsyncExitStack() as stack:
+        sides: dict[str, _Side] = {}
+        for name, tokens, tls in SIDES:
+            programs, client = await stack.enter_async_context(
+                local_cluster(masters=MASTERS, chunkservers=1, tokens=tokens, tls=tls)
+            )
+            sides[name] = _Side(programs, client, seconds=seconds)
+        turns = list(sides.values())
         for number in range(rounds):
-            for side in (plain, secured) if number % 2 == 0 else (secured, plain):
+            for side in turns:
                 await side.round(number)
-            say(f"  round {number + 1} of {rounds}: {', '.join(map(_in_words, _costs(plain, secured)))}")
-    return Report(machine=machine, rounds=rounds, seconds=seconds, costs=_costs(plain, secured))
+            turns = [*turns[1:], turns[0]]
+            say(f"  round {number + 1} of {rounds}: {', '.join(map(_in_words, _costs(sides)))}")
+    return Report(machine=machine, rounds=rounds, seconds=seconds, costs=_costs(sides))
 
 
 def in_words(found: Report) -> str:
     lines = [
         f"{found.machine.cores} cores of {found.machine.processor}, Python {found.machine.python}; "
         f"load average {found.machine.load} before",
-        f"CPU time a call of all programs, medians of {found.rounds} rounds; namespace calls may cost "
-        f"{TARGET_PERCENT:.0f} % more",
+        f"CPU time a call of all programs, three masters, medians of {found.rounds} rounds; namespace calls "
+        f"may cost {TARGET_PERCENT:.0f} % more",
     ]
     lines += [
-        f"  {cost.kind}: {cost.plain_us:.0f} µs without, {cost.secured_us:.0f} µs with "
-        f"({cost.percent:+.1f} %); "
-        f"{cost.plain_per_second:.0f}/s and {cost.secured_per_second:.0f}/s"
+        f"  {cost.kind:<7}{cost.side:<16}{cost.us:8.0f} µs  {cost.per_second:8.0f}/s"
+        + (f"  {cost.percent:+.1f} %" if cost.side != PLAIN else "")
         for cost in found.costs
     ]
     return "\n".join(lines)
 
 
-def _costs(plain: _Side, secured: _Side) -> list[Cost]:
+def _costs(sides: Mapping[str, _Side]) -> list[Cost]:
+    plain = sides[PLAIN]
     return [
         Cost(
             kind=kind,
-            plain_us=_median(plain.cpu_us[kind]),
-            secured_us=_median(secured.cpu_us[kind]),
-            plain_per_second=_median(plain.per_second[kind]),
-            secured_per_second=_median(secured.per_second[kind]),
+            side=name,
+            us=_median(side.cpu_us[kind]),
+            per_second=_median(side.per_second[kind]),
             percent=_median(
-                [100 * (b / a - 1) for a, b in zip(plain.cpu_us[kind], secured.cpu_us[kind], strict=True)]
+                [100 * (b / a - 1) for a, b in zip(plain.cpu_us[kind], side.cpu_us[kind], strict=True)]
             ),
         )
         for kind in KINDS
+        for name, side in sides.items()
     ]
 
 
 def _in_words(cost: Cost) -> str:
-    return f"{cost.kind} {cost.percent:+.1f} %"
+    return f"{cost.kind} {cost.side} {cost.us:.0f} µs"
 
 
 def _median(values: Sequence[float]) -> float:

@@ -121,7 +121,7 @@ def metadata(ctx: click.Context, in_flight: int, rounds: int, seconds: float, pl
 @click.option("--seconds", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Of each load.")
 @click.pass_context
 def security(ctx: click.Context, rounds: int, seconds: float) -> None:
-    """What tokens and capabilities cost: the same calls of two clusters, with and without, in turns.
+    """What tokens, capabilities and TLS cost: the same calls of clusters with and without, in turns.
 
     \b
     Example:
