@@ -3,7 +3,7 @@
 F1: promises (votes, success answers) are held until the log is durable, and a follower's answer never counts
 for more than our own disk holds. P1: checkpoints travel apart and carry no commit index. P4, P7: an answer
 never moves `nextIndex` the wrong way; entries already here are never deleted. P6: a follower that needs a
-checkpoint is reported away for a moment, which ends pysyncobj's send loop. No sockets: see peer_connections.
+checkpoint is reported away for a moment, which ends pysyncobj's send loop. No sockets: see connection.
 """
 
 from __future__ import annotations
