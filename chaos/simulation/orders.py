@@ -25,9 +25,20 @@ from gfs.chunkserver.core.secondary_order import SecondaryOrder
 from gfs.chunkserver.version_changes import VersionChanges
 from gfs.master.core.state import MasterState
 from gfs.messages.heartbeat import GarbageReplica
-from gfs.messages.operations import AnyOutcome, ChunkGranted, LogRecord
+from gfs.messages.operations import (
+    AddChunk,
+    AdoptChunkCopy,
+    AnyOutcome,
+    ChangeReplicas,
+    ChunkGranted,
+    GrantLease,
+    LogRecord,
+)
 from gfs.verification.history import Json
 from gfs.vocabulary import SerialNumber, ServerId
+
+# A reserved copy is answered with a set, too: that of the chunk it is to be made from.
+_GRANTS = (AddChunk, GrantLease, ChangeReplicas, AdoptChunkCopy)
 
 Tell = Callable[[str, str, dict[str, Json]], None]  # node, what, values
 
@@ -64,7 +75,7 @@ class Orders:
 
         def apply(state: MasterState, record: LogRecord, **position: Any) -> AnyOutcome:  # Any: handed on
             outcome = as_before(state, record, **position)
-            if isinstance(outcome, ChunkGranted):
+            if isinstance(outcome, ChunkGranted) and isinstance(record.operation, _GRANTS):
                 self._note_grant(outcome)
             return outcome
 
