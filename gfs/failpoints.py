@@ -128,6 +128,10 @@ NAMES = frozenset(
         "chunk.index_flushed",
         "chunk.journal_removed",
         "chunk.recovered",
+        # a replica moved to another store of the same server
+        "move.copied",  # without its lock
+        "move.compared",
+        "move.departed",
         # the chain, and the order of mutations
         "push.begun",
         "push.received",

@@ -26,8 +26,9 @@ from gfs.chunkserver.replica_checks import FETCH_SECONDS, ReplicaChecks
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.chunkserver.scrubber import Scrubber, ScrubProgress
 from gfs.chunkserver.service import ChunkService
+from gfs.chunkserver.store_migration import StoreMigration
 from gfs.chunkserver.stores.plugin import StoreSite
-from gfs.chunkserver.stores.registry import open_store
+from gfs.chunkserver.stores.store_moves import StoreMoves
 from gfs.chunkserver.tallies import CountedReads, Tallies
 from gfs.clock import Clock, SystemClock
 from gfs.credentials import program_proof, read_cluster_secret
@@ -77,6 +78,7 @@ class ChunkServer:
         self._directory = directory
         self._clock = clock or SystemClock()
         self._disk, self._wires = disk or SystemDisk(), wires
+        self._moves = StoreMoves(settings, node_id, StoreSite(self._disk, directory))
         self._tallies = Tallies()
         self._keys = ServerKeys()
         self._tls: TlsIdentity | None = None
@@ -189,7 +191,9 @@ class ChunkServer:
             hop_seconds=tuning.forward_seconds,
         )
         checks = self._make_checks(replicas, data_client, service)
-        await self._listen(identity, chain, {**service.handlers(), **checks.handlers()}, diagnosis)
+        migration = self._start_migrating(loop, replicas)
+        handlers = {**service.handlers(), **checks.handlers(), **migration.handlers()}
+        await self._listen(identity, chain, handlers, diagnosis)
         self._to_stop.push_async_callback(service.stop)
         self._start_sweeping(loop, service)
         self._publish(replicas, pushes)
@@ -340,7 +344,7 @@ class ChunkServer:
         def recover() -> ReplicaStore:
             return ReplicaStore.open(
                 self._directory,
-                open_store(self._settings, self._node_id, StoreSite(self._disk, self._directory)),
+                self._moves.open(),
                 self._disk,
                 durability="sync" if tuning.durability == "sync" else "flush",
                 free_bytes_min=tuning.free_bytes_min,
@@ -458,6 +462,26 @@ class ChunkServer:
             await asyncio.gather(scrubbing, return_exceptions=True)
 
         self._to_stop.push_async_callback(end)
+
+    def _start_migrating(self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore) -> StoreMigration:
+        """Also goes on with what an earlier process had begun."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="move")
+        self._to_stop.callback(thread.shutdown)
+
+        async def in_worker(work: Callable[[], T]) -> T:
+            return await loop.run_in_executor(thread, work)
+
+        migration = StoreMigration(
+            self._moves, replicas.mover(self._moves.store), self._clock, in_worker=in_worker
+        )
+        migrating = loop.create_task(migration.run(), name="move chunks to another store")
+
+        async def end() -> None:
+            migrating.cancel()
+            await asyncio.gather(migrating, return_exceptions=True)
+
+        self._to_stop.push_async_callback(end)
+        return migration
 
     def _fail(self, reason: str) -> None:
         if self._failed is not None and not self._failed.done():

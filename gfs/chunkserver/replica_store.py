@@ -27,11 +27,13 @@ from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error
 from gfs.chunkserver.guest_store import GuestStore
 from gfs.chunkserver.overwriter import Overwriter
 from gfs.chunkserver.replica_access import ReplicaAccess, failpoint
+from gfs.chunkserver.replica_mover import ReplicaMover
 from gfs.chunkserver.replica_recovery import Recovered, recover
 from gfs.chunkserver.replica_reports import ReplicaReports
 from gfs.chunkserver.replica_verifier import ReplicaVerifier, all_checksums
 from gfs.chunkserver.replica_versions import ANY_TERM, ReplicaStatus, ReplicaVersions, status_of
 from gfs.chunkserver.stores.interface import BytesUnreachable, ChunkStore, StoreUsage
+from gfs.chunkserver.stores.moving import MovingStore
 from gfs.disk import Bytes, Disk
 from gfs.errors import (
     ChecksumMismatch,
@@ -397,6 +399,10 @@ class ReplicaStore:
     @property
     def chunk_count(self) -> int:
         return self._access.index.chunk_count
+
+    def mover(self, store: MovingStore) -> ReplicaMover:
+        """What moves replicas within `store`, which is this store or the one below it."""
+        return ReplicaMover(self._access, store)
 
     # --- durability -----------------------------------------------------------------------------
 

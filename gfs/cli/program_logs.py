@@ -16,7 +16,8 @@ import msgspec
 from gfs.cli.cluster_address import load_settings, master_addresses
 from gfs.credentials import user_credential
 from gfs.diagnosis.program import read_stopped_events, read_stopped_rpc_log
-from gfs.errors import GfsError, InvalidArgument
+from gfs.errors import GfsError, InvalidArgument, Unavailable
+from gfs.messages.base import Reply, Request
 from gfs.messages.cluster import ClusterStatus, ClusterStatusReply
 from gfs.messages.diagnosis import EventPage, ReadEvents, ReadRpcLog, RpcLogPage
 from gfs.tls_files import tls_of_client
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 ASK_SECONDS = 5.0
 
 Page = TypeVar("Page", RpcLogPage, EventPage)
+R = TypeVar("R", bound=Reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,15 @@ class ProgramLogs:
 
     async def event_pages(self, queries: dict[str, ReadEvents]) -> dict[str, EventPage]:
         return await self._pages(queries, EventPage, read_stopped_events)
+
+    async def ask(self, node: str, request: Request, expected: type[R], *, seconds: float) -> R:
+        """Ask one of the programs something of its own. Raises: GfsError."""
+        (program,) = (program for program in self.programs if program.node == node)
+        try:
+            return await self._caller.call(program.address, request, expected, deadline_seconds=seconds)
+        except Unavailable as error:
+            error.hint = error.hint or f"See that {node} runs: 'gfs status'."
+            raise
 
     async def close(self) -> None:
         await self._caller.close()

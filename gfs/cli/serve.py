@@ -15,6 +15,8 @@ import click
 
 from gfs.cli import local_masters
 from gfs.cli.cluster_address import data_directory, load_settings, master_addresses
+from gfs.cli.command_group import CommandGroup
+from gfs.cli.migrate import migrate
 from gfs.cli.render import counted, note
 from gfs.errors import GfsError, InvalidArgument, Unavailable, WrongCluster
 from gfs.local import layout as local_layout
@@ -253,18 +255,48 @@ def master(ctx: click.Context, node: str, directory: str | None) -> None:
     run_master(settings, node, _directory_of("master", node, settings.masters, directory))
 
 
-@click.command()
+class _NodeGroup(CommandGroup):
+    """`gfs chunkserver cs1` runs a server; `gfs chunkserver migrate cs1` is one of the commands about it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            return "run", self.commands["run"], args
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in ctx.help_option_names and args[0] not in self.commands:
+            args = ["run", *args]  # also when its options come first
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_NodeGroup, subcommand_metavar="NODE | COMMAND [ARGS]…")
+def chunkserver() -> None:
+    """Run the chunk server NODE of the configuration in the foreground, or operate one that runs.
+
+    \b
+    Example:
+      gfs chunkserver cs1
+      gfs chunkserver migrate cs1 --to lmdb
+    """
+
+
+@chunkserver.command()
 @click.argument("node")
 @_DIRECTORY
 @click.pass_context
-def chunkserver(ctx: click.Context, node: str, directory: str | None) -> None:
-    """Run the chunk server NODE of the configuration in the foreground."""
+def run(ctx: click.Context, node: str, directory: str | None) -> None:
+    """Run the chunk server NODE in the foreground; the word 'run' may be left out."""
     from gfs.chunkserver.process import run_chunkserver
 
     settings = load_settings(ctx.obj)
     chosen = _directory_of("chunk server", node, settings.chunkservers, directory)
     master_addresses(ctx.obj, settings)  # without masters it could only wait for ever
     run_chunkserver(settings, node, chosen)
+
+
+chunkserver.add_command(migrate)
 
 
 def _directory_of(

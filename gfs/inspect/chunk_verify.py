@@ -17,7 +17,7 @@ import msgspec
 from gfs.checksums import crc32c
 from gfs.chunkserver.core.chunk_record import FILLING, WHOLE
 from gfs.chunkserver.stores.file import CHUNK_SUFFIX, CHUNKS_DIRECTORY, CLONE_TEMPORARY, chunk_file_path
-from gfs.chunkserver.stores.store_mark import UNMARKED_STORE, store_of
+from gfs.chunkserver.stores.store_mark import UNMARKED_STORE, mark_of
 from gfs.disk import SystemDisk
 from gfs.errors import InvalidArgument
 from gfs.inspect.chunk_rows import INDEX_FILE, IndexFault, IndexRow, index_rows, lasting_faults, look_up
@@ -119,7 +119,8 @@ def replica_rows(directory: str, only: ChunkHandle | None = None) -> Iterator[Re
 
 
 def _are_files(directory: str) -> bool:
-    return store_of(SystemDisk(), directory) in ("", UNMARKED_STORE)
+    mark = mark_of(SystemDisk(), directory)
+    return mark is None or (mark.store == UNMARKED_STORE and not mark.was_moved)
 
 
 def _replica_row(directory: str, row: IndexRow, *, are_files: bool) -> ReplicaRow:
@@ -170,7 +171,9 @@ class ChunkVerifier:
     def findings(self) -> Iterator[ChunkFinding]:
         """Raises: those of index_rows(); InvalidArgument when the chunks are not kept as files."""
         if not _are_files(self._directory):
-            store = store_of(SystemDisk(), self._directory)
+            mark = mark_of(SystemDisk(), self._directory)
+            assert mark is not None
+            store = mark.store
             raise InvalidArgument(
                 f"the chunks in {self._directory} are kept by the store {store!r}, read by its server only",
                 hint="'gfs fsck --deep' has running chunk servers read and verify every replica.",

@@ -49,6 +49,9 @@ PASSED_BY = {
     "seal.before_log": "tests/master/test_service_leases.py",
     "seal.logged": "tests/master/test_service_leases.py",
     "seal.told": "tests/master/test_service_leases.py",
+    "move.copied": "tests/chunkserver/test_moving_stores.py",
+    "move.compared": "tests/chunkserver/test_moving_stores.py",
+    "move.departed": "tests/chunkserver/test_moving_stores.py",
 }
 
 

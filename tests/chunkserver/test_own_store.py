@@ -12,10 +12,10 @@ REPOSITORY = Path(__file__).parents[2]
 USE = """
 import sys
 from gfs import settings
-from gfs.chunkserver.stores import registry
 from gfs.chunkserver.stores.plugin import StoreSite
+from gfs.chunkserver.stores.store_moves import StoreMoves
 from gfs.disk import SystemDisk
-store = registry.open_store(settings.load("gfs.toml"), "c1", StoreSite(SystemDisk(), sys.argv[1]))
+store = StoreMoves(settings.load("gfs.toml"), "c1", StoreSite(SystemDisk(), sys.argv[1])).open().present
 store.create(5)
 print(type(store).__name__, list(store.handles()))
 """

@@ -17,6 +17,7 @@ from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import ChunkStore, StoreCapabilities
 from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.stores.plugin import StoreSite
+from gfs.chunkserver.stores.store_moves import StoreMoves
 from gfs.disk import SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, UnsupportedVersion
 from gfs.vocabulary import MIB
@@ -25,13 +26,13 @@ NODE = "[chunkservers.cs1]\ncontrol = '127.0.0.1:1001'\ndata = '127.0.0.1:1002'\
 
 
 def open_configured(directory: Path, text: str, **environment: str) -> ChunkStore:
-    """A chunk server's store as its start opens it."""
+    """A chunk server's store as its start opens it, and as long as nothing was moved."""
     config = directory / "gfs.toml"
     config.write_text(text)
     loaded = settings.load(str(config), environment=environment)
     place = directory / "cs1"
     place.mkdir(exist_ok=True)
-    return registry.open_store(loaded, "cs1", StoreSite(SystemDisk(), str(place)))
+    return StoreMoves(loaded, "cs1", StoreSite(SystemDisk(), str(place))).open().present
 
 
 def test_without_a_word_chunks_are_files_and_each_chunk_server_may_have_another_store(tmp_path: Path) -> None:
@@ -88,8 +89,8 @@ def test_a_directory_that_another_store_has_used_is_refused_and_left_alone(tmp_p
 def test_a_note_of_a_newer_format_or_a_damaged_one_is_refused_by_name(tmp_path: Path) -> None:
     note = tmp_path / "cs1" / "store.json"
     note.parent.mkdir()
-    note.write_text(json.dumps({"format": 2, "store": "memory"}))
-    with pytest.raises(UnsupportedVersion, match=r"store\.json has format 2"):
+    note.write_text(json.dumps({"format": 3, "store": "memory"}))
+    with pytest.raises(UnsupportedVersion, match=r"store\.json has format 3"):
         open_configured(tmp_path, NODE)
     note.write_text("{")
     with pytest.raises(CorruptState, match=r"store\.json"):

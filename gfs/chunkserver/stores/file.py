@@ -263,7 +263,7 @@ def _open_store(site: StoreSite, options: FileOptions) -> FileStore:
     return FileStore(site.disk, directory, open_files_max=options.open_files_max)
 
 
-PLUGIN = StorePlugin("file", FileOptions, _open_store)
+PLUGIN = StorePlugin("file", FileOptions, _open_store, names=(CHUNKS_DIRECTORY,))
 
 
 def chunk_file_path(directory: str, handle: ChunkHandle) -> str:

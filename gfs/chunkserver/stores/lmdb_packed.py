@@ -132,12 +132,16 @@ class LmdbPackedStore:
 
     def delete(self, handle: ChunkHandle) -> None:
         with self._lock:
-            if handle in self._large or handle in self._unmoved:
-                self._files.delete(handle)
-                self._large.discard(handle)
-                self._unmoved.discard(handle)
-                self._unsynced_names.discard(handle)
             self._forget_packed(handle)
+            if handle not in self._large and handle not in self._unmoved:
+                return
+            if self._segment is not None:
+                # What was packed before it became a file must not come back when the file has gone.
+                self._segment.sync()
+            self._files.delete(handle)
+            self._large.discard(handle)
+            self._unmoved.discard(handle)
+            self._unsynced_names.discard(handle)
 
     # --- looking --------------------------------------------------------------------------------------
 
@@ -393,7 +397,7 @@ def _open_store(site: StoreSite, options: LmdbOptions) -> LmdbPackedStore:
     )
 
 
-PLUGIN = StorePlugin("lmdb", LmdbOptions, _open_store)
+PLUGIN = StorePlugin("lmdb", LmdbOptions, _open_store, names=(PACKED_DIRECTORY, CHUNKS_DIRECTORY))
 
 
 def _open_environment(path: str, map_bytes_max: int) -> lmdb.Environment:

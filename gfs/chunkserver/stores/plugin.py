@@ -45,6 +45,7 @@ class StorePlugin:
         name: as in gfs.toml and as written on the disk; the entry point has the same.
         options: its type of options.
         open: make or recover the store of one chunk server; OSError and GfsError pass through.
+        names: of the directories it makes in its site: removed when all chunks have moved to another store.
     """
 
     name: str
@@ -52,3 +53,4 @@ class StorePlugin:
     # Any: an object of `options`, which the registry has checked
     open: Callable[[StoreSite, Any], ChunkStore]
     capabilities: StoreCapabilities = WRITABLE_AND_DURABLE
+    names: tuple[str, ...] = ()

@@ -1,5 +1,7 @@
 """Which stores are installed, and the one a chunk server is configured to use. No store's own code.
 
+Where a chunk server's chunks really are, since an operator may have moved them, store_moves knows.
+
 Ours are known here as well as by entry points, so that a source tree that was never installed has them.
 """
 
@@ -11,7 +13,6 @@ from typing import Any
 
 from gfs.chunkserver.stores.interface import ChunkStore
 from gfs.chunkserver.stores.plugin import StoreOptions, StorePlugin, StoreSite
-from gfs.chunkserver.stores.store_mark import claim
 from gfs.errors import ConfigInvalid
 from gfs.settings import Settings, section_of
 
@@ -68,23 +69,28 @@ def read_options(plugin: StorePlugin, table: Mapping[str, Any]) -> StoreOptions:
     return options
 
 
-def open_store(settings: Settings, node_id: str, site: StoreSite) -> ChunkStore:
-    """The store that `node_id` is to use, over its directory.
-
-    Raises: ConfigInvalid (unknown store or option, one that cannot be written to, a directory that another
-        store has used); whatever the store raises when it is opened.
-    """
-    tuning = settings.chunkserver
+def configured_store(settings: Settings, node_id: str) -> StorePlugin:
+    """The store that gfs.toml names for `node_id`. Raises: ConfigInvalid, also if it cannot be written to."""
     own = settings.chunkservers[node_id].store
     plugin = load(
-        own or tuning.store, asked_by=f"chunkservers.{node_id}.store" if own else "chunkserver.store"
+        own or settings.chunkserver.store,
+        asked_by=f"chunkservers.{node_id}.store" if own else "chunkserver.store",
     )
-    options = read_options(plugin, tuning.store_options.get(plugin.name, {}))
+    require_writable(plugin)
+    return plugin
+
+
+def require_writable(plugin: StorePlugin) -> None:
+    """Raises: ConfigInvalid."""
     can = plugin.capabilities
     if not (can.append and can.random_write):
         raise ConfigInvalid(
             f"chunks cannot be written in the store {plugin.name!r}: it takes only those that change no more",
             hint="Choose another one for this chunk server; such a store stands beside it.",
         )
-    claim(site, plugin.name)
+
+
+def open_plugin(settings: Settings, plugin: StorePlugin, site: StoreSite) -> ChunkStore:
+    """Raises: ConfigInvalid (wrong options); whatever the store raises when it is opened."""
+    options = read_options(plugin, settings.chunkserver.store_options.get(plugin.name, {}))
     return plugin.open(site, options)
