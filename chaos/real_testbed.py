@@ -6,12 +6,14 @@ Links, clocks and disks are the layers' own: here they are what cannot be done.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from chaos.plan import Configuration
 from chaos.processes import Programs
+from chaos.replaying import log_reaches, replayed
 from chaos.sightings import Sightings
 from chaos.testbed import CannotHere, Layer, Power
 from gfs import aio
@@ -22,7 +24,7 @@ from gfs.errors import GfsError, NotFound, Unavailable
 from gfs.local.layout import Layout
 from gfs.local.layout_changes import add_master, drop_master
 from gfs.local.supervisor import wait_until_ready
-from gfs.messages.cluster import ClusterStatus, ClusterStatusReply
+from gfs.messages.cluster import ClusterStatus, ClusterStatusReply, StateDigest, StateDigestReply
 from gfs.messages.diagnosis import ReadRpcLog, RpcLogPage
 from gfs.messages.replicas import ChunkStatus, ChunkStatusReply
 from gfs.settings import ClientSettings
@@ -32,6 +34,8 @@ from gfs.vocabulary import Address, ChunkHandle, ChunkVersion
 
 READY_SECONDS_MAX = 60.0  # on a machine that does much else
 ASK_SECONDS = 2.0
+LOG_TRIES_MAX = 20  # a follower may apply an entry before its own log has it on its disk
+LOG_PAUSE_SECONDS = 0.5
 MEMBER_SECONDS_MAX = 60.0  # for a master to come or go, in the midst of faults
 
 # Where a plan does not say: leases and patience so short that a run of minutes sees them end, and clients
@@ -152,6 +156,31 @@ class RealTestbed:
             trusts_clocks=not self.powers & {"clock_drift", "clock_jump"},
         )
         self._sightings.start()
+
+    async def look_within(self, recorder: Recorder) -> None:
+        for node in self.masters:
+            await self._look_at_master(node, recorder)
+
+    async def _look_at_master(self, node: str, recorder: Recorder) -> None:
+        master = self.layout.settings.masters[node]
+        try:
+            said = await self._caller.call(
+                Address(master.control), StateDigest(), StateDigestReply, deadline_seconds=ASK_SECONDS
+            )
+            await asyncio.to_thread(log_reaches, master.directory)
+        except GfsError:
+            return  # it is down, or what it calls its disk is not to be seen from here
+        index = int(said.applied_index)
+        with tempfile.TemporaryDirectory(prefix="gfs-chaos-") as work:
+            for _ in range(LOG_TRIES_MAX):
+                made, from_index = await asyncio.to_thread(
+                    replayed, master.directory, index, oldest=True, work=work
+                )
+                if not made.startswith("none: "):
+                    break
+                await asyncio.sleep(LOG_PAUSE_SECONDS)
+        recorder.audit("within", "state", node=node, index=index, digest=said.digest)
+        recorder.audit("within", "replayed", node=node, index=index, digest=made, from_index=from_index)
 
     async def stop(self) -> None:
         """May be called twice, and without start()."""

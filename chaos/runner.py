@@ -116,6 +116,8 @@ class _Run:
         self._enter("audit")
         for workload in self.workloads:
             await self._audit(workload)
+        self.progress.shows("a look within")
+        await testbed.look_within(self.recorder)
 
     # --- liveness ------------------------------------------------------------------------------
 

@@ -75,6 +75,11 @@ class Testbed(Subject, Protocol):
 
     async def stop(self) -> None: ...
 
+    async def look_within(self, recorder: Recorder) -> None:
+        """When all is healed and audited: write down what programs have in memory and on their disks, as far
+        as this layer sees it."""
+        ...
+
     async def leader(self) -> str:
         """The node that leads now, or "" while nobody is known to."""
         ...

@@ -124,6 +124,13 @@ def _bytes_deleted_before_record(patches: Patches) -> None:
     patches.replace(DurableCommits, "commit", commit)
 
 
+def _bytes_never_deleted(patches: Patches) -> None:
+    def delete(_store: FileStore, _handle: ChunkHandle) -> None:
+        """The index forgets the chunk; its bytes stay."""
+
+    patches.replace(FileStore, "delete", delete)
+
+
 def _checksum_not_checked(patches: Patches) -> None:
     def block(
         reader: BlockReader, handle: ChunkHandle, header: ChunkHeader, full: array[int], number: int
@@ -263,6 +270,13 @@ BUGS = (
         _bytes_deleted_before_record,
         Catch("store-killed", 48, r"self\.store\.corrupt\(\) == \[\]"),
         "not in 3 seeds of gc-race: a server has to die between the two",
+    ),
+    PlantedBug(
+        "bytes-never-deleted",
+        "A deleted replica leaves the index, and its bytes stay on the disk.",
+        _bytes_never_deleted,
+        None,
+        Seen("gc-race", 0, r"still has \d+ temporary files", pace=3.0),
     ),
     PlantedBug(
         "checksum-not-checked",

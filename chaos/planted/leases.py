@@ -19,6 +19,7 @@ from gfs.master.core.tables import ReadTables, Table
 from gfs.master.core.trash import reclaim_due
 from gfs.master.lease_revocation import LeaseRevocation
 from gfs.master.replica_calls import Grant, ReplicaCalls
+from gfs.messages.heartbeat import GarbageReplica
 from gfs.messages.operations import Reclaim
 from gfs.vocabulary import InodeId, ServerId
 
@@ -71,6 +72,18 @@ def _leases_not_revoked(patches: Patches) -> None:
         """Writers go on as they are."""
 
     patches.replace(LeaseRevocation, "revoke_below", revoke_below)
+
+
+def _orphans_not_named(patches: Patches) -> None:
+    as_it_should = Garbage.look
+
+    def look(
+        garbage: Garbage, tables: ReadTables, server_id: ServerId, *, now: float
+    ) -> list[GarbageReplica]:
+        as_it_should(garbage, tables, server_id, now=now)
+        return []
+
+    patches.replace(Garbage, "look", look)
 
 
 def _purged_early(patches: Patches) -> None:
@@ -166,6 +179,13 @@ BUGS = (
         _references_ignored,
         None,
         Seen("snapshot-under-fire", 0, r"nothing acknowledged", pace=3.0),
+    ),
+    PlantedBug(
+        "orphans-not-named",
+        "Chunk servers are never told which of their replicas are of no file any more.",
+        _orphans_not_named,
+        None,
+        Seen("gc-race", 0, r"still has \d+ replicas of no file", pace=3.0),
     ),
     PlantedBug(
         "purged-early",

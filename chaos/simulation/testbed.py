@@ -14,6 +14,7 @@ import msgspec
 from chaos.plan import Configuration
 from chaos.real_testbed import TUNINGS
 from chaos.simulation.control import SimulatedCaller, node_of
+from chaos.simulation.last_look import look_within
 from chaos.simulation.network import HARNESS, Network
 from chaos.simulation.nodes import WIRES, Node, Surroundings, make_node
 from chaos.simulation.seen import ASK_SECONDS, NS, Seen
@@ -196,6 +197,10 @@ class SimTestbed:
             if self._loop.now > deadline:
                 raise Unavailable(f"the simulated cluster is not ready after {READY_SECONDS_MAX} s: {said}")
             await asyncio.sleep(0.1)
+
+    async def look_within(self, recorder: Recorder) -> None:
+        assert self._seen is not None
+        await look_within(self, self.nodes, self._seen.names, await self.leader(), recorder)
 
     async def stop(self) -> None:
         if self._seen is not None:

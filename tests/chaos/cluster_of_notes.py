@@ -102,6 +102,8 @@ class ListTestbed:
         self.done.append(("start",))
         recorder.saw("m1", "role", role="leader")
 
+    async def look_within(self, recorder: Recorder) -> None: ...
+
     async def stop(self) -> None:
         self.done.append(("stop",))
 
