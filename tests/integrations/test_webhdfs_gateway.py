@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
@@ -15,7 +16,8 @@ import gfs
 from gfs.client.blocking import Client
 from gfs.integrations.gateways import webhdfs_gateway
 from gfs.integrations.gateways.gateway_server import GatewayServer
-from gfs.vocabulary import MIB
+from gfs.integrations.gateways.webhdfs_checksum import FileChecksum
+from gfs.vocabulary import CHUNK_BYTES, MIB
 from tests.integrations.gateways import running
 
 hdfs = pytest.importorskip("hdfs")
@@ -72,7 +74,7 @@ def test_client_of_pypi_writes_reads_lists_and_changes_names(
     assert user.status("empty")["permission"] == "750"
     user.set_permission("deep/c", "600")
     assert user.status("deep/c")["permission"] == "600"
-    assert user.checksum("deep/c")["algorithm"] == "COMPOSITE-CRC32C"
+    assert user.checksum("deep/c")["algorithm"] == "MD5-of-0MD5-of-512CRC32C"
     local = os.path.join(tmp_path, "copy")
     user.download("deep/c", local)
     user.upload("uploaded", local)
@@ -93,13 +95,26 @@ def test_refusals_have_the_names_that_clients_of_hdfs_know(gateway: str, folder:
         (lambda: user.status("nothing"), "FileNotFoundException"),
         (lambda: user.write("nothing", b"", append=True), "FileNotFoundException"),
         (lambda: user.set_times("a", access_time=1), "UnsupportedOperationException"),
+        (lambda: user.set_replication("a", 2), "UnsupportedOperationException"),
+        (lambda: user.set_replication("nothing", 3), "FileNotFoundException"),
         (lambda: user.makedirs("a/below"), "ParentNotDirectoryException"),
     ):
         with pytest.raises(hdfs.HdfsError) as refused:
             work()
         assert refused.value.exception == exception
+    concat = requests.post(f"{gateway}/webhdfs/v1{folder}/a?op=CONCAT&sources={folder}/b")
+    assert concat.json()["RemoteException"]["exception"] == "UnsupportedOperationException"
     with user.read("a") as reader:
         assert reader.read() == b"first"
+
+
+def test_the_replication_that_a_file_has_is_granted_again(gateway: str, folder: str) -> None:
+    user = hdfs.InsecureClient(gateway, root=folder)
+    user.write("a", b"x", replication=2)
+    assert user.status("a")["replication"] == 2
+    user.set_replication("a", 2)
+    with pytest.raises(hdfs.HdfsError, match="not a file"):
+        user.set_replication("", 2)
 
 
 def test_fsspecs_webhdfs_reads_writes_and_moves(gateway: str, folder: str) -> None:
@@ -118,7 +133,7 @@ def test_fsspecs_webhdfs_reads_writes_and_moves(gateway: str, folder: str) -> No
     assert [one["name"] for one in user.ls(folder, detail=True)] == [f"{folder}/below"]
     assert user.find(folder) == [f"{folder}/below/b"]
     assert user.content_summary(folder)["length"] == len(content)
-    assert user.ukey(f"{folder}/below/b")["length"] == 4
+    assert user.ukey(f"{folder}/below/b")["length"] == 28
     assert user.home_directory() == "/user/somebody"
     with pytest.raises(FileNotFoundError):
         user.info(f"{folder}/nothing")
@@ -170,3 +185,46 @@ def test_numbers_and_modes_that_are_none_are_refused(gateway: str, folder: str, 
         assert (refused.status_code, "RemoteException" in refused.json()) == (400, True), query
     refused = requests.put(f"{gateway}/webhdfs/v1{folder}/a?op=SETPERMISSION&permission=999")
     assert refused.status_code == 400
+
+
+def test_a_checksum_is_what_hdfs_tells_of_the_same_bytes() -> None:
+    empty = FileChecksum().answer()
+    assert empty["algorithm"] == "MD5-of-0MD5-of-0CRC32"
+    assert empty["bytes"] == "00" * 12 + "70bc8f4b72a86921468bf8e8441dce51", (
+        "what HDFS tells of every empty file"
+    )
+    content = os.urandom(70_001)
+    whole, in_pieces = FileChecksum(), FileChecksum()
+    whole.feed(content)
+    for start in range(0, len(content), 999):
+        in_pieces.feed(content[start : start + 999])
+    assert whole.answer() == in_pieces.answer()
+    long = FileChecksum()
+    for _ in range(CHUNK_BYTES // MIB):
+        long.feed(bytes(MIB))
+    long.feed(b"x")
+    assert long.answer()["algorithm"] == f"MD5-of-{CHUNK_BYTES // 512}MD5-of-512CRC32C"
+
+
+def test_places_of_bytes_and_pieces_of_listings_are_told_as_hadoops_client_asks(
+    gateway: str, folder: str, client: Client
+) -> None:
+    client.write_bytes(f"{folder}/b", b"12345")
+    client.write_bytes(f"{folder}/a", b"")
+
+    def ask(path: str, op: str, **more: str) -> dict[str, Any]:
+        return dict(requests.get(f"{gateway}/webhdfs/v1{path}", params={"op": op, **more}).json())
+
+    located = ask(f"{folder}/b", "GET_BLOCK_LOCATIONS")["LocatedBlocks"]
+    assert (located["fileLength"], len(located["locatedBlocks"])) == (5, 1)
+    block = located["locatedBlocks"][0]
+    assert (block["startOffset"], block["block"]["numBytes"], len(block["locations"])) == (0, 5, 3)
+    beyond = ask(f"{folder}/b", "GET_BLOCK_LOCATIONS", offset=str(CHUNK_BYTES))["LocatedBlocks"]
+    assert beyond["locatedBlocks"] == [] and beyond["lastLocatedBlock"] is None
+    places = ask(f"{folder}/b", "GETFILEBLOCKLOCATIONS")["BlockLocations"]["BlockLocation"]
+    assert [(place["offset"], place["length"]) for place in places] == [(0, 5)]
+    listed = ask(folder, "LISTSTATUS_BATCH")["DirectoryListing"]
+    rows = listed["partialListing"]["FileStatuses"]["FileStatus"]
+    assert ([row["pathSuffix"] for row in rows], listed["remainingEntries"]) == (["a", "b"], 0)
+    rest = ask(folder, "LISTSTATUS_BATCH", startAfter="a")["DirectoryListing"]["partialListing"]
+    assert [row["pathSuffix"] for row in rest["FileStatuses"]["FileStatus"]] == ["b"]

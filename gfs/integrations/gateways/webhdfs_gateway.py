@@ -10,34 +10,38 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from gfs import errors
-from gfs.checksums import crc32c
 from gfs.client.client import AsyncClient, WriteMode
 from gfs.errors import AlreadyExists, GfsError, InvalidArgument, IsADirectory, NotFound
 from gfs.integrations.gateways.gateway_server import BLOCK_BYTES, blocks_of_body, send_range
+from gfs.integrations.gateways.webhdfs_blocks import Json, block_locations, located_blocks
+from gfs.integrations.gateways.webhdfs_checksum import FileChecksum
 from gfs.integrations.published import published
 from gfs.messages.namespace import Entry
 from gfs.vocabulary import CHUNK_BYTES, TRASH_DIRECTORY
 
 PREFIX = "/webhdfs/v1"
+BATCH_ENTRIES = 10_000  # of one directory, in one answer to a client that asks for pieces
 SUPERUSER = "superuser"  # what an owner without a name is called; HDFS knows no empty one
 
-Json = dict[str, Any]  # Any: what JSON can hold
 Operation = Callable[["WebHdfsGateway", web.Request, str], Awaitable[web.StreamResponse]]
 
 
-class UnknownOperation(InvalidArgument):
+class NotSupported(InvalidArgument):
+    """What HDFS does, and nothing here can."""
+
+
+class UnknownOperation(NotSupported):
     """An `op` this gateway has not."""
 
 
 # The first that fits counts: subclasses stand before their bases. Name and status are those of HDFS.
 _EXCEPTIONS: tuple[tuple[type[GfsError], str, int], ...] = (
-    (UnknownOperation, "java.lang.UnsupportedOperationException", 400),
+    (NotSupported, "java.lang.UnsupportedOperationException", 400),
     (errors.NotFound, "java.io.FileNotFoundException", 404),
     (errors.IsADirectory, "java.io.FileNotFoundException", 404),
     (errors.AlreadyExists, "org.apache.hadoop.fs.FileAlreadyExistsException", 403),
@@ -103,13 +107,23 @@ class WebHdfsGateway:
         return _json({"FileStatus": file_status(await self._client.stat(path), "")})
 
     async def _list(self, _: web.Request, path: str) -> web.StreamResponse:
+        return _json({"FileStatuses": {"FileStatus": await self._rows(path)}})
+
+    async def _list_batch(self, request: web.Request, path: str) -> web.StreamResponse:
+        """A piece of a listing: what comes behind `startAfter`, by the bytes of the names."""
+        after = request.query.get("startAfter", "").encode()
+        rows = [row for row in await self._rows(path) if not after or row["pathSuffix"].encode() > after]
+        rows.sort(key=lambda row: row["pathSuffix"].encode())
+        piece = {"FileStatuses": {"FileStatus": rows[:BATCH_ENTRIES]}}
+        left = max(0, len(rows) - BATCH_ENTRIES)
+        return _json({"DirectoryListing": {"partialListing": piece, "remainingEntries": left}})
+
+    async def _rows(self, path: str) -> list[Json]:
         entry = await self._client.stat(path)
         if entry.kind == "file":
-            rows = [file_status(entry, "")]
-        else:
-            below = await self._listed(path)
-            rows = [file_status(one, one.path.rpartition("/")[2]) for one in below]
-        return _json({"FileStatuses": {"FileStatus": rows}})
+            return [file_status(entry, "")]
+        below = await self._listed(path)
+        return [file_status(one, one.path.rpartition("/")[2]) for one in below]
 
     async def _open(self, request: web.Request, path: str) -> web.StreamResponse:
         if _flag(request, "noredirect"):
@@ -150,40 +164,34 @@ class WebHdfsGateway:
         return await published(self._client, [entry async for entry in self._client.list(path)])
 
     async def _checksum(self, _: web.Request, path: str) -> web.StreamResponse:
-        """CRC32C of all bytes, which HDFS calls composite. It is read whole for that."""
+        """The file is read whole for it."""
+        checksum = FileChecksum()
         async with await self._client.open(path, "rb") as file:
-            total = 0
             while block := await file.read(BLOCK_BYTES):
-                total = crc32c(block, total)
-        told = {"algorithm": "COMPOSITE-CRC32C", "bytes": f"{total:08x}", "length": 4}
-        return _json({"FileChecksum": told})
+                checksum.feed(block)
+        return _json({"FileChecksum": checksum.answer()})
 
-    async def _places(self, _: web.Request, path: str) -> web.StreamResponse:
-        length = (await self._client.stat(path)).length_bytes
-        blocks = []
-        for place in await self._client.chunks(path):
-            names = [str(replica.data) for replica in place.replicas]
-            start = place.index * CHUNK_BYTES
-            block = {
-                "cachedHosts": [],
-                "corrupt": False,
-                "hosts": [name.rpartition(":")[0] for name in names],
-                "length": max(0, min(CHUNK_BYTES, length - start)),
-                "names": names,
-                "offset": start,
-                "storageTypes": ["DISK" for _ in names],
-                "topologyPaths": [
-                    f"/{replica.rack or 'default-rack'}/{replica.data}" for replica in place.replicas
-                ],
-            }
-            blocks.append(block)
-        return _json({"BlockLocations": {"BlockLocation": blocks}})
+    async def _block_locations(self, request: web.Request, path: str) -> web.StreamResponse:
+        return await self._places(request, path, block_locations)
+
+    async def _located_blocks(self, request: web.Request, path: str) -> web.StreamResponse:
+        return await self._places(request, path, located_blocks)
+
+    async def _places(self, request: web.Request, path: str, told: Callable[..., Json]) -> web.StreamResponse:
+        entry = await self._client.stat(path)
+        if entry.kind == "directory":
+            raise IsADirectory(f"{path} is a directory")
+        first = _number(request, "offset", 0)
+        length = _number(request, "length", entry.length_bytes)
+        places = await self._client.chunks(path)
+        return _json(told(places, file_bytes=entry.length_bytes, first=first, length_bytes=length))
 
     async def _home(self, request: web.Request, _: str) -> web.StreamResponse:
-        return _json({"Path": "/user/" + request.query.get("user.name", SUPERUSER)})
+        return _json({"Path": _home_of(request)})
 
-    async def _trash_root(self, _: web.Request, __: str) -> web.StreamResponse:
-        return _json({"Path": TRASH_DIRECTORY})
+    async def _trash_root(self, request: web.Request, _: str) -> web.StreamResponse:
+        # Clients move into it what they want to keep; nothing can be moved into the cluster's own trash.
+        return _json({"Path": f"{_home_of(request)}/.Trash"})
 
     async def _access_list(self, _: web.Request, path: str) -> web.StreamResponse:
         entry = await self._client.stat(path)
@@ -269,6 +277,28 @@ class WebHdfsGateway:
         await self._client.chown(path, owner=query.get("owner") or None, group=query.get("group") or None)
         return web.Response(status=200)
 
+    async def _set_replication(self, request: web.Request, path: str) -> web.StreamResponse:
+        """True for a file that has this goal already; false, as HDFS tells it, for a directory."""
+        entry = await self._client.stat(path)
+        wanted = _number(request, "replication", entry.replication_goal)
+        if entry.kind == "directory":
+            return _json({"boolean": False})
+        if wanted != entry.replication_goal:
+            raise NotSupported(
+                f"the replication of {path} is {entry.replication_goal}, and not changed for one file alone",
+                hint="It comes from CREATE, or else from the policy of the directory: gfs policy set.",
+            )
+        return _json({"boolean": True})
+
+    async def _set_times(self, _: web.Request, path: str) -> web.StreamResponse:
+        raise NotSupported(f"times of {path} are the masters' own: no client sets them")
+
+    async def _concat(self, _: web.Request, path: str) -> web.StreamResponse:
+        raise NotSupported(
+            f"nothing can be moved behind {path}: chunks are not taken from one file for another",
+            hint="APPEND the contents of the others, and delete them.",
+        )
+
     async def _set_mode_asked(self, request: web.Request, path: str) -> None:
         if "permission" in request.query:
             await self._client.chmod(path, _mode(request.query["permission"]))
@@ -278,10 +308,12 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     "GET": {
         "GETFILESTATUS": WebHdfsGateway._status,
         "LISTSTATUS": WebHdfsGateway._list,
+        "LISTSTATUS_BATCH": WebHdfsGateway._list_batch,
         "OPEN": WebHdfsGateway._open,
         "GETCONTENTSUMMARY": WebHdfsGateway._summary,
         "GETFILECHECKSUM": WebHdfsGateway._checksum,
-        "GETFILEBLOCKLOCATIONS": WebHdfsGateway._places,
+        "GETFILEBLOCKLOCATIONS": WebHdfsGateway._block_locations,
+        "GET_BLOCK_LOCATIONS": WebHdfsGateway._located_blocks,
         "GETHOMEDIRECTORY": WebHdfsGateway._home,
         "GETTRASHROOT": WebHdfsGateway._trash_root,
         "GETACLSTATUS": WebHdfsGateway._access_list,
@@ -292,8 +324,10 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
         "RENAME": WebHdfsGateway._rename,
         "SETPERMISSION": WebHdfsGateway._set_mode,
         "SETOWNER": WebHdfsGateway._set_owner,
+        "SETREPLICATION": WebHdfsGateway._set_replication,
+        "SETTIMES": WebHdfsGateway._set_times,
     },
-    "POST": {"APPEND": WebHdfsGateway._append},
+    "POST": {"APPEND": WebHdfsGateway._append, "CONCAT": WebHdfsGateway._concat},
     "DELETE": {"DELETE": WebHdfsGateway._delete},
 }
 
@@ -315,6 +349,10 @@ def file_status(entry: Entry, suffix: str) -> Json:
         "storagePolicy": 0,
         "type": "FILE" if is_file else "DIRECTORY",
     }
+
+
+def _home_of(request: web.Request) -> str:
+    return "/user/" + request.query.get("user.name", SUPERUSER)
 
 
 def _json(told: Json, *, status: int = 200) -> web.Response:
