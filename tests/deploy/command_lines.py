@@ -16,12 +16,20 @@ _IN_TEXT = re.compile(
 
 
 def parse(words: Sequence[str]) -> tuple[str, dict[str, object]]:
-    """The command that `words` are of, with its parameters. Raises: click.UsageError as the program would."""
+    """The command that `words` begin with, and the parameters of the one that is run.
+
+    Raises: click.UsageError as the program would.
+    """
     context = cli.make_context("gfs", list(words))
     rest = [*context._protected_args, *context.args]
     name, command, rest = cli.resolve_command(context, rest)
     assert name is not None and command is not None
-    return name, command.make_context(name, rest, parent=context).params
+    made = command.make_context(name, rest, parent=context)
+    while isinstance(command, click.Group):
+        within, command, rest = command.resolve_command(made, [*made._protected_args, *made.args])
+        assert within is not None and command is not None
+        made = command.make_context(within, rest, parent=made)
+    return name, made.params
 
 
 def commands_in(text: str) -> list[list[str]]:

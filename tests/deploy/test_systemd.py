@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gfs.cli.app import cli
+from tests.deploy.command_lines import parse
 from tests.deploy.places import DEPLOY, judge
 
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
@@ -50,9 +50,4 @@ def test_a_unit_leaves_its_program_little_to_do_harm_with(unit: Path, tmp_path: 
 def test_the_command_of_a_unit_is_one_that_gfs_has(unit: Path) -> None:
     words = program_in(unit)[1:]
     role = unit.name.removeprefix("gfs-").removesuffix("@.service")
-    context = cli.make_context("gfs", list(words))
-    command = cli.get_command(context, role)
-    assert command is not None and role in words
-    after = words[words.index(role) + 1 :]
-    parsed = command.make_context(role, after, parent=context)
-    assert parsed.params == {"node": "%i", "directory": "/var/lib/gfs/%i"}
+    assert parse(words) == (role, {"node": "%i", "directory": "/var/lib/gfs/%i"})
