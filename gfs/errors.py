@@ -15,7 +15,7 @@ second thought. False means nobody can say; only a request id makes a retry safe
         ChecksumMismatch  CorruptState                       7
         NoSpace  QuotaExceeded                               8
         LeaseExpired  CapabilityExpired  NotPrimary  StaleVersion  ChunkSealed
-          PushMissing  Superseded                           10
+          PushMissing  Superseded  ChangesForgotten         10
         FrameTooLarge  ProtocolFault  UnsupportedVersion
           WrongCluster                                       1
       indefinite
@@ -188,6 +188,16 @@ class Superseded(GfsError):
     """A newer master, session or writer has taken over."""
 
     code, definite, exit_status = "superseded", True, 10
+
+
+class ChangesForgotten(GfsError):
+    """No master remembers what changed since the index asked for. details["next"]: where a new watch begins."""
+
+    code, definite, exit_status = "changes_forgotten", True, 10
+    default_hint = (
+        "Begin a new watch, then list again what is watched: everything that changes after the watch began "
+        "is told by it."
+    )
 
 
 class FrameTooLarge(GfsError):

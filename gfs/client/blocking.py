@@ -20,7 +20,9 @@ from gfs.client.master_session import Freshness
 from gfs.client.operating import Operator, Progress, unheard
 from gfs.client.records import Record
 from gfs.client.transfer import Progress as TransferProgress
+from gfs.client.watching import AsyncWatch
 from gfs.messages.base import Ack, Consistency
+from gfs.messages.changes import Change
 from gfs.messages.check import CheckFilesReply
 from gfs.messages.chunks import ChunkPlace
 from gfs.messages.cluster import ClusterStatusReply, CompareStatesReply
@@ -171,6 +173,9 @@ class Client:
 
     def chunks(self, path: str, *, consistency: Consistency | None = None) -> Places:
         return self._thread.run(self._client.chunks(path, consistency=consistency))
+
+    def watch(self, path: str = "/", *, since: int = 0) -> BlockingWatch:
+        return BlockingWatch(self._thread.run(self._client.watch(path, since=since)), self._thread)
 
     def cluster_status(self) -> ClusterStatusReply:
         return self._thread.run(self._client.cluster_status())
@@ -323,6 +328,24 @@ class Client:
 
     def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
         return self._thread.each(items)
+
+
+class BlockingWatch:
+    """AsyncWatch for code without an event loop: an endless iterator, for one thread."""
+
+    def __init__(self, watch: AsyncWatch, thread: LoopThread) -> None:
+        self._watch, self._thread = watch, thread
+
+    @property
+    def position(self) -> int:
+        """As AsyncWatch.position."""
+        return self._watch.position
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Change:
+        return self._thread.run(anext(self._watch))
 
 
 class BlockingOperator:

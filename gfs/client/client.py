@@ -20,6 +20,7 @@ from gfs.client.record_appender import RecordAppenders
 from gfs.client.records import Record, RecordReader
 from gfs.client.stat_batches import StatBatches
 from gfs.client.transfer import Progress
+from gfs.client.watching import AsyncWatch
 from gfs.errors import (
     InvalidArgument,
     IsADirectory,
@@ -159,6 +160,26 @@ class AsyncClient:
     async def chunks(self, path: str, *, consistency: Consistency | None = None) -> Places:
         """All chunks of a file with their replicas, as the master knows them now."""
         return await listing.all_chunks(self._connections, checked_path(path), consistency)
+
+    async def watch(self, path: str = "/", *, since: int = 0) -> AsyncWatch:
+        """Follow what changes at `path` and below: created, deleted, renamed, written … (see Change).
+
+            watch = await client.watch("/logs")  # first watch, then list: so nothing is missed between
+            known = await client.listdir("/logs")
+            async for change in watch:
+                print(change.kind, change.path, change.index)
+
+        Args:
+            since: index of a log entry to go on from, as an earlier Change or `position` told it; by default
+                all that is acknowledged from now on is told.
+        Raises: while it is followed, ChangesForgotten when `since` is too long ago: masters remember some
+            50,000 changes since they started. Then watch anew, and list again.
+        """
+        if since < 0:
+            raise InvalidArgument(f"no log entry has the index {since}")
+        watch = AsyncWatch(self._connections, checked_path(path), since)
+        await watch.begin()
+        return watch
 
     async def cluster_status(self) -> ClusterStatusReply:
         """How the cluster is: the leader's word, or without a leader that of a master that can be reached.

@@ -18,6 +18,7 @@ from gfs.master.core.records import TRASH_INODE
 from gfs.master.core.tables import ReadTables
 from gfs.master.core.user_tokens import ROLES, TokenRecord, token_with
 from gfs.messages.base import Identity, Ping, Request, method_name
+from gfs.messages.changes import WatchChanges
 from gfs.messages.check import CheckFiles
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
 from gfs.messages.cluster import ClusterStatus
@@ -67,6 +68,7 @@ _ON_PATHS: dict[type[Request], tuple[str, _Paths]] = {
     ListDirectory: ("reader", lambda r: (r.path,)),
     Glob: ("reader", lambda r: (_fixed_part(r.pattern),)),
     ListTrash: ("reader", lambda r: (r.under,)),
+    WatchChanges: ("reader", lambda r: (r.path,)),
     ShowPolicy: ("reader", lambda r: (r.path,)),
     FindChunks: ("reader", lambda r: (r.path,)),
     CheckFiles: ("reader", lambda r: (r.path,)),

@@ -58,6 +58,7 @@ from gfs.master.snapshot_service import SnapshotService
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
 from gfs.master.trash_service import TrashService
+from gfs.master.watch_service import WatchService
 from gfs.messages.base import Request
 from gfs.messages.operations import AnyOutcome, ChunkGranted, LogRecord
 from gfs.settings import CHUNK_HOMES_KEPT, Settings
@@ -115,6 +116,15 @@ class MasterServices:
             applied_index=state.committed_index,
             standing=standing,
         )
+        self.watching = WatchService(
+            self._reads,
+            clock,
+            applied=lambda: state.applied()[0],
+            next_inode=lambda: state.state.counters.next_inode,
+            callers=self._callers,
+        )
+        state.on_applied(self.watching.note)
+        state.on_replaced(self.watching.forget_all)
         self.gate = self._make_gate(secret)
         self.keys = self._make_keys(self.gate, secret)
         self._make_grants()
@@ -198,6 +208,7 @@ class MasterServices:
             **self._backups.handlers(),
             **self._digests.handlers(),
             **security.handlers(),
+            **self.watching.handlers(),
         }
         if self.keys is not None:
             found |= {kind: self.keys.signed(found[kind]) for kind in SIGNED_REQUESTS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gfs.messages.backup import CloseBackup, HoldCollection, OpenBackup, ReadBackup
 from gfs.messages.base import Ping, Request
+from gfs.messages.changes import WatchChanges
 from gfs.messages.check import CheckFiles, MendReplica, RepairFiles, VerifyReplica
 from gfs.messages.chunks import AcquireLease, FindChunks, SealChunk
 from gfs.messages.cluster import (
@@ -64,6 +65,8 @@ from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 DIAGNOSIS_REQUESTS: tuple[type[Request], ...] = (ReadRpcLog, ReadEvents)  # answered by every program
 
 CHECK_REQUESTS: tuple[type[Request], ...] = (CheckFiles, RepairFiles)  # by masters
+
+WATCH_REQUESTS: tuple[type[Request], ...] = (WatchChanges,)  # by masters
 
 PLACEMENT_REQUESTS: tuple[type[Request], ...] = (  # by masters
     ListChunkServers,

@@ -62,6 +62,30 @@ def test_the_first_and_last_lines_and_bytes_of_a_file(gfs: Shell) -> None:
     assert gfs("tail", "-n", "1", "-c", "1", "/v/lines").returncode == 2
 
 
+def test_a_watch_shows_what_changes_and_goes_on_from_an_index(gfs: Shell) -> None:
+    command = [sys.executable, "-m", "gfs", "--data", str(gfs.data), "-o", "jsonl", "watch", "/watched"]
+    with subprocess.Popen([*command, "-n", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
+        stop = threading.Timer(60, watch.kill)
+        stop.start()
+        try:
+            assert watch.stdout is not None and watch.stderr is not None
+            assert b"watching /watched from log entry" in watch.stderr.readline()
+            gfs.ok("mkdir", "/watched")
+            gfs.ok("mkdir", "/unwatched")
+            gfs.ok("touch", "/watched/f")
+            told = [json.loads(line) for line in watch.stdout]
+            assert watch.wait() == 0
+        finally:
+            stop.cancel()
+            watch.kill()
+    assert [(change["kind"], change["path"]) for change in told] == [
+        ("created", "/watched"),
+        ("created", "/watched/f"),
+    ]
+    again = gfs.ok("watch", "/watched", "--from", str(told[1]["index"]), "-n", "1").decode()
+    assert "created" in again and "/watched/f" in again
+
+
 def test_a_followed_file_shows_what_is_appended(gfs: Shell) -> None:
     gfs.ok("put", "-", "/v/followed", stdin=b"begun\n")
     command = [sys.executable, "-m", "gfs", "--data", str(gfs.data), "tail", "-f", "/v/followed"]
