@@ -191,7 +191,7 @@ class Superseded(GfsError):
 
 
 class ChangesForgotten(GfsError):
-    """No master remembers what changed since the index asked for. details["next"]: where a new watch begins."""
+    """No master remembers what changed since the index asked for. details["next"]: where to begin."""
 
     code, definite, exit_status = "changes_forgotten", True, 10
     default_hint = (
