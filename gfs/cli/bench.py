@@ -163,6 +163,35 @@ def small_files(in_flight: int, rounds: int) -> None:
     _run(program.report(in_flight=in_flight, rounds=rounds))
 
 
+@bench.command()
+@click.option("--directory", metavar="DIR", help="On the disk that is meant (default: for temporary files).")
+@click.option(
+    "--chunks", type=click.IntRange(1, 100_000), default=2000, show_default=True, help="Of a round."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.pass_context
+def stores(ctx: click.Context, directory: str | None, chunks: int, rounds: int) -> None:
+    """Chunks of 4 KiB in the stores file and lmdb, in turns: created and written, and read, a second.
+
+    For example: gfs -o json bench stores --directory /disks/c1
+    """
+    from gfs.bench import stores as program
+    from gfs.transport.event_loop import run
+
+    is_table = ctx.obj.output == "table"
+    found = run(
+        program.report(
+            directory=directory,
+            chunks=chunks,
+            rounds=rounds,
+            as_json=not is_table,
+            say=click.echo if is_table else lambda line: click.echo(line, err=True),
+        ),
+        loop="auto",
+    )
+    click.echo(found)
+
+
 @bench.command(name="io")
 def io_() -> None:
     """Streaming write and read, beside the limit of the same run."""

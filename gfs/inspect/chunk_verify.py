@@ -10,18 +10,16 @@ import os
 import time
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Literal
 
 import msgspec
 
 from gfs.checksums import crc32c
 from gfs.chunkserver.core.chunk_record import FILLING, WHOLE
-from gfs.chunkserver.stores.file import CHUNK_SUFFIX, CHUNKS_DIRECTORY, CLONE_TEMPORARY, chunk_file_path
-from gfs.chunkserver.stores.store_mark import UNMARKED_STORE, mark_of
-from gfs.disk import SystemDisk
-from gfs.errors import InvalidArgument
+from gfs.chunkserver.stores.file import CHUNK_SUFFIX, CLONE_TEMPORARY, chunk_file_path
+from gfs.inspect.chunk_bytes import ChunkBytes, StoredChunk
 from gfs.inspect.chunk_rows import INDEX_FILE, IndexFault, IndexRow, index_rows, lasting_faults, look_up
-from gfs.inspect.read_only import open_read_only
 from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, ChunkHandle
 
 LOOKS_MAX = 10
@@ -29,6 +27,7 @@ LOOK_SECONDS = 0.3  # between two looks at what keeps changing
 SUSPECTS_MAX = 256  # looked at again together
 BLOCKS_TOLD_MAX = 20
 READ_BLOCKS = 16  # read at once
+PAGE_ROWS = 128  # whose packed bytes are fetched at once
 
 ChunkFindingKind = Literal[
     "damaged_index",
@@ -63,8 +62,9 @@ class ChunkFinding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True):
     """One replica, for `gfs chunk inspect`. `guest`: a copy that is no replica yet.
 
-    `stored_bytes`: -1 without a file; then `path` is empty if chunks are no files here. `records`: how
-    many appended records its window remembers. `fault`: why its entry cannot be read.
+    `path`: of its file, or of the one it is packed in; empty if only its server can read its store.
+    `stored_bytes`: there, -1 if it is not there. `records`: how many appended records its window remembers.
+    `fault`: why its entry cannot be read.
     """
 
     handle: int
@@ -106,25 +106,27 @@ def replica_rows(directory: str, only: ChunkHandle | None = None) -> Iterator[Re
     rows: Iterator[IndexRow | IndexFault] = (
         index_rows(directory) if only is None else iter(look_up(directory, [only]).values())
     )
-    are_files = _are_files(directory)
+    kept = ChunkBytes(directory)
     seen: set[ChunkHandle] = set()
-    for row in rows:
+    for row in _fetched(rows, kept):
         if isinstance(row, IndexFault):
             yield row
         elif row.handle in seen:
             continue
         elif row.header is not None or row.fault:
             seen.add(row.handle)
-            yield _replica_row(directory, row, are_files=are_files)
+            yield _replica_row(row, kept)
 
 
-def _are_files(directory: str) -> bool:
-    mark = mark_of(SystemDisk(), directory)
-    return mark is None or (mark.store == UNMARKED_STORE and not mark.was_moved)
+def _fetched(rows: Iterator[IndexRow | IndexFault], kept: ChunkBytes) -> Iterator[IndexRow | IndexFault]:
+    """The same, a page at a time, with their bytes ready to be found."""
+    while page := list(islice(rows, PAGE_ROWS)):
+        kept.fetch([row.handle for row in page if isinstance(row, IndexRow)])
+        yield from page
 
 
-def _replica_row(directory: str, row: IndexRow, *, are_files: bool) -> ReplicaRow:
-    path = _path_of(directory, row.handle) if are_files else ""
+def _replica_row(row: IndexRow, kept: ChunkBytes) -> ReplicaRow:
+    path, stored_bytes = _place_of(row.handle, kept)
     header = row.header
     guests = {0: "", FILLING: "filling", WHOLE: "whole"}
     return ReplicaRow(
@@ -139,7 +141,7 @@ def _replica_row(directory: str, row: IndexRow, *, are_files: bool) -> ReplicaRo
         master_term=header.master_term if header else 0,
         replaced_version=header.replaced_version if header else 0,
         records=row.records,
-        stored_bytes=_stored_bytes(path),
+        stored_bytes=stored_bytes,
         overwrite_waits=row.redo_bytes > 0,
         marked=row.marked,
         fault=row.fault,
@@ -147,15 +149,19 @@ def _replica_row(directory: str, row: IndexRow, *, are_files: bool) -> ReplicaRo
     )
 
 
-def _stored_bytes(path: str) -> int:
+def _place_of(handle: ChunkHandle, kept: ChunkBytes) -> tuple[str, int]:
+    if not kept.is_readable:
+        return "", -1
     try:
-        return os.stat(path).st_size
+        found = kept.find(handle)
     except OSError:
-        return -1
-
-
-def _path_of(directory: str, handle: ChunkHandle) -> str:
-    return chunk_file_path(os.path.join(directory, CHUNKS_DIRECTORY), handle)
+        found = None
+    if found is None:
+        return kept.expected_path(handle), -1
+    try:
+        return found.path, found.length()
+    finally:
+        found.close()
 
 
 class ChunkVerifier:
@@ -165,19 +171,13 @@ class ChunkVerifier:
         """`only`: one replica, and no file but its own."""
         self.summary = ChunkSummary(directory=directory)
         self._directory, self._only = directory, only
+        self._kept = ChunkBytes(directory)
         self._known: set[ChunkHandle] = set()
         self._again = False  # what is looked at again is counted once
 
     def findings(self) -> Iterator[ChunkFinding]:
-        """Raises: those of index_rows(); InvalidArgument when the chunks are not kept as files."""
-        if not _are_files(self._directory):
-            mark = mark_of(SystemDisk(), self._directory)
-            assert mark is not None
-            store = mark.store
-            raise InvalidArgument(
-                f"the chunks in {self._directory} are kept by the store {store!r}, read by its server only",
-                hint="'gfs fsck --deep' has running chunk servers read and verify every replica.",
-            )
+        """Raises: those of index_rows(); InvalidArgument when only their server can read the chunks."""
+        self._kept.require_readable()
         for finding in self._walk():
             self.summary.findings += 1
             self.summary.damage += finding.is_damage
@@ -190,7 +190,7 @@ class ChunkVerifier:
         else:
             rows = index_rows(self._directory)
         faults: list[IndexFault] = []
-        for row in rows:
+        for row in _fetched(rows, self._kept):
             if isinstance(row, IndexFault):
                 faults.append(row)
                 continue
@@ -229,6 +229,7 @@ class ChunkVerifier:
             if look:
                 time.sleep(LOOK_SECONDS)
             again = look_up(self._directory, list(suspects))
+            self._kept.fetch(list(suspects))
             for handle in list(suspects):
                 row = again[handle]
                 seen, now = suspects[handle], _Look(row, self._judge(row))
@@ -246,11 +247,11 @@ class ChunkVerifier:
     # --- one replica ------------------------------------------------------------------------------
 
     def _judge(self, row: IndexRow) -> list[ChunkFinding]:
-        path = _path_of(self._directory, row.handle)
         if row.fault:
             return [_finding("damaged_entry", row.fault, handle=row.handle)]
         if row.header is None:
-            if not os.path.exists(path):
+            path, stored_bytes = _place_of(row.handle, self._kept)
+            if stored_bytes < 0:
                 return []
             what = "the index knows no such replica: the rest of a creation or deletion"
             return [_finding("orphan_file", what, handle=row.handle, path=path)]
@@ -260,30 +261,33 @@ class ChunkVerifier:
             found.append(_finding("marked_damaged", what, handle=row.handle))
         if row.header.guest != FILLING:  # such a one may hold anything, and a start throws it away
             try:
-                found += self._judge_file(row, path, row.header.length_bytes)
+                found += self._judge_bytes(row, row.header.length_bytes)
             except OSError as error:
                 what = f"it cannot be read: {error.strerror or error}"
+                path = self._kept.expected_path(row.handle)
                 found.append(_finding("unreadable_file", what, handle=row.handle, path=path))
         return found
 
-    def _judge_file(self, row: IndexRow, path: str, length: int) -> Iterator[ChunkFinding]:
-        try:
-            file = open_read_only(path)
-        except FileNotFoundError:
+    def _judge_bytes(self, row: IndexRow, length: int) -> Iterator[ChunkFinding]:
+        kept = self._kept.find(row.handle)
+        if kept is None:
             if length:
-                yield _finding(
-                    "missing_file", f"its {length} bytes are missing", handle=row.handle, path=path
-                )
+                path = self._kept.expected_path(row.handle)
+                what = f"its {length} bytes are missing"
+                yield _finding("missing_file", what, handle=row.handle, path=path)
             return
-        with os.fdopen(file.descriptor, "rb", buffering=0) as opened:
-            stored = os.fstat(opened.fileno()).st_size
+        path = kept.path
+        try:
+            stored = kept.length()
             if stored < length:
                 what = f"{stored} of its {length} bytes are there"
                 kind: ChunkFindingKind = "truncated_file"
                 if row.power_cut and stored >= row.synced_bytes:
                     kind = "unsynced_tail"
                 yield _finding(kind, what, handle=row.handle, path=path)
-            bad = list(self._bad_blocks(row, opened.fileno(), min(stored, length)))
+            bad = list(self._bad_blocks(row, kept, min(stored, length)))
+        finally:
+            kept.close()
         damaged = [block for block in bad if not self._may_be_unsynced(row, block)]
         if damaged:
             some = ", ".join(map(str, damaged[:BLOCKS_TOLD_MAX]))
@@ -300,7 +304,7 @@ class ChunkVerifier:
     def _may_be_unsynced(self, row: IndexRow, block: int) -> bool:
         return row.power_cut and (block + 1) * CHECKSUM_BLOCK_BYTES > row.synced_bytes
 
-    def _bad_blocks(self, row: IndexRow, descriptor: int, present: int) -> Iterator[int]:
+    def _bad_blocks(self, row: IndexRow, kept: StoredChunk, present: int) -> Iterator[int]:
         """Blocks that are there in full, as far as they are committed, and have another checksum."""
         header = row.header
         assert header is not None
@@ -310,7 +314,7 @@ class ChunkVerifier:
             sums.append(header.tail_sum)
         position = 0
         while position < present:
-            content = memoryview(os.pread(descriptor, READ_BLOCKS * CHECKSUM_BLOCK_BYTES, position))
+            content = memoryview(kept.read(READ_BLOCKS * CHECKSUM_BLOCK_BYTES, position))
             for start in range(0, len(content), CHECKSUM_BLOCK_BYTES):
                 block = (position + start) // CHECKSUM_BLOCK_BYTES
                 first = block * CHECKSUM_BLOCK_BYTES
@@ -329,9 +333,14 @@ class ChunkVerifier:
     # --- files ------------------------------------------------------------------------------------
 
     def _check_files(self) -> Iterator[ChunkFinding]:
-        """Files that no replica of the index accounts for."""
+        """Files, and packed chunks, that no replica of the index accounts for."""
+        for top in self._kept.tops():
+            yield from self._check_files_below(top)
+        packed = [handle for handle in self._kept.packed_handles() if handle not in self._known]
+        yield from self._new_or_orphans_in_pages(packed)
+
+    def _check_files_below(self, top: str) -> Iterator[ChunkFinding]:
         unknown: list[ChunkHandle] = []
-        top = os.path.join(self._directory, CHUNKS_DIRECTORY)
         for place, directories, names in os.walk(top):
             directories.sort()
             for name in sorted(names):
@@ -347,12 +356,16 @@ class ChunkVerifier:
                     yield _finding("misplaced_file", what, handle=handle, path=path)
                 elif handle not in self._known:
                     unknown.append(handle)
-            for first in range(0, len(unknown), SUSPECTS_MAX):
-                yield from self._new_or_orphans(unknown[first : first + SUSPECTS_MAX])
+            yield from self._new_or_orphans_in_pages(unknown)
             unknown.clear()
+
+    def _new_or_orphans_in_pages(self, unknown: Sequence[ChunkHandle]) -> Iterator[ChunkFinding]:
+        for first in range(0, len(unknown), PAGE_ROWS):
+            yield from self._new_or_orphans(unknown[first : first + PAGE_ROWS])
 
     def _new_or_orphans(self, handles: Sequence[ChunkHandle]) -> Iterator[ChunkFinding]:
         suspects: dict[ChunkHandle, _Look] = {}
+        self._kept.fetch(handles)
         for handle, row in look_up(self._directory, handles).items():
             self._count(row)  # a running server may have made it since
             if found := self._judge(row):

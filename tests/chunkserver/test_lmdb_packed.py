@@ -14,6 +14,7 @@ from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.chunkserver.stores import lmdb_packed
 from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.lmdb_packed import LmdbPackedStore
+from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.stores.plugin import StoreSite
 from gfs.chunkserver.stores.store_mark import claim
 from gfs.disk import SystemDisk
@@ -191,15 +192,97 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.M
         LmdbPackedStore(SystemDisk(), str(tmp_path))
 
 
-def test_offline_tools_tell_that_only_the_server_reads_it_and_call_nothing_damaged(tmp_path: Path) -> None:
-    claim(StoreSite(SystemDisk(), str(tmp_path)), "lmdb")
-    packed = LmdbPackedStore(SystemDisk(), str(tmp_path))
-    replicas = ReplicaStore.open(str(tmp_path), packed, SystemDisk(), on_fatal=lambda reason: None)
-    create(replicas, ONE)
-    replicas.write(ONE, V1, 0, b"packed")
-    replicas.close()
-    (row,) = replica_rows(str(tmp_path))
-    assert isinstance(row, ReplicaRow) and (row.length_bytes, row.path) == (6, "")
-    with pytest.raises(InvalidArgument, match="kept by the store 'lmdb'") as caught:
-        list(ChunkVerifier(str(tmp_path)).findings())
-    assert "fsck --deep" in caught.value.hint
+class TestOffline:
+    """`gfs chunk inspect` and `verify` on a disk of this store."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> LmdbPackedStore:
+        claim(StoreSite(SystemDisk(), str(tmp_path)), "lmdb")
+        return small(tmp_path, SystemDisk())
+
+    @pytest.fixture
+    def replicas(self, tmp_path: Path, store: LmdbPackedStore) -> ReplicaStore:
+        replicas = ReplicaStore.open(str(tmp_path), store, SystemDisk(), on_fatal=lambda reason: None)
+        create(replicas, ONE)
+        create(replicas, TWO)
+        replicas.write(ONE, V1, 0, b"packed")
+        replicas.write(TWO, V1, 0, b"a file" * 1000)
+        return replicas
+
+    @pytest.mark.parametrize("stop", ["closed", "killed"])
+    def test_packed_chunks_and_files_are_read_and_verified_also_from_the_journal(
+        self, tmp_path: Path, store: LmdbPackedStore, replicas: ReplicaStore, stop: str
+    ) -> None:
+        if stop == "killed":
+            store.close = store.abandon  # type: ignore[method-assign]
+            replicas.abandon()
+        else:
+            replicas.close()
+        assert any((tmp_path / "packed").glob("*.journal")) == (stop == "killed")
+        one, two = replica_rows(str(tmp_path))
+        assert isinstance(one, ReplicaRow) and (one.stored_bytes, Path(one.path).name) == (6, "packed.lmdb")
+        assert isinstance(two, ReplicaRow) and two.stored_bytes == 6000 and two.path.endswith(".chunk")
+        verifier = ChunkVerifier(str(tmp_path))
+        assert list(verifier.findings()) == []
+        assert (verifier.summary.replicas, verifier.summary.verified_bytes) == (2, 6006)
+
+    def test_a_packed_chunk_with_other_bytes_a_missing_and_a_needless_one_are_told(
+        self, tmp_path: Path, replicas: ReplicaStore
+    ) -> None:
+        other, needless = ChunkHandle(2), ChunkHandle(3)
+        create(replicas, other)
+        replicas.write(other, V1, 0, b"missing")
+        replicas.close()
+        store = small(tmp_path, SystemDisk())
+        store.write_at(ONE, b"P", 0)
+        store.delete(other)
+        store.create(needless)
+        store.close()
+        found = {finding.kind: finding for finding in ChunkVerifier(str(tmp_path)).findings()}
+        assert {kind: finding.handle for kind, finding in found.items()} == {
+            "bad_blocks": ONE,
+            "missing_file": other,
+            "orphan_file": needless,
+        }
+        assert [kind for kind, finding in found.items() if not finding.is_damage] == ["orphan_file"]
+        assert Path(found["bad_blocks"].path).name == "packed.lmdb"
+
+    def test_a_store_that_only_its_server_can_read_is_refused_and_nothing_called_damaged(
+        self, tmp_path: Path
+    ) -> None:
+        claim(StoreSite(SystemDisk(), str(tmp_path)), "memory")
+        memory = MemoryStore()
+        replicas = ReplicaStore.open(str(tmp_path), memory, SystemDisk(), on_fatal=lambda reason: None)
+        create(replicas, ONE)
+        replicas.close()
+        (row,) = replica_rows(str(tmp_path))
+        assert isinstance(row, ReplicaRow) and row.path == ""
+        with pytest.raises(InvalidArgument, match="kept by the store 'memory'") as caught:
+            list(ChunkVerifier(str(tmp_path)).findings())
+        assert "fsck --deep" in caught.value.hint
+
+
+def test_a_deletion_cut_short_leaves_the_whole_chunk_or_nothing(tmp_path: Path) -> None:
+    """What a chunk was before it became a file must not come back, not even as an empty chunk."""
+    for seed in range(60):
+        place = tmp_path / str(seed)
+        disk = ForgetfulDisk(seed)
+        disk.reorders_names = True
+        store = small(place, disk)
+        store.create(ONE)
+        store.write_at(ONE, b"a" * 5000, 0)
+        store.sync(ONE)
+        store.sync_names()
+        disk.cut_power_after(seed % 5, torn=True)
+        try:
+            store.delete(ONE)
+            store.sync_names()
+        except OSError:
+            pass
+        if not disk.powered_off:
+            disk.power_cut(torn=True)
+        store.abandon()
+        disk.power_on()
+        after = small(place, disk)
+        assert [content(after, handle) for handle in after.handles()] in ([], [b"a" * 5000]), seed
+        after.close()

@@ -17,6 +17,7 @@ from gfs import failpoints, settings
 from gfs.checksums import piece_checksums
 from gfs.chunkserver.replica_store import Durability, ReplicaStore
 from gfs.chunkserver.stores.file import FileStore
+from gfs.chunkserver.stores.interface import StoreUsage
 from gfs.chunkserver.stores.lmdb_packed import LmdbPackedStore
 from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.stores.moving import MovingStore
@@ -24,6 +25,7 @@ from gfs.chunkserver.stores.plugin import StoreSite
 from gfs.chunkserver.stores.store_moves import StoreMoves
 from gfs.disk import SystemDisk
 from gfs.errors import ChecksumMismatch, ConfigInvalid, GfsError, InvalidArgument, NoSpace
+from gfs.inspect.chunk_verify import ChunkVerifier
 from gfs.testing.chunk_store_contract import content as store_content
 from gfs.vocabulary import MIB, ChunkHandle
 from tests.chunkserver.replicas import BLOCK, ONE, TWO, V1, Machine, content, create
@@ -361,6 +363,26 @@ def test_a_deletion_that_cannot_be_synced_stops_every_change_of_what_was_moved(t
     after.abandon()
 
 
+def test_a_change_of_what_was_moved_outlives_a_power_cut_though_no_name_was_synced_since() -> None:
+    disk = ForgetfulDisk()
+
+    def opened(name: str) -> FileStore:
+        return FileStore(disk, name, usage=lambda: StoreUsage(1, 1))
+
+    moving = MovingStore(opened("/left"))
+    moving.create(ONE)
+    moving.write_at(ONE, b"old", 0)
+    moving.begin(opened("/present"))
+    moving.copy(ONE, 3, piece_checksums(0, b"old"))
+    moving.depart(ONE)
+    moving.write_at(ONE, b"new", 0)
+    moving.sync(ONE)
+    disk.power_cut(torn=False)
+    disk.power_on()
+    again = MovingStore(opened("/present"), opened("/left"))
+    assert store_content(again, ONE) == b"new"
+
+
 def test_a_hole_stays_a_hole(tmp_path: Path) -> None:
     left, present = (FileStore(SystemDisk(), str(tmp_path / name)) for name in ("left", "present"))
     left.create(ONE)
@@ -448,3 +470,22 @@ class TestWhichStoreADirectoryHas:
             machine.moves.begin(to)
         assert not machine.moves.store.is_moving
         store.abandon()
+
+    def test_offline_tools_read_a_disk_whose_chunks_are_half_moved(self, tmp_path: Path) -> None:
+        config = tmp_path / "gfs.toml"
+        config.write_text(GFS_TOML.format(store="file"))
+        directory = tmp_path / "cs1"
+        directory.mkdir()
+        site = StoreSite(SystemDisk(), str(directory))
+        moves = StoreMoves(settings.load(str(config), environment={}), "cs1", site)
+        store = ReplicaStore.open(str(directory), moves.open(), SystemDisk(), on_fatal=lambda reason: None)
+        for handle in (ONE, TWO):
+            create(store, handle)
+            store.write(handle, V1, 0, b"a" * 100)
+        moves.begin("lmdb")
+        store.mover(moves.store).move(ONE)
+        moves.store.present.create(TWO)  # a copy cut short
+        store.close()
+        verifier = ChunkVerifier(str(directory))
+        assert list(verifier.findings()) == []
+        assert (verifier.summary.replicas, verifier.summary.verified_bytes) == (2, 200)

@@ -13,6 +13,7 @@ from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
 from gfs.chunkserver.stores.lmdb_packed import LmdbPackedStore
 from gfs.chunkserver.stores.memory import MemoryStore
+from gfs.chunkserver.stores.moving import MovingStore
 from gfs.chunkserver.stores.tiered import TieredStore
 from gfs.disk import SystemDisk
 from gfs.testing import ChunkStoreContract
@@ -69,6 +70,14 @@ class TestFileStoreUnderATier(ChunkStoreContract):
             token=lambda: "token",
             cache_bytes=MIB,
         )
+
+
+class TestStoreThatIsBeingLeft(ChunkStoreContract):
+    """Chunks of an earlier process are in the one, new ones in the other."""
+
+    def open_store(self, directory: Path) -> ChunkStore:
+        left = FileStore(SystemDisk(), str(directory / "left"))
+        return MovingStore(LmdbPackedStore(SystemDisk(), str(directory / "present")), left)
 
 
 class TestFileStoreOnAForgetfulDisk(ChunkStoreContract):

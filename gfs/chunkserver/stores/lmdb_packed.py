@@ -19,7 +19,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lmdb
 
@@ -350,23 +350,70 @@ class LmdbPackedStore:
             self._forget_packed(handle)
 
     def _replay(self, payload: bytes) -> None:
-        kind, number, place = _FRAME.unpack_from(payload)
-        handle, data = ChunkHandle(number), payload[_FRAME.size :]
-        if kind == _DELETE:
-            self._newer[handle] = None
-            return
-        if kind == _PUT:
-            self._newer[handle] = bytearray(data)
-            return
-        content = self._packed(handle)
-        if content is None or kind not in (_WRITE, _TRUNCATE):
-            raise CorruptState(f"the journal in {self._directory} changes chunk {handle:x}, which it has not")
-        changed = bytearray(content)
-        if kind == _WRITE:
-            _write(changed, data, place)
-        else:
-            _truncate(changed, place)
-        self._newer[handle] = changed
+        handle, content = _replayed(payload, self._packed, self._directory)
+        self._newer[handle] = content
+
+    def _read_meta(self, key: bytes) -> int:
+        with self._environment.begin() as transaction:
+            return int.from_bytes(transaction.get(key, default=b"", db=self._meta), "big")
+
+
+class PackedReader:
+    """The packed chunks of `directory` as they are on the disk, for looking only: nothing is written.
+
+    A chunk server may be running: see IndexTables.open_to_read, whose cautions hold here, too.
+    """
+
+    def __init__(self, disk: Disk, directory: str) -> None:
+        """Raises: CorruptState, UnsupportedVersion; FileNotFoundError: its journal was just flushed."""
+        self._directory = os.path.join(directory, PACKED_DIRECTORY)
+        self._newer: dict[ChunkHandle, bytearray | None] = {}
+        path = os.path.join(self._directory, "packed.lmdb")
+        try:
+            self._environment = lmdb.open(
+                path, map_size=MAP_BYTES_MAX, max_dbs=2, subdir=False, readonly=True, lock=False, create=False
+            )
+            self._chunks = self._environment.open_db(b"chunks", create=False)
+            self._meta = self._environment.open_db(b"meta", create=False)
+        except lmdb.Error as error:
+            raise CorruptState(f"{path}: cannot be opened as a store of chunks: {error}") from error
+        found = self._read_meta(_FORMAT)
+        if found > FORMAT_VERSION:
+            raise UnsupportedVersion(
+                f"{self._directory} has format {found}; this program knows up to {FORMAT_VERSION}"
+            )
+        flushed = self._read_meta(_FLUSHED)
+        for sequence in segment_sequences(disk, self._directory):
+            if sequence > flushed:
+                for _, payload in read_segment(disk, self._directory, sequence).payloads:
+                    handle, content = _replayed(payload, self.content, self._directory)
+                    self._newer[handle] = content
+        self.is_current = self._read_meta(_FLUSHED) == flushed
+
+    def content(self, handle: ChunkHandle) -> bytes | bytearray | None:
+        """All bytes of a chunk, unless it is a file; None: it is not packed. Raises: CorruptState."""
+        if handle in self._newer:
+            return self._newer[handle]
+        try:
+            with self._environment.begin() as transaction:
+                found: bytes | None = transaction.get(_key(handle), db=self._chunks)
+        except lmdb.Error as error:
+            raise CorruptState(f"{self._directory}: packed.lmdb cannot be read: {error}") from error
+        return found
+
+    def handles(self) -> set[ChunkHandle]:
+        """Raises: CorruptState."""
+        try:
+            with self._environment.begin(db=self._chunks) as transaction:
+                keys = transaction.cursor().iternext(keys=True, values=False)
+                found = {ChunkHandle(int.from_bytes(key, "big")) for key in keys}
+        except lmdb.Error as error:
+            raise CorruptState(f"{self._directory}: packed.lmdb cannot be walked: {error}") from error
+        found -= self._newer.keys()
+        return found | {handle for handle, content in self._newer.items() if content is not None}
+
+    def close(self) -> None:
+        self._environment.close()
 
     def _read_meta(self, key: bytes) -> int:
         with self._environment.begin() as transaction:
@@ -413,6 +460,27 @@ def _open_environment(path: str, map_bytes_max: int) -> lmdb.Environment:
 
 def _key(handle: ChunkHandle) -> bytes:
     return handle.to_bytes(8, "big")
+
+
+def _replayed(
+    payload: bytes, packed: Callable[[ChunkHandle], bytes | bytearray | None], directory: str
+) -> tuple[ChunkHandle, bytearray | None]:
+    """What a frame of the journal makes of the chunk it is of. Raises: CorruptState."""
+    kind, number, place = _FRAME.unpack_from(payload)
+    handle, data = ChunkHandle(number), payload[_FRAME.size :]
+    if kind == _DELETE:
+        return handle, None
+    if kind == _PUT:
+        return handle, bytearray(data)
+    content = packed(handle)
+    if content is None or kind not in (_WRITE, _TRUNCATE):
+        raise CorruptState(f"the journal in {directory} changes chunk {handle:x}, which it has not")
+    changed = bytearray(content)
+    if kind == _WRITE:
+        _write(changed, data, place)
+    else:
+        _truncate(changed, place)
+    return handle, changed
 
 
 def _write(content: bytearray, data: Bytes, offset: int) -> None:
