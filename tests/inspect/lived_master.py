@@ -13,10 +13,9 @@ from gfs.master.checkpoint_directory import CheckpointDirectory
 from gfs.master.core.lookup import state_digest
 from gfs.master.replication.checkpoints import CheckpointManifest
 from gfs.master.replication.configuration import encode_configuration
-from gfs.master.replication.group_commit import encode_entry, encode_readmission
+from gfs.master.replication.group_commit import decode_readmission, encode_entry, encode_readmission
 from gfs.master.replication.log import OperationLog
 from gfs.master.replication.member_disks import MemberDisks
-from gfs.master.replication.raft_node import decode_readmission
 from gfs.master.replication.replicator import Member
 from gfs.master.state_machine import ReplicatedState
 from gfs.messages import operations as op
