@@ -89,6 +89,25 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
         tunings=QUICK_REPAIR,
     ),
     Scenario(
+        name="mixed-stores",
+        says="Chunk servers that keep chunks in different stores die in turns; one loses all it had.",
+        rounds=(
+            (Blow("kill", "chunkserver", Between(1, 4)),),
+            (Blow("kill", "primary", Between(1, 4)),),
+            (Blow("kill", "leader", Between(0.5, 4)),),
+        ),
+        workloads=("append", "stream"),
+        holds=("append", "durability"),
+        layers=("toxi",),
+        always={
+            "chunkservers.c1.store": "file",
+            "chunkservers.c2.store": "lmdb",
+            "chunkservers.c3.store": "memory",
+            "chunkservers.c4.store": "lmdb",
+        },
+        tunings=QUICK_REPAIR,
+    ),
+    Scenario(
         name="swizzle",
         says="Links are stopped one after the other and let go in another order.",
         rounds=(

@@ -21,6 +21,7 @@ PLAYED: tuple[tuple[Layer, str, int], ...] = (
     ("toxi", "kill-chunkserver", 2),
     ("toxi", "late-delivery", 3),
     ("toxi", "primary-cut-from-master", 4),
+    ("toxi", "mixed-stores", 5),
     ("kernel", "power-cut-masters", 1),
     ("kernel", "pause-primary", 2),
 )
