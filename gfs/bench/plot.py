@@ -79,6 +79,42 @@ def cdf_chart(
     )
 
 
+def bar_chart(
+    title: str,
+    groups: Mapping[str, Sequence[tuple[str, float]]],
+    *,
+    y_label: str,
+    level: float,
+) -> str:
+    """For each word, in the order of the first group, one bar of each group that has it, on a logarithmic
+    axis from `level` up or down; the SVG as text. Values at or below zero are left out."""
+    words = list(dict.fromkeys(word for bars in groups.values() for word, _ in bars))
+    values = [value for bars in groups.values() for _, value in bars if value > 0]
+    up = _Axis([*values, level], HEIGHT - BOTTOM, TOP, logarithmic=True)
+    across = _Axis([], LEFT, WIDTH - RIGHT, logarithmic=False)
+    parts = [_head(title), *_level_grid(up), *_labels("", y_label)]
+    width = (WIDTH - RIGHT - LEFT) / max(1, len(words))
+    bar = width * 0.8 / max(1, len(groups))
+    base = up.place(level)
+    for number, (name, bars) in enumerate(groups.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        for word, value in bars:
+            if value > 0:
+                x, y = LEFT + (words.index(word) + 0.1) * width + number * bar, up.place(value)
+                parts.append(
+                    f'<rect x="{x:.1f}" y="{min(y, base):.1f}" width="{bar * 0.92:.1f}" '
+                    f'height="{max(1.0, abs(y - base)):.1f}" fill="{colour}"/>'
+                )
+        parts += _legend(number, name, colour)
+    for number, word in enumerate(words):
+        x = LEFT + (number + 0.5) * width
+        parts.append(
+            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{escape(word)}</text>'
+        )
+    parts += _marks([Mark("as fast", y=level)], across, up)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
 def percentile(samples: Sequence[float], percent: float) -> float:
     """The smallest sample that is not less than `percent` of all of them (nearest rank)."""
     assert samples and 0 < percent <= 100
@@ -164,6 +200,11 @@ def _grid(across: _Axis, up: _Axis) -> list[str]:
         parts.append(
             f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_short(value)}</text>'
         )
+    return [*parts, *_level_grid(up)]
+
+
+def _level_grid(up: _Axis) -> list[str]:
+    parts = []
     for value in up.ticks:
         y = up.place(value)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#e4e4e4"/>')

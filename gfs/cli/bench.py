@@ -138,6 +138,44 @@ def security(ctx: click.Context, rounds: int, seconds: float) -> None:
 
 
 @bench.command()
+@click.option(
+    "--peer",
+    "wanted",
+    multiple=True,
+    metavar="NAME",
+    help="local, moosefs, seaweedfs, juicefs. Default: all.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Of each load.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Write the ratios as an SVG picture.")
+@click.pass_context
+def compare(
+    ctx: click.Context, wanted: tuple[str, ...], rounds: int, seconds: float, plot: str | None
+) -> None:
+    """The same work on gfs, the local disk, MooseFS, SeaweedFS and JuiceFS, in turns.
+
+    Each is started for it, in temporary directories, and ended afterwards. Who is not installed is left out,
+    and named with how to get it.
+
+    \b
+    Example:
+      gfs bench compare --peer moosefs --peer local --plot compare.svg
+    """
+    from gfs.bench import compare as program
+    from gfs.cli.render import emit_one
+    from gfs.transport.event_loop import run
+
+    as_table = ctx.obj.output == "table"
+    say = click.echo if as_table else lambda line: click.echo(line, err=True)
+    names = wanted or tuple(program.PEERS)
+    found = run(program.measure(wanted=names, rounds=rounds, seconds=seconds, say=say), loop="auto")
+    emit_one(found, ctx.obj.output, program.in_words(found))
+    if plot is not None:
+        with open(plot, "w", encoding="utf-8") as file:
+            file.write(program.chart(found))
+
+
+@bench.command()
 def append() -> None:
     """Record appends a second, from several programs and from one, each record read back."""
     from gfs.bench import append as program

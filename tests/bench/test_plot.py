@@ -14,6 +14,7 @@ from gfs.bench.plot import (
     TOP,
     WIDTH,
     Mark,
+    bar_chart,
     cdf_chart,
     curve_chart,
     percentile,
@@ -77,3 +78,19 @@ def test_percentile_is_a_sample() -> None:
     samples = [float(n) for n in range(1, 101)]
     assert [percentile(samples, p) for p in (1, 50, 90, 99, 100)] == [1, 50, 90, 99, 100]
     assert percentile([7.0], 50) == 7.0
+
+
+def test_bars_stand_above_the_level_when_more_and_below_when_less() -> None:
+    text = bar_chart(
+        "t", {"a": [("write", 4.0), ("read", 0.25)], "b": [("read", 1.0)]}, y_label="×", level=1.0
+    )
+    boxes = [
+        {key: float(box.attrib[key]) for key in ("x", "y", "width", "height")}
+        for box in ElementTree.fromstring(text).iter(f"{SVG}rect")
+        if "x" in box.attrib
+    ]
+    more, less, equal = boxes
+    assert more["y"] + more["height"] == pytest.approx(less["y"], abs=0.2), "both begin at the level"
+    assert more["height"] == pytest.approx(less["height"], abs=0.2), "logarithmic"
+    assert equal["height"] == 1.0 and less["x"] < equal["x"]
+    assert {"write", "read", "a", "b"} <= set(words(text))
