@@ -7,10 +7,10 @@ import io
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import IO, Any, Literal, Self, TypeVar, cast, get_args, overload
 
 from gfs import aio
-from gfs.client.blocking_files import BlockingReader, BlockingWriter
+from gfs.client.blocking_files import BlockingReader, BlockingWriter, check_text
 from gfs.client.checking import VerifiedChunk
 from gfs.client.client import AsyncClient, Names, Places, WriteMode
 from gfs.client.file import AsyncWriter
@@ -21,6 +21,7 @@ from gfs.client.operating import Operator, Progress, unheard
 from gfs.client.records import Record
 from gfs.client.transfer import Progress as TransferProgress
 from gfs.client.watching import AsyncWatch
+from gfs.errors import InvalidArgument
 from gfs.messages.base import Ack, Consistency
 from gfs.messages.changes import Change
 from gfs.messages.check import CheckFilesReply
@@ -43,6 +44,9 @@ from gfs.settings import ClientSettings
 from gfs.vocabulary import MIB
 
 READ_BUFFER_BYTES = 1 * MIB  # of the buffered reader that open() gives
+
+TextMode = Literal["r", "rt", "w", "wt", "x", "xt", "a", "at"]
+TEXT_MODES: frozenset[str] = frozenset(get_args(TextMode))
 
 T = TypeVar("T")
 
@@ -250,12 +254,29 @@ class Client:
     def open(
         self,
         path: str,
+        mode: TextMode,
+        *,
+        atomic: bool = ...,
+        replication_goal: int = ...,
+        consistency: Consistency | None = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+    ) -> io.TextIOWrapper: ...
+
+    @overload
+    def open(
+        self,
+        path: str,
         mode: str,
         *,
         atomic: bool = ...,
         replication_goal: int = ...,
         consistency: Consistency | None = ...,
-    ) -> io.BufferedReader | BlockingWriter: ...
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+    ) -> io.BufferedReader | BlockingWriter | io.TextIOWrapper: ...
 
     def open(
         self,
@@ -265,16 +286,39 @@ class Client:
         atomic: bool = False,
         replication_goal: int = 0,
         consistency: Consistency | None = None,
-    ) -> io.BufferedReader | BlockingWriter:
-        """A binary file as the io module knows them; modes and promises as AsyncClient.open()."""
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> io.BufferedReader | BlockingWriter | io.TextIOWrapper:
+        """A file as the io module knows them; modes and promises as AsyncClient.open().
+
+        "r", "w", "x" and "a", also with a "t", are for text: `encoding` (UTF-8 if not said, wherever the
+        program runs), `errors` and `newline` then mean what they do for Python's own open(). Without a mode
+        a file is read as bytes.
+        Raises: InvalidArgument for these three with a binary mode, or for an encoding there is not.
+        """
+        text = mode in TEXT_MODES
+        if not text and (encoding, errors, newline) != (None, None, None):
+            raise InvalidArgument(
+                f"the binary mode {mode!r} takes no encoding, errors or newline",
+                hint="Text is read with mode 'r' and written with 'w', 'x' or 'a'.",
+            )
+        if text:
+            check_text(encoding, errors, newline)  # before a file is made or replaced
+            mode = f"{mode[0]}b"
         file = self._thread.run(
             self._client.open(
                 path, mode, atomic=atomic, replication_goal=replication_goal, consistency=consistency
             )
         )
+        binary: io.BufferedReader | BlockingWriter
         if isinstance(file, AsyncWriter):
-            return BlockingWriter(file, self._thread)
-        return io.BufferedReader(BlockingReader(file, self._thread), READ_BUFFER_BYTES)
+            binary = BlockingWriter(file, self._thread)
+        else:
+            binary = io.BufferedReader(BlockingReader(file, self._thread), READ_BUFFER_BYTES)
+        if not text:
+            return binary
+        return io.TextIOWrapper(cast("IO[bytes]", binary), encoding or "utf-8", errors, newline)
 
     def read(
         self,

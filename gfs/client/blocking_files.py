@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from typing import TYPE_CHECKING
 
 from gfs.client.file import AsyncReader, AsyncWriter
 from gfs.client.loop_thread import LoopThread
+from gfs.errors import InvalidArgument
 from gfs.vocabulary import KIB
 
 if TYPE_CHECKING:
@@ -152,3 +154,15 @@ class BlockingWriter(io.RawIOBase):
     @property
     def closed(self) -> bool:
         return self._is_closed
+
+
+def check_text(encoding: str | None, errors: str | None, newline: str | None) -> None:
+    """Raises: InvalidArgument for what io.TextIOWrapper would not take."""
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding or "utf-8", errors, newline).close()
+        codecs.lookup_error(errors or "strict")
+    except (LookupError, ValueError) as error:
+        raise InvalidArgument(
+            f"text cannot be read or written so: {error}",
+            hint="encoding, errors and newline are those of Python's own open().",
+        ) from error

@@ -124,3 +124,29 @@ async def test_how_safe_a_file_is_follows_the_policy_and_not_the_number_it_was_m
         [page] = [page async for page in superuser.check("/d")]
         assert page.counts["ok"] == 1 and page.at_risk == []
         assert await superuser.repair(["/d/f"]) == 0
+
+
+async def test_a_watcher_is_told_only_what_it_could_list_and_no_name_outside_of_what_it_watches(
+    tmp_path: Path,
+) -> None:
+    async with cluster(tmp_path) as (superuser, ann, ben):
+        await superuser.mkdir("/ann")
+        await superuser.chown("/ann", owner="ann")
+        watch, below = await ben.watch("/"), await ben.watch("/ann")
+        await ann.mkdir("/ann/secret")
+        await ann.chmod("/ann/secret", 0o700)
+        await ann.write_bytes("/ann/secret/f", b"hers")
+        await ann.rename("/ann/secret/f", "/ann/g")
+        await superuser.rename("/ann/g", "/elsewhere")
+        await superuser.create("/ann/end")
+        for following, left in ((watch, "/elsewhere"), (below, "")):
+            told = []
+            async for change in following:
+                told.append((change.kind, change.source, change.path))
+                if change.path == "/ann/end":
+                    break
+            assert ("renamed", "", "/ann/g") in told
+            assert ("renamed", "/ann/g", left) in told
+            assert not [change for change in told if "/ann/secret/" in "".join(change)]
+        with pytest.raises(PermissionDenied):
+            await ben.watch("/ann/secret")

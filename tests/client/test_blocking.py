@@ -162,3 +162,35 @@ def test_addresses_may_be_a_url_a_list_or_without_a_port() -> None:
     expected = ["m1:9500", "m2:9501", "[::1]:9500"]
     assert gfs.aio.parse_masters("gfs://m1,m2:9501,[::1]:9500/") == expected
     assert gfs.aio.parse_masters(["m1:9500", "m2:9501", "[::1]", "m1"]) == expected
+
+
+def test_text_is_read_and_written_as_with_pythons_own_open(client: Client, tmp_path: Path) -> None:
+    lines = "eins\r\nzw\u00f6lf\n"
+    for newline in (None, "", "\n"):
+        with (
+            client.open("/t", "w", newline=newline) as file,
+            (tmp_path / "t").open("w", encoding="utf-8", newline=newline) as local,
+        ):
+            assert file.write(lines) == local.write(lines)
+        assert client.read_bytes("/t") == (tmp_path / "t").read_bytes()
+        with (
+            client.open("/t", "rt", newline=newline) as file,
+            (tmp_path / "t").open(encoding="utf-8", newline=newline) as local,
+        ):
+            assert list(file) == list(local)
+        client.delete("/t")
+    for mode in ("xt", "a"):
+        with client.open("/latin", mode, encoding="latin-1") as file:
+            file.write("\u00e9")
+    assert client.read_bytes("/latin") == b"\xe9\xe9"
+    with client.open("/latin", "r", errors="replace") as file:
+        assert file.read() == "\ufffd\ufffd"
+
+
+def test_text_that_cannot_be_is_refused_before_a_file_is_made(client: Client) -> None:
+    for mode, how in (("w", {"encoding": "klingon"}), ("w", {"newline": "x"}), ("wb", {"encoding": "utf-8"})):
+        with pytest.raises(InvalidArgument):
+            client.open("/never", mode, **how)  # type: ignore[call-overload]
+    with pytest.raises(InvalidArgument):
+        client.open("/never", "w", errors="no such handler")
+    assert not client.exists("/never")

@@ -94,6 +94,13 @@ async def test_a_token_of_a_prefix_opens_nothing_beside_it(cluster: RealCluster,
                 await client.stat(path)
         with pytest.raises(GfsError):
             await client.stat("/crawl/../crawler/theirs")
+        for path in ("/", "/crawler"):
+            with pytest.raises(PermissionDenied, match="is for /crawl"):
+                await client.watch(path)
+        watch = await client.watch("/crawl/mine")
+        await client.rename("/crawl/mine", "/crawl/moved")
+        assert (await anext(watch)).source == "/crawl/mine"
+        await client.rename("/crawl/moved", "/crawl/mine")
         for pattern in ("/crawl*/*", "/**", "/crawler/*"):
             with pytest.raises(PermissionDenied, match="is for /crawl"):
                 [entry async for entry in client.glob(pattern)]
