@@ -22,6 +22,9 @@ SLOW_TICKS: dict[str, Json] = {
     "raft.election_seconds_max": 2.0,
 }
 SIMULATED_PACES = (3.0, 6.0, 12.0)
+# Clients that wait for as long as a usual election takes, and no longer, never learn how some calls ended.
+SHORT_PATIENCE: dict[str, Json] = {"client.retry_seconds": 3.0, "client.quorum_seconds": 2.0}
+SHORT_PATIENCE_SHARE = 0.3  # of the seeds of a swarm
 SECONDS_MIN = 5.0  # of the faults' phase
 
 
@@ -74,6 +77,8 @@ def draw(
     if layer == "sim":
         pace = random.Random(f"{seed}/{scenario.name}/pace").choice(SIMULATED_PACES)
         configuration = msgspec.structs.replace(configuration, pace=pace)
+        if scenario.swarm:
+            configuration = _with_patience(configuration, random.Random(f"{seed}/{scenario.name}/patience"))
     return Plan(
         seed=seed,
         layer=layer,
@@ -84,6 +89,12 @@ def draw(
         fault_seconds=fault_seconds,
         steps=_steps(scenario, chance, fault_seconds),
     )
+
+
+def _with_patience(configuration: Configuration, chance: random.Random) -> Configuration:
+    if chance.random() >= SHORT_PATIENCE_SHARE:
+        return configuration
+    return msgspec.structs.replace(configuration, tunings={**configuration.tunings, **SHORT_PATIENCE})
 
 
 def _with_counts(configuration: Configuration, masters: int | None, servers: int | None) -> Configuration:

@@ -80,6 +80,7 @@ class ForgetfulFile:
     def pread(self, length: int, offset: int) -> bytes:
         with self._disk.lock:
             self._alive()
+            self._disk.trouble_reading()
             return bytes(self._inode.content[offset : offset + length])
 
     def pread_into(self, buffer: memoryview, offset: int) -> int:
@@ -147,6 +148,7 @@ class ForgetfulDisk:
         self.boots = 0
         self.powered_off = False
         self.failing_share = 0.0  # of writes and syncs, with EIO
+        self.failing_reads_share = 0.0
         self.on_slow: Callable[[], None] | None = None  # called by each write and sync
         self._chance = random.Random(seed)
         self._names: dict[str, _Inode] = {}
@@ -189,7 +191,7 @@ class ForgetfulDisk:
 
     def mend(self) -> None:
         """Neither full nor slow, and no errors any more."""
-        self.failing_sync, self.failing_share = False, 0.0
+        self.failing_sync, self.failing_share, self.failing_reads_share = False, 0.0, 0.0
         self.space_bytes_left, self.on_slow = None, None
 
     def files_below(self, directory: str) -> list[str]:
@@ -203,6 +205,11 @@ class ForgetfulDisk:
         if self.on_slow is not None:
             self.on_slow()
         if self.failing_share and self._chance.random() < self.failing_share:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def trouble_reading(self) -> None:
+        """What a read meets. Raises: OSError."""
+        if self.failing_reads_share and self._chance.random() < self.failing_reads_share:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def count_operation(self) -> bool:

@@ -20,7 +20,6 @@ missing: Mapping[str, str] = {
     "slice": "simulated messages are whole (layer toxi slices them)",
     "slow_close": "simulated connections are closed at once (layer toxi lets them linger)",
     "packets": "simulated links have no packets (layer kernel has)",
-    "failpoint": "failpoints are of a whole process; here nodes share one (see layers toxi and kernel)",
     "membership": "the simulated masters do not come and go (layer toxi has that)",
 }
 SHARED_MEMORY = "/dev/shm"

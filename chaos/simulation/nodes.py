@@ -7,12 +7,13 @@ import contextvars
 import os
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from chaos.simulation import bulk, control
 from chaos.simulation.bulk import BulkPorts, SimulatedBulkClient, SimulatedBulkServer
 from chaos.simulation.control import Exchange, SimulatedCaller, SimulatedControlServer
 from chaos.simulation.disk import ForgetfulDisk
-from chaos.simulation.mortal_disk import MortalDisk
+from chaos.simulation.mortal_disk import Died, MortalDisk
 from chaos.simulation.network import Network
 from chaos.simulation.world import Life, NodeClock, World, life, resume
 from gfs.chunkserver.process import ChunkServer
@@ -54,6 +55,13 @@ class Surroundings:
         return context
 
 
+@dataclass(slots=True)
+class _Armed:
+    failpoint: str
+    passes_left: int
+    die: Callable[[], None]
+
+
 class Node:
     """One machine. `directory` is a real one: LMDB's files are in it, all else is on `disk`."""
 
@@ -69,6 +77,7 @@ class Node:
         self.deaths = 0
         self._program: Master | ChunkServer | None = None
         self._process_disk: MortalDisk | None = None
+        self._armed: _Armed | None = None
         self._wanted = False  # it is to be started again when it dies by itself
         self._buried: list[Life] = []
 
@@ -116,6 +125,28 @@ class Node:
         ours = contextvars.copy_context()  # not the dying program's: what is begun then is no work of its
         disk.die_at_call(calls, is_done_first=self.chance.random() < 0.5, on_death=lambda: ours.run(end))
         return disk.live_on
+
+    def arm(self, failpoint: str, passes: int) -> None:
+        """Die, by kill -9, when the program that runs passes this failpoint for the `passes`-th time."""
+        ours = contextvars.copy_context()  # as in at_disk_call
+        self._armed = _Armed(failpoint, passes, lambda: ours.run(self.kill, in_the_middle=True))
+
+    def disarm(self) -> None:
+        self._armed = None
+
+    @property
+    def is_armed(self) -> bool:
+        return self._armed is not None
+
+    def passes(self, failpoint: str) -> None:
+        """Its program is at this failpoint. Raises: Died."""
+        armed = self._armed
+        if armed is None or armed.failpoint != failpoint:
+            return
+        armed.passes_left -= 1
+        if not armed.passes_left:
+            armed.die()
+            raise Died
 
     def pause(self) -> None:
         if self.process is not None and self.process.paused is None:
@@ -185,6 +216,7 @@ class Node:
 
     def _end(self, *, silently: bool, in_the_middle: bool = False) -> None:
         process, self.process = self.process, None
+        self._armed = None
         if process is None:
             return
         process.dead = True

@@ -20,7 +20,7 @@ from chaos.simulation.nodes import WIRES, Node, Surroundings, make_node
 from chaos.simulation.seen import ASK_SECONDS, NS, Seen
 from chaos.simulation.world import Life, NodeClock, World, life
 from chaos.testbed import CannotHere, Layer, Power
-from gfs import aio
+from gfs import aio, failpoints
 from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY, chunk_file_path
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError, NotFound, Unavailable
@@ -52,6 +52,7 @@ POWERS: frozenset[Power] = frozenset(
         "reset",
         "limit",
         "kill",
+        "failpoint",
         "power_cut",
         "pause",
         "clock_drift",
@@ -203,6 +204,7 @@ class SimTestbed:
         await look_within(self, self.nodes, self._seen.names, await self.leader(), recorder)
 
     async def stop(self) -> None:
+        failpoints.intercept(None)
         if self._seen is not None:
             await self._seen.end()
         if self._own is not None:
@@ -298,7 +300,9 @@ class SimTestbed:
 
     async def heal_all(self) -> None:
         self._around.network.heal_all()
+        failpoints.intercept(None)
         for node in self.nodes.values():
+            node.disarm()
             node.resume()
             node.clock.mend()
             node.disk.mend()
@@ -334,7 +338,26 @@ class SimTestbed:
             self.nodes[node].start(self.settings)
 
     async def arm(self, node: str, failpoint: str) -> None:
-        raise CannotHere("failpoints are of a whole process; here many nodes share one")
+        """From its next start on, or, as often, from now on: a leader that is started anew leads no more."""
+        name, _, action = failpoint.partition("=")
+        action, _, passes = action.partition("@")
+        if name not in failpoints.NAMES or action != "kill":
+            raise CannotHere(f"{failpoint}: simulated programs can only be killed at failpoints there are")
+        armed = self.nodes[node]
+        if self._loop.chance.random() < 0.5 or not armed.runs:
+            armed.kill()
+            armed.start(self.settings)
+        armed.arm(name, int(passes or 1))
+        failpoints.intercept(self._passed)
+
+    def _passed(self, failpoint: str) -> None:
+        """Some program does, in its own context."""
+        here = life.get()
+        node = None if here is None else self.nodes.get(here.node)
+        if node is not None and node.process is here:
+            node.passes(failpoint)
+            if not any(one.is_armed for one in self.nodes.values()):
+                failpoints.intercept(None)
 
     async def power_cut(self, nodes: Sequence[str]) -> None:
         torn = self._loop.chance.random() < 0.5
@@ -356,7 +379,8 @@ class SimTestbed:
         self.nodes[node].disk.space_bytes_left = 0 if full else None
 
     async def disk_errors(self, node: str, *, share: float) -> None:
-        self.nodes[node].disk.failing_share = share
+        disk = self.nodes[node].disk
+        disk.failing_share = disk.failing_reads_share = share
 
     async def slow_disk(self, node: str, *, seconds: float) -> None:
         disk = self.nodes[node].disk
