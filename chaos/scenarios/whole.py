@@ -99,6 +99,7 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
         workloads=("append", "stream"),
         holds=("append", "durability"),
         layers=("toxi",),
+        gap=Between(1, 4),
         always={
             "chunkservers.c1.store": "file",
             "chunkservers.c2.store": "lmdb",
