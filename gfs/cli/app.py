@@ -83,11 +83,13 @@ COMMANDS: dict[str, CommandRow] = {
     "chmod": CommandRow("access", "chmod", "Files", "Change who may read, write and enter."),
     "chown": CommandRow("access", "chown", "Files", "Change owner and group."),
     "policy": CommandRow("policies", "policy", "Files", "Show or set what holds below a directory."),
+    "setrep": CommandRow("policies", "setrep", "Files", "Have so many replicas below a directory."),
     "glob": CommandRow("files", "glob", "Files", "List the paths that match a pattern."),
     "watch": CommandRow("watch", "watch", "Files", "Show what changes below a path, as it happens."),
     "mount": CommandRow("mount", "mount", "Files", "Show the cluster as a directory of this machine."),
     "umount": CommandRow("mount", "umount", "Files", "End a mount."),
     "chunks": CommandRow("look", "chunks", "Look inside", "Show a file's chunks, versions and replicas."),
+    "top": CommandRow("top", "top", "Look inside", "Show what the cluster is doing, again and again."),
     "explain": CommandRow(
         "placement", "explain", "Look inside", "Say why replicas are where they are, and what blocks."
     ),

@@ -1,4 +1,4 @@
-"""`gfs policy set|unset|show`: what holds for a directory and all below it. Values as people write them."""
+"""`gfs policy set|unset|show` and `setrep`: what holds below a directory. Values as people write them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from gfs.cli.cluster_address import remote_path, run_with_client
 from gfs.cli.command_group import CommandGroup
 from gfs.cli.render import emit_one, human_bytes, note, text_table
 from gfs.client.client import AsyncClient
-from gfs.errors import InvalidArgument
+from gfs.errors import InvalidArgument, NotADirectory
 from gfs.messages.policies import PolicyFields, PolicyReply
+from gfs.vocabulary import REPLICATION_GOAL_MAX
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BYTES = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
@@ -187,3 +188,26 @@ _KEYS: dict[str, tuple[str, Callable[[str, str], int | str], Callable[..., str]]
     "files": ("files_max", _count, _quota_text),
     "bytes": ("bytes_max", _size, _quota_text),
 }
+
+
+@click.command(epilog="Example: gfs setrep 2 /data/scratch")
+@click.argument("replicas", type=click.IntRange(1, REPLICATION_GOAL_MAX))
+@click.argument("path")
+@click.pass_context
+def setrep(ctx: click.Context, replicas: int, path: str) -> None:
+    """Have so many REPLICAS of every chunk below the directory PATH: 'gfs policy set PATH replicas=N'.
+
+    Files that exist follow in the background, unless they were made with a number of their own.
+    """
+
+    async def work(client: AsyncClient) -> None:
+        checked = remote_path(path)
+        if (await client.stat(checked)).kind == "file":
+            raise NotADirectory(
+                f"{path} is a file: how many replicas there are is said of directories",
+                hint=f"Name the directory it is in, or copy it to one of its own: 'gfs cp {path} DIR'.",
+            )
+        await client.set_policy(checked, PolicyFields(replicas=replicas))
+
+    run_with_client(ctx, work)
+    note(f"set for {path}; 'gfs fsck {path}' tells what is still to be done")

@@ -7,13 +7,14 @@ import sys
 import click
 
 from gfs.cli.cluster_address import remote_path, run_with_client
+from gfs.cli.completion import complete_remote
 from gfs.cli.render import emit_one, note, rfc3339, visible
 from gfs.client.client import AsyncClient
 from gfs.messages.changes import Change
 
 
-@click.command()
-@click.argument("path", default="/")
+@click.command(epilog="Example: gfs -o jsonl watch /logs --from 1234")
+@click.argument("path", default="/", shell_complete=complete_remote)
 @click.option(
     "--from",
     "since",
@@ -28,8 +29,6 @@ def watch(ctx: click.Context, path: str, since: int | None, count: int | None) -
 
     Each line begins with the index of a log entry; --from INDEX goes on there later, also at other masters.
     Every change is shown at least once, in the order of the log, and only once a majority of masters has it.
-
-    Example: gfs -o jsonl watch /logs --from 1234
     """
 
     async def work(client: AsyncClient) -> None:

@@ -86,6 +86,22 @@ def test_a_watch_shows_what_changes_and_goes_on_from_an_index(gfs: Shell) -> Non
     assert "created" in again and "/watched/f" in again
 
 
+def test_setrep_is_a_policy_of_a_directory_and_refuses_a_file_in_words(gfs: Shell) -> None:
+    gfs.ok("mkdir", "/replicated")
+    gfs.ok("put", "-", "/replicated/f", stdin=b"x")
+    gfs.ok("setrep", "1", "/replicated")
+    assert json.loads(gfs.ok("-o", "json", "stat", "/replicated/f"))["replication_goal"] == 1
+    refused = gfs("setrep", "1", "/replicated/f")
+    assert refused.returncode == 4 and b"said of directories" in refused.stderr
+    assert gfs("setrep", "0", "/replicated").returncode == 2
+
+
+def test_top_tells_what_happens_a_second(gfs: Shell) -> None:
+    told = json.loads(gfs.ok("-o", "json", "top", "--every", "0.2", "-n", "1"))
+    assert told["health"] and told["log_entries_per_second"] >= 0 and len(told["chunkservers"]) == 2
+    assert b"log entries/s" in gfs.ok("top", "--every", "0.2", "-n", "1")
+
+
 def test_a_followed_file_shows_what_is_appended(gfs: Shell) -> None:
     gfs.ok("put", "-", "/v/followed", stdin=b"begun\n")
     command = [sys.executable, "-m", "gfs", "--data", str(gfs.data), "tail", "-f", "/v/followed"]
