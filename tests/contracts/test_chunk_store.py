@@ -126,6 +126,25 @@ def test_a_full_disk_is_reported_as_it_is() -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_a_clone_that_finds_the_disk_full_takes_none_of_it() -> None:
+    disk = ForgetfulDisk()
+    store = FileStore(disk, "/chunks")
+    store.create(ONE)
+    store.write_at(ONE, b"bytes", 0)
+    before = disk.files_below("/chunks")
+    disk.space_bytes_left = 2
+    with pytest.raises(OSError) as cloned:
+        store.clone(ONE, TWO)
+    with pytest.raises(OSError) as made:
+        store.create_durably(TWO, b"bytes")
+    assert cloned.value.errno == made.value.errno == errno.ENOSPC
+    assert disk.files_below("/chunks") == before
+    disk.mend()
+    store.clone(ONE, TWO)
+    assert content(store, TWO) == b"bytes"
+    store.close()
+
+
 def test_what_a_clone_that_was_cut_short_left_is_gone_at_the_next_start(tmp_path: Path) -> None:
     class CutShort(SystemDisk):
         def rename(self, source: str, destination: str) -> None:

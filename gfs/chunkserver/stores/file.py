@@ -14,7 +14,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from gfs import failpoints
 from gfs.chunkserver.stores.interface import StoreUsage
@@ -84,13 +84,9 @@ class FileStore:
         """
         self._make_parent(handle)
         path = self.path_of(handle)
-        file = self._disk.open(path + CLONE_TEMPORARY, create=True)
-        try:
-            file.truncate(0)
+        with self._half_made(path + CLONE_TEMPORARY) as file:
             file.pwrite(data, 0)
             file.sync()
-        finally:
-            file.close()
         self._forget(handle)
         self._disk.rename(path + CLONE_TEMPORARY, path)
         self._names_changed(handle)
@@ -131,13 +127,8 @@ class FileStore:
         self._make_parent(destination)
         path = self.path_of(destination)
         temporary = path + CLONE_TEMPORARY
-        target = self._disk.open(temporary, create=True)
-        try:
-            target.truncate(0)
-            with self._file(source) as file:
-                _copy(file, target)
-        finally:
-            target.close()
+        with self._half_made(temporary) as target, self._file(source) as file:
+            _copy(file, target)
         self._forget(destination)
         failpoints.hit("chunk.copy_written")
         self._disk.rename(temporary, path)
@@ -188,6 +179,20 @@ class FileStore:
             for name in self._disk.listdir(directory):
                 if name.endswith(CLONE_TEMPORARY):
                     self._disk.unlink(os.path.join(directory, name))
+
+    @contextmanager
+    def _half_made(self, temporary: str) -> Iterator[OpenFile]:
+        """An empty file to be filled; what could not be filled is removed: a full disk needs the room."""
+        file = self._disk.open(temporary, create=True)
+        try:
+            file.truncate(0)
+            yield file
+        except OSError:
+            with suppress(OSError):
+                self._disk.unlink(temporary)
+            raise
+        finally:
+            file.close()
 
     def _parent(self, handle: ChunkHandle) -> str:
         return os.path.dirname(self.path_of(handle))
