@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import click
@@ -173,6 +174,50 @@ def compare(
     if plot is not None:
         with open(plot, "w", encoding="utf-8") as file:
             file.write(program.chart(found))
+
+
+@bench.command()
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=25.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="How much dearer any work may be.",
+)
+@click.option(
+    "--baseline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Default: the one that gfs comes with.",
+)
+@click.option("--write", "rewrite", is_flag=True, help="Make what is measured now the baseline.")
+@click.pass_context
+def guard(ctx: click.Context, rounds: int, tolerance: float, baseline: Path | None, rewrite: bool) -> None:
+    """Whether any work costs more CPU time than it did at the baseline, each beside a yardstick.
+
+    Cheap enough for before a release, on any machine. Ends with status 1 when something is dearer.
+
+    \b
+    Example:
+      gfs bench guard
+      gfs bench guard --write --baseline mine.json
+    """
+    from gfs.bench import guard as program
+    from gfs.cli.render import emit_one
+    from gfs.transport.event_loop import run
+
+    path = baseline or program.BASELINE
+    before = None if rewrite else program.read(path)
+    say = click.echo if ctx.obj.output == "table" else lambda line: click.echo(line, err=True)
+    now = run(program.measure(rounds=rounds, say=say), loop="auto")
+    if before is None:
+        program.write(now, path)
+        before = now
+    found = program.compare(now, before, tolerance_percent=tolerance)
+    emit_one(found, ctx.obj.output, program.in_words(found))
+    if not found.held:
+        ctx.exit(1)
 
 
 @bench.command()
