@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.rehearsal.cluster import Cluster, Found, wheel_of_version
+from deploy.rehearsal.cluster import MASTERS, Cluster, Found, wheel_of_version
 from deploy.rehearsal.hosts import Hosts
 from deploy.rehearsal.load import Load
 from deploy.rehearsal.report import Report
 from gfs import __version__
-from gfs.settings import ClientSettings
 
 THREE_HOSTS = {
     "10.0.0.1": ("master1", "storage1", "storage2"),
@@ -24,12 +23,13 @@ EIGHT_HOSTS = {
     **{f"10.0.0.{n}": (f"master{n}",) for n in (1, 2, 3)},
     **{f"10.0.0.{10 + n}": (f"storage{n}",) for n in (1, 2, 3, 4, 5)},
 }
-MASTERS = ",".join(f"master{n}:9500" for n in (1, 2, 3))
 NEW_SERVER = ("c6", "10.0.0.16", "storage6")
 NEW_VERSION = __version__ + ".post1"
 DRAINED = "c2"
 LOST_RACK = ("c3", "c4")
 FIRST_CHUNK_SECONDS_MAX = 2.0
+# What health says of chunks that are not as safe as they are to be.
+CHUNKS_SHORT = ("cannot be read", "last living replica", "replica missing")
 SEED = 6
 
 
@@ -50,13 +50,7 @@ class Rehearsal:
     def run(self, *, quick: bool) -> Report:
         self._timed("set up, by README's commands", self._cluster.set_up)
         self._timed("from there to healthy", self._cluster.until_healthy)
-        site = self._cluster.site
-        settings = ClientSettings(
-            user="gfs",  # the root directory is the superuser's
-            token_file=str(site / "admin.token"),
-            ca_file=str(site / "ca" / "ca.pem"),
-        )
-        load = Load(MASTERS, settings, SEED)
+        load = Load(MASTERS, self._cluster.client_settings(), SEED)
         try:
             self._under_load("leader killed (kill -9)", load, self._kill_leader)
             if not quick:
@@ -154,20 +148,29 @@ class Rehearsal:
     def _lose_rack(self) -> None:
         """The power of a rack goes; its switch, too. It comes back when everything has been made up for."""
 
-        def replicas_short() -> int:
-            queue: Found = json.loads(self._gfs("-o json admin replication queue"))
-            return len(queue["waiting"]) + len(queue["running"])
+        def queue() -> Found:
+            found: Found = json.loads(self._gfs("-o json admin replication queue"))
+            return found
+
+        def all_is_made_up_for() -> bool:
+            now = queue()
+            reasons = self._cluster.status()["reasons"]
+            # Nothing waits before master.repair_delay_seconds are over, either.
+            begun = now["made"] > made_before
+            idle = bool(now["complete"]) and now["waiting"] == now["active"] == 0
+            return begun and idle and not any(words in reason for reason in reasons for words in CHUNKS_SHORT)
 
         def is_away() -> bool:
             return not any(self._cluster.server(node).get("alive", True) for node in LOST_RACK)
 
+        made_before = queue()["made"]
         for node in LOST_RACK:
             self._cluster.hosts.unplug(self._cluster.host_of[node])
             self._cluster.systemctl("lose", node)
         self._cluster.until("known to be away", is_away)
         self._timed(
             "… all replicas made anew elsewhere",
-            lambda: self._cluster.until("repaired", lambda: replicas_short() == 0),
+            lambda: self._cluster.until("repaired", all_is_made_up_for),
         )
         for node in LOST_RACK:
             self._cluster.hosts.plug_in(self._cluster.host_of[node])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import ssl
@@ -13,13 +12,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy.rehearsal.hosts import LOOK_SECONDS, CommandFailed, Hosts
+import msgspec
+
+import gfs
+from deploy.rehearsal.hosts import CommandFailed, Hosts
+from gfs.errors import GfsError
+from gfs.settings import ClientSettings
 
 ROOT = Path(__file__).parents[2]
 SECTION = "## From three Linux hosts"
 SOURCES = ("gfs", "deploy", "README.md", "LICENSE", "pyproject.toml")
-WAIT_SECONDS_MAX = 120.0
-CALL_SECONDS = 5.0  # --timeout of what is asked again and again
+WAIT_SECONDS_MAX = 240.0
+CALL_SECONDS = 5.0
+POLL_SECONDS = 0.05
+MASTERS = ",".join(f"master{n}:9500" for n in (1, 2, 3))
 FIRST = "master1"  # where README's commands are run
 
 Found = dict[str, Any]  # the JSON that a command of gfs has answered with
@@ -68,6 +74,7 @@ class Cluster:
         """`names`: of each address, what it is: "master1", "storage2" and so on."""
         self.hosts = hosts
         self.host_of: dict[str, str] = {}
+        self._client: gfs.Client | None = None
         for number, (address, roles) in enumerate(names.items(), start=1):
             hosts.add(f"host{number}", address, aliases=roles)
             self.host_of.update({_node(role): f"host{number}" for role in roles})
@@ -92,8 +99,19 @@ class Cluster:
         )
 
     def status(self) -> Found:
-        found: Found = json.loads(self.gfs(f"--timeout {CALL_SECONDS:g} -o json status"))
+        """As `gfs -o json status` says it, without the time that a command takes to start."""
+        if self._client is None:
+            self._client = gfs.connect(MASTERS, settings=self.client_settings())
+        try:
+            found: Found = msgspec.to_builtins(self._client.cluster_status())
+        except GfsError as error:
+            raise CommandFailed(f"status: {error.message}") from error
         return found
+
+    def client_settings(self) -> ClientSettings:
+        """Of the first administrator, as the superuser whose the root directory is."""
+        token, authority = self.site / "admin.token", self.site / "ca" / "ca.pem"
+        return ClientSettings(user="gfs", token_file=str(token), ca_file=str(authority), retry_seconds=30.0)
 
     def server(self, node: str) -> Found:
         """What the leader knows of one chunk server; empty when it has not heard of it."""
@@ -114,7 +132,7 @@ class Cluster:
                 why = str(error)
             if time.monotonic() > give_up_at:
                 raise CommandFailed(f"not {what} after {seconds:.0f} s: {why or self.gfs('status')}")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def until_healthy(self) -> None:
         """All programs that the configuration names take part, and nothing is wrong."""
@@ -132,9 +150,12 @@ class Cluster:
         self.hosts.on(self.host_of[node], f"systemctl {verb} {unit}@{node}")
 
     def certificate_shown_by(self, node: str) -> str:
-        """By the program that runs now, in PEM."""
+        """By the program that runs now, in PEM. Raises: CommandFailed."""
         name, _, port = self._control(node).partition(":")
-        return ssl.get_server_certificate((name, int(port)), timeout=CALL_SECONDS).strip()
+        try:
+            return ssl.get_server_certificate((name, int(port)), timeout=CALL_SECONDS).strip()
+        except OSError as error:
+            raise CommandFailed(f"{node} shows no certificate: {error}") from error
 
     def _control(self, node: str) -> str:
         found = self.status()

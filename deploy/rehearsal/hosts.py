@@ -20,7 +20,7 @@ OPERATOR_ADDRESS = "10.0.0.254"  # where the clients of the load are
 HOST_PATHS = ("/etc/gfs", "/var/lib/gfs", "/opt/gfs", "/etc/systemd/system")  # each host has its own
 HOST_FILES = ("/etc/passwd", "/etc/group", "/etc/hosts")  # … and a copy of these
 STAND_INS = Path(__file__).parent / "stand_ins"
-COMMAND_SECONDS_MAX = 120.0
+COMMAND_SECONDS_MAX = 300.0
 LOOK_SECONDS = 0.01
 
 

@@ -13,7 +13,7 @@ from gfs.settings import ClientSettings
 
 WRITERS = 2
 FILE_BYTES_MAX = 100_000
-PAUSE_SECONDS = 0.05  # between the steps of a client: programs of eight hosts share this machine
+PAUSE_SECONDS = 0.25  # between the steps of a client: programs of eight hosts share this machine
 LOG = "/load/log"
 
 
