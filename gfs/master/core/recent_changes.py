@@ -9,8 +9,8 @@ Invariants: `noted` is in the order of the log; whatever was noted from `begin` 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
-from dataclasses import dataclass
+
+import msgspec
 
 from gfs.errors import ChangesForgotten
 from gfs.messages import operations as op
@@ -22,8 +22,7 @@ NAMES_KEPT_MAX = 16_384
 REQUESTS_KEPT_MAX = 16_384
 
 
-@dataclass(slots=True)
-class Noted:
+class Noted(msgspec.Struct, gc=False):
     """As messages.changes.Change; without a `path` it is of `inode`, wherever that is."""
 
     index: LogIndex
@@ -51,15 +50,18 @@ class RecentChanges:
         self._kept_max, self._kept_bytes_max = kept_max, kept_bytes_max
         self._bytes = 0
         self.noted: list[Noted] = []
-        self._names: OrderedDict[InodeId, str] = OrderedDict()  # where files were when last heard of
-        self._requests: OrderedDict[tuple[int, int], None] = OrderedDict()
+        # Two generations each, the younger first: to forget the oldest one by one costs more than to apply.
+        self._names: dict[InodeId, str] = {}  # where files were when last heard of
+        self._former_names: dict[InodeId, str] = {}
+        self._requests: set[tuple[int, int]] = set()
+        self._former_requests: set[tuple[int, int]] = set()
         self._copies: dict[int, Noted] = {}  # snapshots: their last step noted
 
     def forget_all(self, *, begin: LogIndex, next_inode: int) -> None:
         """The state was replaced by one further on: what led there is not known."""
         self.noted.clear()
-        self._names.clear()
-        self._requests.clear()
+        self._names, self._former_names = {}, {}
+        self._requests, self._former_requests = set(), set()
         self._copies.clear()
         self.begin, self._next_inode, self._bytes = begin, next_inode, 0
 
@@ -73,9 +75,9 @@ class RecentChanges:
         self._note(index, record.at_ms, record.operation, outcome, made)
         changed = len(self.noted) > before
         if changed and record.request is not None:
-            self._requests[record.request.client, record.request.sequence] = None
+            self._requests.add((record.request.client, record.request.sequence))
             if len(self._requests) > REQUESTS_KEPT_MAX:
-                self._requests.popitem(last=False)
+                self._requests, self._former_requests = set(), self._requests
         self._trim()
         return changed
 
@@ -104,13 +106,12 @@ class RecentChanges:
 
     def name_of(self, inode: InodeId) -> str:
         """Where it was when a record named it last; to be verified. "" when that was too long ago."""
-        return self._names.get(inode, "")
+        return self._names.get(inode) or self._former_names.get(inode, "")
 
     def keep_name(self, inode: InodeId, path: str) -> None:
         self._names[inode] = path
-        self._names.move_to_end(inode)
         if len(self._names) > NAMES_KEPT_MAX:
-            self._names.popitem(last=False)
+            self._names, self._former_names = {}, self._names
 
     def check_invariants(self) -> None:
         indexes = [change.index for change in self.noted]
@@ -128,7 +129,7 @@ class RecentChanges:
         def add(kind: ChangeKind, path: str = "", *, source: str = "", inode: InodeId = inode) -> Noted:
             change = Noted(index, at_ms, kind, path, source, inode)
             self.noted.append(change)
-            self._bytes += change.weight_bytes
+            self._bytes += PATH_BYTES_EXTRA + len(path) + len(source)
             return change
 
         match operation:
@@ -168,7 +169,10 @@ class RecentChanges:
     def _is_repeat(self, record: op.LogRecord) -> bool:
         """A retry of a request that was noted: it was answered as at first, and did nothing."""
         request = record.request
-        return request is not None and (request.client, request.sequence) in self._requests
+        if request is None:
+            return False
+        key = request.client, request.sequence
+        return key in self._requests or key in self._former_requests
 
     def _trim(self) -> None:
         if len(self.noted) <= self._kept_max and self._bytes <= self._kept_bytes_max:
@@ -203,4 +207,6 @@ def _last_of(path: str, count: int) -> list[str]:
 
 
 def _plain(path: str) -> str:
+    if "//" not in path and path[-1:] != "/":
+        return path
     return "/" + "/".join(name for name in path.split("/") if name)
