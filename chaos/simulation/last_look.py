@@ -14,6 +14,7 @@ Writes down, under the workload `within`
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 
@@ -37,7 +38,9 @@ WORKLOAD = "within"
 COLLECTED_SECONDS_MAX = 60.0  # garbage is named 10 s after it was found, and found by a walk over all files
 LOOK_SECONDS = 1.0
 LOG_TRIES_MAX = 20  # a follower may apply an entry before its own log has it on its disk
-HALF_MADE = (".tmp", ".clone")
+# Copies of chunks and checkpoints that were cut short: every start removes them. Other half-made files are of
+# a name that is written again, and are replaced then.
+HALF_MADE = re.compile(r"^(chunks/.*\.clone|checkpoints/checkpoint-\d+-\d+\.tmp)$")
 
 Replica = tuple[str, int, int]  # node, handle, version
 File = tuple[str, str]  # node, path below its directory
@@ -170,7 +173,7 @@ def _leftovers(nodes: Mapping[str, Node]) -> set[File]:
         held = None if _replicas(node) is None else _held(node, unfinished=True)
         for path in node.disk.files_below(node.directory):
             inside = os.path.relpath(path, node.directory)
-            if path.endswith(HALF_MADE) or (held is not None and _is_of_no_replica(inside, held)):
+            if HALF_MADE.match(inside) or (held is not None and _is_of_no_replica(inside, held)):
                 found.add((name, inside))
     return found
 
