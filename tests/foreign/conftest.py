@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gfs.client.loop_thread import LoopThread
+from tests.client.real_cluster import RealCluster
 from tests.processes.cluster import ProcessCluster
 
 
@@ -55,3 +56,16 @@ def tool(name: str) -> str:
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
+
+
+@pytest.fixture(scope="module")
+def one_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Addresses of a cluster in a thread of this process, for what asks a thousand small things."""
+    thread = LoopThread()
+    running = RealCluster(tmp_path_factory.mktemp("one"))
+    thread.run(running.__aenter__())
+    try:
+        yield running.addresses
+    finally:
+        thread.run(running.__aexit__())
+        thread.stop()

@@ -75,7 +75,7 @@ def test_rsync_brings_a_tree_up_to_date(here: Path, tmp_path: Path) -> None:
     run(*rsync, "--inplace", "--append", f"{tree}/", f"{here}/copy/")
 
 
-def test_fio_finds_what_it_wrote_at_every_offset(here: Path) -> None:
+def test_fio_finds_what_it_wrote_at_every_offset(here: Path, tmp_path: Path) -> None:
     for pattern in ("write", "randwrite"):
         run(
             *(
@@ -91,6 +91,7 @@ def test_fio_finds_what_it_wrote_at_every_offset(here: Path) -> None:
             ),
             *("--size", "8m", "--bs", "64k", "--verify", "crc32c", "--do_verify", "1", "--verify_fatal", "1"),
             *("--randseed", "7", "--fallocate", "none", "--output-format", "terse"),
+            cwd=tmp_path,  # where it leaves notes of its own
         )
 
 
