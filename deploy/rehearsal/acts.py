@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.rehearsal.cluster import MASTERS, Cluster, Found, wheel_of_version
+from deploy.rehearsal.cluster import MASTERS, Cluster, wheel_of_version
 from deploy.rehearsal.hosts import Hosts
 from deploy.rehearsal.load import Load
 from deploy.rehearsal.report import Report
@@ -28,8 +27,8 @@ NEW_VERSION = __version__ + ".post1"
 DRAINED = "c2"
 LOST_RACK = ("c3", "c4")
 FIRST_CHUNK_SECONDS_MAX = 2.0
-# What health says of chunks that are not as safe as they are to be.
-CHUNKS_SHORT = ("cannot be read", "last living replica", "replica missing")
+REPLICAS = 3  # master.replication_goal of the shipped file
+FILES_ASKED = 200  # whether they have all their replicas again
 SEED = 6
 
 
@@ -56,7 +55,7 @@ class Rehearsal:
             if not quick:
                 self._under_load("chunk server added", load, self._add_server)
                 self._under_load("chunk server drained and removed", load, self._drain)
-                self._under_load("rack lost and come back", load, self._lose_rack)
+                self._under_load("rack lost and come back", load, lambda: self._lose_rack(load))
             self._under_load("upgrade", load, self._upgrade)
             if not quick:
                 self._under_load("keys of capabilities changed at once", load, self._rotate_keys)
@@ -145,25 +144,19 @@ class Rehearsal:
         del self._cluster.host_of[DRAINED]
         self._cluster.until_healthy()
 
-    def _lose_rack(self) -> None:
+    def _lose_rack(self, load: Load) -> None:
         """The power of a rack goes; its switch, too. It comes back when everything has been made up for."""
 
-        def queue() -> Found:
-            found: Found = json.loads(self._gfs("-o json admin replication queue"))
-            return found
+        cluster = self._cluster
+        hit = [path for path in list(load.files)[:FILES_ASKED] if cluster.servers_of(path) & set(LOST_RACK)]
+        assert hit, "no file has a replica on the rack that is to be lost"
 
         def all_is_made_up_for() -> bool:
-            now = queue()
-            reasons = self._cluster.status()["reasons"]
-            # Nothing waits before master.repair_delay_seconds are over, either.
-            begun = now["made"] > made_before
-            idle = bool(now["complete"]) and now["waiting"] == now["active"] == 0
-            return begun and idle and not any(words in reason for reason in reasons for words in CHUNKS_SHORT)
+            return all(len(cluster.servers_of(path) - set(LOST_RACK)) >= REPLICAS for path in hit)
 
         def is_away() -> bool:
             return not any(self._cluster.server(node).get("alive", True) for node in LOST_RACK)
 
-        made_before = queue()["made"]
         for node in LOST_RACK:
             self._cluster.hosts.unplug(self._cluster.host_of[node])
             self._cluster.systemctl("lose", node)

@@ -100,13 +100,25 @@ class Cluster:
 
     def status(self) -> Found:
         """As `gfs -o json status` says it, without the time that a command takes to start."""
-        if self._client is None:
-            self._client = gfs.connect(MASTERS, settings=self.client_settings())
         try:
-            found: Found = msgspec.to_builtins(self._client.cluster_status())
+            found: Found = msgspec.to_builtins(self._connected().cluster_status())
         except GfsError as error:
             raise CommandFailed(f"status: {error.message}") from error
         return found
+
+    def servers_of(self, path: str) -> set[str]:
+        """Living chunk servers that hold all chunks of a file, as they are now. Raises: CommandFailed."""
+        try:
+            places = self._connected().chunks(path)
+        except GfsError as error:
+            raise CommandFailed(f"{path}: {error.message}") from error
+        held = [{_node_at(replica.control) for replica in place.replicas} for place in places]
+        return set.intersection(*held) if held else set()
+
+    def _connected(self) -> gfs.Client:
+        if self._client is None:
+            self._client = gfs.connect(MASTERS, settings=self.client_settings())
+        return self._client
 
     def client_settings(self) -> ClientSettings:
         """Of the first administrator, as the superuser whose the root directory is."""
