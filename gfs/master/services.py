@@ -431,7 +431,14 @@ class MasterServices:
         )
         return MasterService(
             namespace=namespace,
-            trash=TrashService(self.commits, self._reads, namespace, callers=self._callers),
+            trash=TrashService(
+                self.commits,
+                self._reads,
+                namespace,
+                # Each time of the state there is: a checkpoint from the leader replaces it.
+                deletion_rank=lambda inode: self._state.state.deletion_rank(inode),
+                callers=self._callers,
+            ),
             chunks=ChunkService(
                 self._reads,
                 self.locations,

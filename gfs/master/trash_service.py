@@ -7,6 +7,7 @@ one looks at nothing else.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from gfs import failpoints
 from gfs.errors import NotFound
@@ -52,11 +53,19 @@ class TrashService:
     one that did, and then the log answers it as the first time."""
 
     def __init__(
-        self, commits: Commits, reads: Reads, namespace: NamespaceService, *, callers: Callers | None = None
+        self,
+        commits: Commits,
+        reads: Reads,
+        namespace: NamespaceService,
+        *,
+        deletion_rank: Callable[[InodeId], int],
+        callers: Callers | None = None,
     ) -> None:
+        """`deletion_rank`: of what was deleted lately, see core/trash.DeletionOrder."""
         self._commits = commits
         self._reads = reads
         self._namespace = namespace
+        self._deletion_rank = deletion_rank
         self._callers = callers or everybody()
 
     async def list_trash(self, request: Request, context: CallContext) -> Reply:
@@ -74,7 +83,7 @@ class TrashService:
         assert isinstance(request, Undelete)
         wants = self._wants(request.path)
         found = (await self._find(wants, limit=None))[0]
-        newest = max(found, key=lambda entry: (entry.deleted_ms, entry.entry.inode), default=None)
+        newest = max(found, key=self._order, default=None)
         destination = request.destination or (newest.path if newest is not None else request.path)
         entry = name_of(newest) if newest is not None else _NO_ENTRY
         owner, group = self._callers.owner(context)
@@ -120,6 +129,10 @@ class TrashService:
             return await self._namespace.delete(request, context)
         await self.purge(PurgeTrash(path=request.path, request=request.request), context)
         return MutationReply(inode=inode, applied_index=self._reads.applied_index())
+
+    def _order(self, entry: TrashEntry) -> tuple[int, int, int]:
+        inode = entry.entry.inode
+        return self._deletion_rank(inode), entry.deleted_ms, inode
 
     def _wants(self, path: str) -> Wants:
         inode = trash_id_of(path)

@@ -172,7 +172,12 @@ class FakeMaster:
         )
         self.service = MasterService(
             namespace=namespace,
-            trash=TrashService(self.commits, self.reads, namespace),
+            trash=TrashService(
+                self.commits,
+                self.reads,
+                namespace,
+                deletion_rank=lambda inode: self.replicator.state.deletion_rank(inode),
+            ),
             chunks=ChunkService(self.reads, self.locations, clock),
             policies=PolicyService(
                 self.commits,

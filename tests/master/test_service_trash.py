@@ -72,6 +72,17 @@ async def test_of_several_deleted_from_one_path_the_last_comes_back_or_the_one_t
     assert await trash(here) == [f"/f1 /.trash/{inodes[1]}"]
 
 
+async def test_the_last_deleted_comes_back_although_the_clock_was_set_back_between() -> None:
+    here = await world()
+    await make(here, "/f1")
+    here.clock.step_wall_ms(600_000)
+    await delete(here, "/f1")
+    here.clock.step_wall_ms(-600_000)
+    last = await make(here, "/f1")
+    await delete(here, "/f1")
+    assert (await here.call(Undelete(path="/f1"), UndeleteReply)).inode == last
+
+
 async def test_it_can_be_read_under_its_hidden_name() -> None:
     here = await world()
     lease = await here.acquire()
@@ -201,3 +212,14 @@ async def test_a_master_whose_state_is_not_trusted_names_no_garbage_and_reclaims
     await here.heartbeats()
     named = [word.garbage.handle for server in here.servers.values() for word in server.words]
     assert named == [lease.handle] * 3
+
+
+def test_order_of_deletions_forgets_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trash_room, "DELETIONS_REMEMBERED_MIN", 4)
+    order = trash_room.DeletionOrder()
+    for inode in (30, 20, 10, 30, 40, 50, 60):
+        order.note(inode)
+    ranks = [order.rank(inode) for inode in (20, 10, 30, 40, 50, 60)]
+    assert ranks == sorted(ranks), "30 was deleted again after 10"
+    assert min(ranks[3:]) > 0 and order.rank(70) == 0
+    assert sum(rank > 0 for rank in ranks) < 4 + 4

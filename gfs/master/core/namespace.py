@@ -42,7 +42,7 @@ from gfs.master.core.records import (
     trash_value,
 )
 from gfs.master.core.tables import Table
-from gfs.master.core.trash import trash_row
+from gfs.master.core.trash import DeletionOrder, trash_row
 from gfs.master.core.usage import NOTHING, AccountedTables
 from gfs.messages.operations import (
     ChangeMode,
@@ -78,6 +78,7 @@ class Namespace:
         self._counters = counters
         self._owners = owners
         self._quotas = quotas
+        self.deletions = DeletionOrder()
 
     def make_directory(self, operation: MakeDirectory, *, at_ms: int) -> InodeId:
         """Raises: InvalidPath, InvalidArgument, NotFound, NotADirectory, AlreadyExists, QuotaExceeded."""
@@ -340,6 +341,7 @@ class Namespace:
         )
         self._set_parent(inode, TRASH_INODE)
         self._counters.trash += 1
+        self.deletions.note(inode)
 
     def _set_parent(self, inode: int, parent: int) -> None:
         row = self._tables.get(Table.INODES, id_key(inode))

@@ -75,7 +75,7 @@ from gfs.messages.operations import (
     SettleIncarnation,
     Undelete,
 )
-from gfs.vocabulary import ROOT_INODE, LogIndex
+from gfs.vocabulary import ROOT_INODE, InodeId, LogIndex
 
 _NO_INDEX = LogIndex(0)
 
@@ -116,6 +116,10 @@ class MasterState:
             tables.put(Table.META, FORMAT_KEY, STATE_FORMAT.to_bytes(2, "big"))
             self._tables.insert(Table.INODES, id_key(ROOT_INODE), encode_inode(root_record()))
             self.save()
+
+    def deletion_rank(self, inode: InodeId) -> int:
+        """See DeletionOrder.rank()."""
+        return self._namespace.deletions.rank(inode)
 
     def apply(self, record: LogRecord, *, index: LogIndex = _NO_INDEX) -> AnyOutcome:
         """Carry out one record of the log entry at `index`; deterministic and total.

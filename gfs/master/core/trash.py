@@ -1,4 +1,4 @@
-"""What lies in the trash: finding and listing what can still be undeleted (GFS §4.4). Changes nothing.
+"""What lies in the trash: finding and listing what can still be undeleted (GFS §4.4). Changes no table.
 
 A row is (deadline, inode) -> original path and time of deletion. Rows with the deadline CONDEMNED_MS are
 being reclaimed: they are the first of the table, and nobody is shown them.
@@ -27,7 +27,31 @@ from gfs.messages.trash import TrashEntry
 from gfs.settings import LIST_PAGE_MAX, TRASH_SCAN_MAX, TRASH_SUM_MAX
 from gfs.vocabulary import TRASH_DIRECTORY, InodeId
 
+DELETIONS_REMEMBERED_MIN = 16_384
 Wants = Callable[[TrashName, str], bool]  # an entry's name and original path -> whether it is one of those
+
+
+class DeletionOrder:
+    """Which of the latest deletions came after which, by the log. Kept in memory, for this start of a master.
+
+    Rows have the time of deletion by the clock of whoever led then. Clocks differ and are set back: by them
+    alone an older deletion may look like the newest.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._young: dict[int, int] = {}  # two generations: to forget the oldest one by one costs more
+        self._old: dict[int, int] = {}
+
+    def note(self, inode: int) -> None:
+        self._count += 1
+        self._young[inode] = self._count
+        if len(self._young) >= DELETIONS_REMEMBERED_MIN:
+            self._young, self._old = {}, self._young
+
+    def rank(self, inode: int) -> int:
+        """Higher is later; 0 for one before all that are remembered."""
+        return self._young.get(inode) or self._old.get(inode, 0)
 
 
 def trash_row(tables: ReadTables, name: TrashName) -> tuple[bytes, bytes | None]:
