@@ -86,10 +86,13 @@ class GuestStore:
                     raise StaleVersion(f"chunk {handle:x}: version {version} was copied before its fence")
                 return []
             self.forget(handle)
-            if header is None:
-                self._access.create(state)
             record = Mutated(handle, following, data_synced=True, window=NO_RECORDS)
-            self._access.commit_durably(state, record)
+            if header is None:
+                with self._access.making(state):
+                    self._access.create(state)
+                    self._access.commit_durably(state, record)
+            else:
+                self._access.commit_durably(state, record)
             failpoint("clone.begun")
             if header is not None:
                 self._appender.cut_surplus(state, following.length_bytes)

@@ -5,7 +5,8 @@ No decisions about versions or offsets, and nothing that the service calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from gfs import failpoints
 from gfs.chunkserver.block_reader import BlockReader
@@ -91,6 +92,18 @@ class ReplicaAccess:
             if self.store.length(state.handle):  # a deletion cut short
                 self.store.truncate(state.handle, 0)
         state.broken = state.has_surplus = False
+
+    @contextmanager
+    def making(self, state: ChunkState) -> Iterator[None]:
+        """Bytes and row of a chunk are made inside. Without its row the bytes go again: a full disk needs the
+        room, and nobody else would remove them before the next start."""
+        try:
+            yield
+        except (NoSpace, Unavailable):  # not OutcomeUnknown: then the row may be on the disk
+            if state.header is None:
+                with suppress(OSError, KeyError):
+                    self.store.delete(state.handle)
+            raise
 
     def commit_durably(self, state: ChunkState, record: Mutated) -> None:
         """It is on the disk when this returns, and so are the chunk's bytes before it.

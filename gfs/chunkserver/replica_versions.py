@@ -90,11 +90,14 @@ class ReplicaVersions:
                 durable=durable,
             )
             if header is None:
-                self._access.create(state)
+                with self._access.making(state):
+                    self._access.create(state)
+                    self._access.commit_durably(state, Mutated(handle, following, data_synced=True))
             else:
                 self._access.require_undamaged(state)
+                if following is not header:
+                    self._access.commit_durably(state, Mutated(handle, following, data_synced=True))
             if following is not header:
-                self._access.commit_durably(state, Mutated(handle, following, data_synced=True))
                 self._access.feed.changed(handle)
                 self._guests.forget(handle)
             failpoint("chunk.bumped")
@@ -148,28 +151,33 @@ class ReplicaVersions:
                 return status_of(held(target.header, copy, version))
             self._access.require_undamaged(source)
             self._access.require_space(header.length_bytes)
-            try:
-                with undone_on_error(f"copying chunk {handle:x} to {copy:x}"):
-                    self._access.store.clone(handle, copy)
-                    if self._access.store.length(copy) > header.length_bytes:
-                        # The surplus of an append that was never committed.
-                        self._access.store.truncate(copy, header.length_bytes)
-            except KeyError as error:
-                raise self._access.missing(handle) from error
-            target.broken = target.has_surplus = False
-            failpoint("chunk.copied")
-            record = Mutated(
-                copy,
-                header,
-                sums=source.full.tobytes(),
-                data_synced=True,
-                window=encode_window(source.window),
-            )
-            with undone_on_error(f"recording chunk {copy:x}"):
-                self._access.commits.commit(Change(target, record), sync_bytes=True)
+            with self._access.making(target):
+                self._copy(source, target, header)
             failpoint("chunk.copy_recorded")
             self._access.feed.changed(copy)
             return status_of(header)
+
+    def _copy(self, source: ChunkState, target: ChunkState, header: ChunkHeader) -> None:
+        handle, copy, store = source.handle, target.handle, self._access.store
+        try:
+            with undone_on_error(f"copying chunk {handle:x} to {copy:x}"):
+                store.clone(handle, copy)
+                if store.length(copy) > header.length_bytes:
+                    # The surplus of an append that was never committed.
+                    store.truncate(copy, header.length_bytes)
+        except KeyError as error:
+            raise self._access.missing(handle) from error
+        target.broken = target.has_surplus = False
+        failpoint("chunk.copied")
+        record = Mutated(
+            copy,
+            header,
+            sums=source.full.tobytes(),
+            data_synced=True,
+            window=encode_window(source.window),
+        )
+        with undone_on_error(f"recording chunk {copy:x}"):
+            self._access.commits.commit(Change(target, record), sync_bytes=True)
 
     def _cut(
         self, handle: ChunkHandle, version: ChunkVersion, length: int, master_term: Term, *, seal: bool

@@ -237,6 +237,40 @@ def test_an_old_master_and_a_full_disk_get_no_copy(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_copy_or_a_new_chunk_that_a_full_disk_cuts_short_leaves_no_bytes_behind(tmp_path: Path) -> None:
+    machine, store = filled(tmp_path, b"a" * BLOCK)
+    store.flush()
+
+    def files() -> set[str]:
+        return {path for path in machine.disk.files_below("/") if "/chunks/" in path}
+
+    before, copied, made = files(), 0, 0
+    for space in range(0, BLOCK + 4096, 64):
+        for number, do in enumerate(
+            (
+                lambda handle: store.versions.copy_replica(
+                    ONE, handle, V1, oldest_version=V1, master_term=T1
+                ),
+                lambda handle: store.versions.bump(
+                    handle, V1, oldest_version=V1, create=True, master_term=T1
+                ),
+            )
+        ):
+            machine.disk.space_bytes_left = space
+            handle = ChunkHandle(1000 + 2 * space + number)
+            try:
+                do(handle)
+            except NoSpace:
+                assert files() == before, (space, number)
+            else:
+                copied, made = copied + (number == 0), made + (number == 1)
+                machine.disk.space_bytes_left = None
+                before = files()
+    assert copied and made
+    machine.disk.space_bytes_left = None
+    store.close()
+
+
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_copy_cut_short_at_any_step_is_whole_or_not_there(tmp_path: Path, torn: bool) -> None:
     data = random.Random(5).randbytes(BLOCK + 100)
