@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from gfs.bench import limit
 from gfs.bench.fixture import local_cluster
 from gfs.bench.machine import Machine, cpu_seconds, describe
 from gfs.bench.peers.juicefs import JuiceFs
@@ -35,6 +36,7 @@ from gfs.local.supervisor import Supervisor
 from gfs.vocabulary import KIB, MIB
 
 OURS = "gfs"
+BARE = "bare limit"  # write: a chain of three C programs, no metadata; read: sendfile of a cached file
 PEERS: Mapping[str, type[Peer]] = {
     "local": LocalDisk,
     "moosefs": MooseFs,
@@ -204,10 +206,29 @@ class _Folder:
 class _Rounds:
     """What one subject has done, round by round."""
 
-    def __init__(self, subject: _Subject, seconds: float) -> None:
-        self._subject, self._seconds = subject, seconds
+    def __init__(self) -> None:
         self.rates: dict[str, list[float]] = {work: [] for work in UNITS}
         self.cpu: dict[str, list[float]] = {work: [] for work in UNITS}
+
+    async def play(self, number: int) -> None:
+        """Raises: OSError."""
+        raise NotImplementedError
+
+    def note(self, work: str, rate: float, cpu: float) -> None:
+        self.rates[work].append(round(rate, 1))
+        self.cpu[work].append(cpu)
+
+
+class _BareRounds(_Rounds):
+    async def play(self, number: int) -> None:
+        for work, measure_limit in (("write", limit.measure_write), ("read", limit.measure_read)):
+            self.note(work, *await asyncio.to_thread(measure_limit, FILE_BYTES))
+
+
+class _SubjectRounds(_Rounds):
+    def __init__(self, subject: _Subject, seconds: float) -> None:
+        super().__init__()
+        self._subject, self._seconds = subject, seconds
 
     async def play(self, number: int) -> None:
         subject, folder = self._subject, f"round-{number}"
@@ -223,8 +244,8 @@ class _Rounds:
     async def _move(self, work: str, moving: Awaitable[None]) -> None:
         used, began = self._used(), time.monotonic()
         await moving
-        self._note(work, FILE_BYTES / MIB / (time.monotonic() - began))
-        self.cpu[work].append((self._used() - used) / (FILE_BYTES / 2**30))
+        rate = FILE_BYTES / MIB / (time.monotonic() - began)
+        self.note(work, rate, (self._used() - used) / (FILE_BYTES / 2**30))
 
     async def _load(self, work: str, do: Callable[[int], Awaitable[None]]) -> int:
         """Calls of numbers from 0 on, AT_ONCE at a time. Returns: how many numbers were used up in order."""
@@ -237,12 +258,9 @@ class _Rounds:
                 done[lane] += 1
 
         await asyncio.gather(*(loop(lane) for lane in range(AT_ONCE)))
-        self._note(work, sum(done) / (time.monotonic() - began))
-        self.cpu[work].append(1e6 * (self._used() - used) / sum(done))
+        rate = sum(done) / (time.monotonic() - began)
+        self.note(work, rate, 1e6 * (self._used() - used) / sum(done))
         return sum(done)
-
-    def _note(self, work: str, rate: float) -> None:
-        self.rates[work].append(round(rate, 1))
 
     def _used(self) -> float:
         return sum(map(cpu_seconds, self._subject.processes()))
@@ -266,7 +284,7 @@ async def measure(
     async with AsyncExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
         supervisor, client = await stack.enter_async_context(local_cluster())
-        played[OURS] = _Rounds(_Ours(supervisor, client), seconds)
+        played[OURS] = _SubjectRounds(_Ours(supervisor, client), seconds)
         subjects[OURS] = "3 copies in page caches of chunk servers; names on the disks of 3 masters"
         for peer_class in (PEERS[name] for name in wanted):
             peer = peer_class(stack.enter_context(tempfile.TemporaryDirectory(prefix="gfs-peer-")))
@@ -277,18 +295,24 @@ async def measure(
                 say(f"  {peer.name} is left out: {why_not}")
                 continue
             subjects[peer.name] = peer.what
-            played[peer.name] = _Rounds(_Folder(peer, folder, threads), seconds)
+            played[peer.name] = _SubjectRounds(_Folder(peer, folder, threads), seconds)
+        played[BARE], subjects[BARE] = _BareRounds(), "3 copies in page caches by a chain in C; sendfile"
         turns = list(played.items())
         for number in range(rounds):
             for name, subject in list(turns):
                 try:
+                    await asyncio.to_thread(os.sync)  # what the one before has left is not this one's work
                     await subject.play(number)
                 except OSError as error:
                     turns.remove((name, subject))
                     missing[name] = f"broke off in round {number + 1}: {error}"
                     say(f"  {name} {missing[name]}")
                     continue
-                told = (f"{work} {subject.rates[work][-1]:.0f}{unit}" for work, unit in UNITS.items())
+                told = (
+                    f"{work} {all_of[-1]:.0f}{UNITS[work]}"
+                    for work, all_of in subject.rates.items()
+                    if all_of
+                )
                 say(f"  round {number + 1} of {rounds}, {name}: {', '.join(told)}")
             turns = [*turns[1:], *turns[:1]]
     measured = [row for name, subject in played.items() for row in _rows(name, subject, played[OURS])]
@@ -326,22 +350,22 @@ def _rows(name: str, subject: _Rounds, ours: _Rounds) -> list[Measured]:
 def in_words(found: Report) -> str:
     lines = [
         f"{found.machine.cores} cores of {found.machine.processor}, kernel {found.machine.kernel}; "
-        f"load average {found.machine.load}; medians of {found.rounds} rounds, {AT_ONCE} calls at once",
-        f"{'':<11}" + "".join(f"{f'{work}, {unit}':>20}" for work, unit in UNITS.items()),
+        f"load average {found.machine.load}; medians of {found.rounds} rounds (lowest … highest)"
     ]
-    for name in found.subjects:
-        of = {row.work: row for row in found.measured if row.subject == name}
-        cells = (_cell(of[work]) if work in of else "-" for work in UNITS)
-        lines.append(f"{name:<11}" + "".join(f"{cell:>20}" for cell in cells))
-    lines.append("In brackets how many times as fast gfs was, the median of the rounds.")
-    lines += [f"  {name}: {what}" for name, what in found.subjects.items()]
-    lines += [f"  left out: {name}: {why}" for name, why in found.missing.items()]
+    for work, unit in UNITS.items():
+        at_once = "" if unit == "MiB/s" else f", {AT_ONCE} at once"
+        lines.append(f"{work}, {unit}{at_once}")
+        lines += [f"  {_in_words(row)}" for row in found.measured if row.work == work]
+    lines += [f"{name}: {what}" for name, what in found.subjects.items()]
+    lines += [f"left out: {name}: {why}" for name, why in found.missing.items()]
     return "\n".join(lines)
 
 
-def _cell(row: Measured) -> str:
-    rate = f"{statistics.median(row.rates):.0f}"
-    return rate if row.subject == OURS else f"{rate} (×{row.ratio:.2g})"
+def _in_words(row: Measured) -> str:
+    rates = f"{statistics.median(row.rates):8.0f} ({min(row.rates):.0f} … {max(row.rates):.0f})"
+    cpu = f"{row.cpu:.2f} CPU s a GiB" if row.unit == "MiB/s" else f"{row.cpu:.0f} µs CPU a call"
+    beside = "" if row.subject == OURS else f"; gfs is {row.ratio:.2g} times as fast"
+    return f"{row.subject:<12}{rates}; {cpu}{beside}"
 
 
 def chart(found: Report) -> str:

@@ -52,7 +52,7 @@ def gfs(*arguments: str) -> Sequence[str]:
 
 def own_memory(process: int) -> int:
     """Bytes that a process and those below it have written to; 0 for what is gone."""
-    return sum(_kept(member, "Anonymous:") for member in _family(process))
+    return sum(_kept(member, "Anonymous:") for member in family(process))
 
 
 def mapped_memory(process: int) -> int:
@@ -60,11 +60,12 @@ def mapped_memory(process: int) -> int:
     return _kept(process, "Rss:") - _kept(process, "Anonymous:")
 
 
-def _family(process: int) -> Iterator[int]:
+def family(process: int) -> Iterator[int]:
+    """The process and all below it that are still there."""
     yield process
     with suppress(OSError):
         for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-            yield from _family(int(child))
+            yield from family(int(child))
 
 
 def _kept(process: int, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,8 @@ def compare(
     from gfs.cli.render import emit_one
     from gfs.transport.event_loop import run
 
+    # As an interrupt does: programs and mounts of peers are to end with this one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     as_table = ctx.obj.output == "table"
     say = click.echo if as_table else lambda line: click.echo(line, err=True)
     names = wanted or tuple(program.PEERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from gfs.bench.peers.local_disk import LocalDisk
 from gfs.bench.peers.peer import Peer
 from gfs.errors import InvalidArgument, Unavailable
 from gfs.vocabulary import MIB
+from tests.waiting import until
 
 
 class Absent(Peer):
@@ -52,6 +54,50 @@ def test_a_peer_that_breaks_off_tells_its_last_words_and_leaves_no_program(tmp_p
     assert peer.processes() == []
 
 
+class StartsChildren(Peer):
+    """A program that works in a child, and is never ready."""
+
+    name = "StartsChildren"
+
+    def start(self) -> str:
+        sleeper = (
+            "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+        )
+        self.run("parent", sys.executable, "-c", sleeper)
+        self.wait_until(lambda: False, "ready")
+        raise AssertionError("not reached")
+
+
+async def test_a_peer_stopped_in_the_middle_of_its_start_ends_with_all_it_has_started(tmp_path: Path) -> None:
+    peer = StartsChildren(str(tmp_path))
+    starting = asyncio.create_task(asyncio.to_thread(peer.start))
+
+    async def has_a_child() -> bool:
+        return len(peer.processes()) == 2
+
+    await until(has_a_child, "the program's child is running")
+    everyone = peer.processes()
+    await asyncio.to_thread(peer.stop)
+    with pytest.raises(Unavailable, match="stopped while it was being started"):
+        await starting
+    with pytest.raises(Unavailable, match="stopped"):
+        peer.run("late", sys.executable, "-c", "pass")
+
+    async def are_gone() -> bool:
+        return not any(
+            Path(f"/proc/{process}/cmdline").exists() and _is_alive(process) for process in everyone
+        )
+
+    await until(are_gone, "parent and child have ended")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 async def test_an_unknown_peer_is_refused_before_anything_starts() -> None:
     with pytest.raises(InvalidArgument, match="afs"):
         await compare.measure(wanted=("local", "afs"))
@@ -63,9 +109,10 @@ async def test_all_work_is_done_on_ours_and_the_local_disk(monkeypatch: pytest.M
     monkeypatch.setitem(compare.PEERS, "absent", Absent)  # type: ignore[arg-type]
     told: list[str] = []
     found = await compare.measure(wanted=("local", "absent"), rounds=1, seconds=0.1, say=told.append)
-    assert list(found.subjects) == ["gfs", "local disk"] and list(found.missing) == ["Absent"]
+    assert list(found.subjects) == ["gfs", "local disk", "bare limit"] and list(found.missing) == ["Absent"]
     assert {(row.subject, row.work) for row in found.measured} == {
-        (subject, work) for subject in found.subjects for work in compare.UNITS
+        *((subject, work) for subject in ("gfs", "local disk") for work in compare.UNITS),
+        *(("bare limit", work) for work in ("write", "read")),
     }
     assert all(row.rates[0] > 0 and row.ratio > 0 for row in found.measured)
     text = compare.in_words(found)

@@ -15,7 +15,8 @@ class JuiceFs(Peer):
     def start(self) -> str:
         metadata = f"sqlite3://{self.directory / 'metadata.db'}"
         blocks = self.directory / "blocks"
-        self.call("juicefs", "format", "--storage", "file", "--bucket", f"{blocks}/", metadata, "bench")
+        place = ("--storage", "file", "--bucket", f"{blocks}/", "--trash-days", "0")
+        self.call("juicefs", "format", *place, metadata, "bench")
         mount = self.mount_point()
         self.run(
             "mount",

@@ -15,7 +15,7 @@ _EMPTY_METADATA = Path("/var/lib/mfs/metadata.mfs.empty")  # as the package brin
 class MooseFs(Peer):
     name = "MooseFS"
     what = "3 copies in page caches of chunk servers; one master, which syncs nothing"
-    needs = ("mfsmaster", "mfschunkserver", "mfsmount", "mfssetgoal")
+    needs = ("mfsmaster", "mfschunkserver", "mfsmount", "mfssetgoal", "mfssettrashtime")
     get = "apt install moosefs-master moosefs-chunkserver moosefs-client"
     is_mounted = True
 
@@ -50,6 +50,7 @@ class MooseFs(Peer):
         self.run("mount", "mfsmount", str(mount), "-f", "-H", host, "-P", str(to_clients))
         self.wait_mounted()
         self.call("mfssetgoal", "-r", str(CHUNKSERVERS), str(mount))
+        self.call("mfssettrashtime", "-r", "0", str(mount))  # deleted rounds take no room
         self.wait_until(lambda: self._takes_files(mount), "ready to take files")
         return str(mount)
 

@@ -12,10 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gfs.bench.processes import family
 from gfs.errors import Unavailable
 
 START_SECONDS_MAX = 60.0
@@ -37,6 +39,8 @@ class Peer:
         self.directory = Path(directory)
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._mount: Path | None = None
+        self._starting = threading.Lock()  # stop() may come from another thread while start() is at work
+        self._stopped = False
 
     def missing(self) -> str:
         """Empty when it can run here; else what is missing and how to get it."""
@@ -54,21 +58,24 @@ class Peer:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """End all of it; never raises. May be called at any time."""
+        """End all of it, for good; never raises. May be called at any time, from any thread."""
+        with self._starting:
+            self._stopped = True
         if self._mount is not None:
             subprocess.run(["fusermount3", "-u", "-z", str(self._mount)], check=False, capture_output=True)
         for _, process in reversed(self._processes):
-            process.send_signal(signal.SIGTERM)
+            _signal_all(process, signal.SIGTERM)
         ends = time.monotonic() + STOP_SECONDS_MAX
         for _, process in reversed(self._processes):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, ends - time.monotonic()))
-            process.kill()
+            _signal_all(process, signal.SIGKILL)  # also those that it has started
             process.wait()
         self._processes.clear()
 
     def processes(self) -> list[int]:
-        return [process.pid for _, process in self._processes]
+        """With those that they have started: some mounts work in a child."""
+        return [member for _, process in self._processes for member in family(process.pid)]
 
     # --- for those below --------------------------------------------------------------------------
 
@@ -76,7 +83,8 @@ class Peer:
         """Start a program that stays, its output in NAME.log."""
         executable = program(command[0])
         assert executable is not None, command[0]
-        with open(self.directory / f"{name}.log", "wb") as log:
+        with self._starting, open(self.directory / f"{name}.log", "wb") as log:
+            self._go_on()
             process = subprocess.Popen(
                 [executable, *command[1:]],
                 cwd=self.directory,
@@ -85,7 +93,7 @@ class Peer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt ends it by stop(), in the right order
             )
-        self._processes.append((name, process))
+            self._processes.append((name, process))
 
     def call(self, *command: str) -> None:
         """Run a program to its end. Raises: Unavailable."""
@@ -116,6 +124,7 @@ class Peer:
         """Raises: Unavailable when a program ended instead, or it took too long."""
         ends = time.monotonic() + START_SECONDS_MAX
         while not is_so():
+            self._go_on()
             for name, process in self._processes:
                 if process.poll() is not None:
                     raise Unavailable(f"{self.name}: {name} ended by itself: {self._last_words(name)}")
@@ -124,9 +133,18 @@ class Peer:
                 raise Unavailable(f"{self.name} was not {what} in {START_SECONDS_MAX:.0f} s: {told}")
             time.sleep(_POLL_SECONDS)
 
+    def _go_on(self) -> None:
+        if self._stopped:
+            raise Unavailable(f"{self.name} was stopped while it was being started")
+
     def _last_words(self, name: str) -> str:
         log = (self.directory / f"{name}.log").read_text(encoding="utf-8", errors="replace")
         return log.strip()[-300:] or "it said nothing"
+
+
+def _signal_all(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def program(name: str) -> str | None:
