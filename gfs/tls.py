@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from gfs.certificate_dates import earliest_end
 from gfs.errors import ConfigInvalid, Unauthenticated
 
 SCHEME = "gfs"
@@ -149,6 +150,20 @@ class TlsIdentity:
             raise ConfigInvalid(f"cannot read {self._certificate_file!r} as a certificate") from error
         uri = name.uri.encode("ascii")
         return len(uri) < 128 and bytes((_URI_TAG, len(uri))) + uri in encoded
+
+    def ends(self) -> dict[str, float]:
+        """Unix seconds at which the certificates of the node and of the authority end, as the files say now;
+        without those that cannot be read."""
+        ends = {}
+        for whose, path in (("node", self._certificate_file), ("authority", self._ca_file)):
+            if not path:
+                continue
+            try:
+                with open(path, encoding="ascii") as file:
+                    ends[whose] = earliest_end(file.read())
+            except (OSError, ValueError):
+                continue  # being replaced, perhaps; a file that stays unreadable is refused at the next start
+        return ends
 
     def _refresh_if_possible(self) -> None:
         try:

@@ -14,7 +14,16 @@ from prometheus_client import Counter
 
 from gfs import failpoints
 from gfs.clock import Clock
-from gfs.errors import GfsError, NoQuorum, NotLeader, PathBusy, from_code
+from gfs.errors import (
+    GfsError,
+    NoQuorum,
+    NoSpace,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    PathBusy,
+    from_code,
+)
 from gfs.master.freezes import THAW_LOOK_SECONDS, Freezes, written_paths
 from gfs.master.replication.replicator import Replicator
 from gfs.master.roster import Roster
@@ -68,6 +77,8 @@ class Commits:
         self._failures = Counter(
             "gfs_commit_failures", "Proposals that failed", ["code"], registry=metrics.registry
         )
+        for kind in (NoQuorum, NotLeader, Overloaded, OutcomeUnknown, NoSpace):
+            self._failures.labels(kind.code)  # shown as 0: the first failure has to be seen as an increase
 
     async def commit(
         self, operation: AnyOperation, request: RequestId | None = None, *, caller: Identity | None = None

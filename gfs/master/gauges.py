@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -32,7 +32,13 @@ class MasterGauges(Collector):
         clock: Clock,
         newest_checkpoint: Callable[[], CheckpointManifest | None],
         standing: Standing,
+        grants: Mapping[str, int],
+        lease_seconds: float,
+        log_bytes: Callable[[], int],
+        log_bytes_expected: int,
     ) -> None:
+        """`grants`: those logged here, by kind. `log_bytes`: of the operation log on disk, of which the
+        settings let `log_bytes_expected` gather."""
         self._replicator = replicator
         self._locations = locations
         self._leases = leases
@@ -41,6 +47,8 @@ class MasterGauges(Collector):
         self._clock = clock
         self._newest_checkpoint = newest_checkpoint
         self._standing = standing
+        self._grants, self._lease_seconds = grants, lease_seconds
+        self._log_bytes, self._log_bytes_expected = log_bytes, log_bytes_expected
         self._started_ms = clock.wall_ms()
         metrics.registry.register(self)
 
@@ -63,6 +71,15 @@ class MasterGauges(Collector):
         yield _gauge("gfs_chunkservers_alive", "Chunk servers heard of lately", alive)
         yield _gauge("gfs_chunkservers_known", "Chunk servers heard of", len(self._locations.servers()))
         yield _gauge("gfs_leases", "Leases known here", len(self._leases))
+        yield _gauge("gfs_lease_seconds", "How long a lease lasts unless it is extended", self._lease_seconds)
+        grants = CounterMetricFamily("gfs_grants", "Grants of chunks logged by this master", labels=["kind"])
+        for kind, number in self._grants.items():
+            grants.add_metric([kind], number)
+        yield grants
+        yield _gauge("gfs_log_bytes", "Operation log on disk", self._log_bytes())
+        yield _gauge(
+            "gfs_log_bytes_expected", "What it may grow to between checkpoints", self._log_bytes_expected
+        )
         count = self._scan.result
         if count is not None:
             yield _gauge("gfs_chunks", "Chunks at the last scan", count.chunks)

@@ -73,6 +73,7 @@ class Granting:
         self._leases = leases
         self._calls = calls
         self._clock = clock
+        self.logged = {"first": 0, "again": 0, "quiet": 0}  # grants by this master, for Prometheus
         self.members = MemberChoice(
             reads=reads,
             locations=locations,
@@ -193,6 +194,7 @@ class Granting:
             assert chunk is not None
             candidates = await self.members.candidates((inode, index), chunk, ())
             return await self.log_grant(inode, index, chunk, candidates, ())
+        self.logged["first"] += 1
         _note_grant(index, outcome)
         return Grant(
             handle=outcome.handle,
@@ -279,6 +281,7 @@ class Granting:
             ) from error
         assert isinstance(outcome, operations.ChunkGranted), outcome
         failpoints.hit("lease.granted")
+        self.logged["quiet" if grant.quiet else "again"] += 1
         _note_grant(index, outcome)
         return replace(
             grant,

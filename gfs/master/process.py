@@ -26,15 +26,17 @@ from gfs.master.core.locations import Locations
 from gfs.master.directory import MasterDirectory
 from gfs.master.gauges import MasterGauges
 from gfs.master.quarantine import Quarantine
+from gfs.master.replication.log import bytes_on_disk
 from gfs.master.replication.log_writer import InWorker
 from gfs.master.replication.options import RaftOptions
 from gfs.master.replication.raft_node import RaftNode, end_process
+from gfs.master.replication.recovery import LOG_DIRECTORY
 from gfs.master.replication.replicator import Member
 from gfs.master.roster import Roster
 from gfs.master.services import MasterServices
 from gfs.master.standing import Standing
 from gfs.master.state_machine import ReplicatedState
-from gfs.settings import Settings
+from gfs.settings import RaftSettings, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.tls_files import tls_of
 from gfs.transport import event_loop
@@ -183,6 +185,10 @@ class Master:
             clock=self._clock,
             newest_checkpoint=self._checkpoints.newest,
             standing=self.standing,
+            grants=services.grants_logged,
+            lease_seconds=self._settings.master.lease_seconds,
+            log_bytes=lambda: bytes_on_disk(f"{self._directory}/{LOG_DIRECTORY}", self._disk),
+            log_bytes_expected=_log_bytes_expected(self._settings.raft),
         )
         self._say_outside()
         self._node.on_members(lambda _members: self._say_outside())
@@ -392,6 +398,11 @@ def _read_secret(settings: Settings) -> bytes:
             )
         return secrets.token_bytes(32)  # a single master talks to no other
     return read_cluster_secret(path)
+
+
+def _log_bytes_expected(raft: RaftSettings) -> int:
+    """It reaches back to the oldest checkpoint kept, in whole segments, while the next one is written."""
+    return (raft.checkpoints_kept + 1) * raft.checkpoint_log_bytes + raft.segment_bytes
 
 
 def _start_error(error: OSError, directory: str, raft: Address) -> GfsError:

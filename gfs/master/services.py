@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from gfs.clock import Clock
@@ -348,6 +348,7 @@ class MasterServices:
             chance=self._chance,
             configured_servers=len(self._settings.chunkservers),
         )
+        self.grants_logged: Mapping[str, int] = granting.logged
         self._copies = copies = CopyOnWrite(
             commits=self.commits,
             reads=self._reads,

@@ -26,6 +26,7 @@ from gfs.transport.dispatch import Dispatcher
 from gfs.transport.frames import MESSAGE_BYTES_MAX, own_hello
 from gfs.transport.http_methods import guard_routes, health_routes, method_routes, peer_node
 from gfs.transport.interface import Audit, CallObserver, Gate, Handlers
+from gfs.transport.program_gauges import ProgramGauges
 from gfs.transport.server_connection import ServerConnection
 from gfs.vocabulary import Address, split_address
 
@@ -69,6 +70,7 @@ class ControlServer:
         self._cluster, self._role, self._node = cluster, role, node
         self._tls = tls
         self.calls = CallTally(metrics)
+        ProgramGauges(metrics, tls)
         self._dispatcher = Dispatcher(
             handlers, role=role, tally=self.calls, observer=observer, gate=gate, audit=audit
         )

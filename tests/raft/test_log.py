@@ -11,7 +11,7 @@ from chaos.simulation.disk import ForgetfulDisk, PoweredOff
 from gfs import failpoints
 from gfs.disk import read_whole_file
 from gfs.errors import CorruptState, UnsupportedVersion
-from gfs.master.replication.log import FIRST_INDEX, OperationLog, Position, segment_path
+from gfs.master.replication.log import FIRST_INDEX, OperationLog, Position, bytes_on_disk, segment_path
 from gfs.vocabulary import LogIndex, Term
 
 DIRECTORY = "/data/log"
@@ -132,6 +132,19 @@ def test_segments_behind_a_checkpoint_are_dropped_and_the_rest_still_reads() -> 
     log = restart(disk, segment_bytes=300, base=Position(LogIndex(30), Term(1)))
     assert log.holds(Position(LogIndex(30), Term(1))) and log.end == (36, 2)
     assert (log.getCurrentTerm(), log.getVotedForNodeId()) == (1, "m1")
+
+
+def test_its_size_on_disk_is_that_of_its_segments_and_of_nothing_beside_them() -> None:
+    disk = ForgetfulDisk()
+    log = open_log(disk, segment_bytes=4096)
+    for index in range(2, 40):
+        log.add(bytes(500), LogIndex(index), Term(1))
+        log.flush()
+    paths = [f"{DIRECTORY}/{name}" for name in disk.listdir(DIRECTORY) if name.endswith(".oplog")]
+    assert len(paths) > 3
+    beside = disk.open(f"{DIRECTORY}/notes", create=True)
+    beside.pwrite(bytes(10_000), 0)
+    assert bytes_on_disk(DIRECTORY, disk) == sum(disk.length_of(path) for path in paths) > 38 * 500
 
 
 def test_a_truncation_that_reaches_behind_the_first_kept_segment_still_replays() -> None:

@@ -45,6 +45,23 @@ def segment_path(directory: str, number: int) -> str:
     return f"{directory}/{number:016d}.oplog"
 
 
+def bytes_on_disk(directory: str, disk: Disk) -> int:
+    """How long the segments in `directory` are together; for who watches, while the log is written."""
+    total = 0
+    for name in disk.listdir(directory):
+        if not SEGMENT_NAME.match(name):
+            continue
+        try:
+            file = disk.open(f"{directory}/{name}")
+        except FileNotFoundError:
+            continue  # dropped meanwhile, behind a checkpoint
+        try:
+            total += file.length()
+        finally:
+            file.close()
+    return total
+
+
 class Position(NamedTuple):
     """One entry, named. Two logs that hold the same position are equal up to it (Raft §5.3)."""
 
