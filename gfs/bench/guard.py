@@ -33,7 +33,7 @@ CALL_BYTES = 4 * MIB
 SMALL_BYTES = 4 * KIB
 RECORD_BYTES = 1 * KIB
 CALLS = {"create": 3000, "stat": 5000, "append": 5000, "small write": 300, "small read": 600}  # of a round
-ECHOES = 10_000
+ECHOES = 40_000
 IN_FLIGHT = 64
 
 Say = Callable[[str], None]
