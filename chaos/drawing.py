@@ -17,9 +17,10 @@ T = TypeVar("T")
 # In virtual time patience costs nothing, but each tick does: masters that tick less make a run several times
 # faster, and elections still come about.
 SLOW_TICKS: dict[str, Json] = {
-    "raft.heartbeat_seconds": 0.2,
+    "raft.heartbeat_seconds": 0.3,
     "raft.election_seconds_min": 1.0,
     "raft.election_seconds_max": 2.0,
+    "chunkserver.heartbeat_seconds": 1.0,
 }
 SIMULATED_PACES = (3.0, 6.0, 12.0)
 # Clients that wait for as long as a usual election takes, and no longer, never learn how some calls ended.

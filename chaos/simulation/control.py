@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from chaos.simulation.network import HARNESS, Network
-from chaos.simulation.world import World, life
+from chaos.simulation.world import life
 from gfs.errors import ConnectionLost, DeadlineExceeded, GfsError, Unavailable
 from gfs.identity import system_identity
 from gfs.messages.base import ErrorReply, Identity, Reply, Request
@@ -91,8 +91,13 @@ class OpenCall:
             self.answer.set_exception(ConnectionLost(f"the connection to {self.target} broke"))
 
     def answered(self, message: bytes) -> None:
+        """Told by the network, in no node's name: a future wakes whoever waits as work of its own node."""
         if not self.answer.done():
             self.answer.set_result(message)
+
+    def late(self, address: Address, seconds: float) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(DeadlineExceeded(f"{address} did not answer within {seconds:.3g} s"))
 
 
 class SimulatedCaller(WebSocketCaller):
@@ -132,14 +137,15 @@ class SimulatedCaller(WebSocketCaller):
         exchange.open[call.number] = call
         peer, identity = self._peer_name, self._identity
         network.send(self._here, target, len(message), lambda: server.arrive(call, message, peer, identity))
+        timer = loop.call_later(deadline_seconds, call.late, address, deadline_seconds)
+        answered = False
         try:
-            async with asyncio.timeout(deadline_seconds):
-                answer = await call.answer
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"{address} did not answer within {deadline_seconds:.3g} s") from error
+            answer = await call.answer
+            answered = True
         finally:
+            timer.cancel()
             exchange.open.pop(call.number, None)
-            if not call.answer.done() or call.answer.cancelled():
+            if not answered:
                 network.send(self._here, target, 0, lambda: _cancel(call))
         frame = _decoder_of(expected).decode(answer)[0]
         assert isinstance(frame, Answer)
@@ -178,6 +184,7 @@ class SimulatedControlServer(ControlServer):
         here = life.get()
         assert here is not None
         self.address, self.node, self.ready = address, here.node, ready
+        self._process = here
         self._dispatcher = Dispatcher(handlers, role=role)
         self._exchange = _exchange.get()
 
@@ -190,12 +197,12 @@ class SimulatedControlServer(ControlServer):
             self._exchange.died(self.node, silently=False)
 
     def arrive(self, call: OpenCall, message: bytes, peer: str, identity: Identity) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._begin, call, message, peer, identity, context=self._context.copy())
-
-    def _begin(self, call: OpenCall, message: bytes, peer: str, identity: Identity) -> None:
         if self._exchange.servers.get(self.address) is self:
-            call.handler = asyncio.get_running_loop().create_task(self._answer(call, message, peer, identity))
+            answering = self._answer(call, message, peer, identity)
+            handler = asyncio.get_running_loop().create_task(answering, context=self._context.copy())
+            if self._process.paused is None:
+                call.handler = handler
+            # Else it goes on where it stood still: it reads the request, and begins, before it reads more.
 
     async def _answer(self, call: OpenCall, message: bytes, peer: str, identity: Identity) -> None:
         frame = raw_request_decoder.decode(message)[0]
@@ -209,10 +216,4 @@ class SimulatedControlServer(ControlServer):
         except GfsError as error:
             reply = error_reply(error)
         answer = join_frames([encode_frame(Answer(frame.id, reply))])
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, World)
-
-        def arrived() -> None:
-            loop.call_soon(call.answered, answer, context=call.context)
-
-        self._exchange.network.send(self.node, call.source, len(answer), arrived)
+        self._exchange.network.send(self.node, call.source, len(answer), lambda: call.answered(answer))

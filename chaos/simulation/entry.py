@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 from chaos.plan import Plan
@@ -23,6 +25,7 @@ missing: Mapping[str, str] = {
     "membership": "the simulated masters do not come and go (layer toxi has that)",
 }
 SHARED_MEMORY = "/dev/shm"
+COLLECT_OBJECTS = 50_000  # made before garbage is looked for: a run's history only grows
 
 
 def run(plan: Plan, directory: str, body: Callable[[Testbed], Awaitable[T]]) -> T:
@@ -30,13 +33,23 @@ def run(plan: Plan, directory: str, body: Callable[[Testbed], Awaitable[T]]) -> 
     with scratch_directory(SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else directory) as place:
         loop = World(plan.seed)
         try:
-            with seeded(loop, plan.seed):
+            with seeded(loop, plan.seed), _rarely_collected():
                 return loop.run_until_complete(_run(loop, plan, place, body))
         finally:
             for task in asyncio.all_tasks(loop):
                 task.cancel()
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
+
+
+@contextmanager
+def _rarely_collected() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 async def _run(loop: World, plan: Plan, place: str, body: Callable[[Testbed], Awaitable[T]]) -> T:

@@ -11,6 +11,7 @@ states they have, and what they tell nobody (`orders`). Does nothing to them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from chaos.simulation.control import SimulatedCaller
@@ -30,6 +31,8 @@ LOOK_SECONDS = 0.5
 DIGEST_SECONDS = 2.0
 ASK_SECONDS = 2.0
 NS = 1_000_000_000
+# Role in Raft, term, whether it is of use (a leader: confirmed by a quorum). None: the master is down.
+Stance = tuple[str, int, bool] | None
 
 
 class Seen:
@@ -43,13 +46,19 @@ class Seen:
         recorder: Recorder,
         *,
         began: float,
+        within: Callable[[str], Stance],
     ) -> None:
-        """`began`: when the harness's clock was 0, in the world's seconds."""
+        """
+        Args:
+            began: when the harness's clock was 0, in the world's seconds.
+            within: what a master is, without asking it.
+        """
         self._around, self._caller, self._settings = around, caller, settings
-        self._recorder, self._began = recorder, began
+        self._recorder, self._began, self._within = recorder, began, within
         self.names: dict[str, str] = {}  # of chunk servers, by the ids they have given themselves
         self.primaries: dict[int, str] = {}  # by chunk, as chunk servers were last told
         self._roles: dict[str, tuple[str, int]] = {}
+        self._stances: dict[str, Stance] = {}
         self._watching: list[asyncio.Task[None]] = []
         self._to_end = ExitStack()
 
@@ -100,6 +109,10 @@ class Seen:
         return int((process.clock.in_world(here) - self._began) * NS)
 
     async def _note_role(self, name: str) -> None:
+        stance = self._within(name)
+        if stance is not None and stance == self._stances.get(name):
+            return  # a question would cost more than all else that an idle master does
+        self._stances[name] = stance
         role, term, applied = await self.look_at(name)
         if self._roles.get(name) != (role, term):
             self._roles[name] = (role, term)

@@ -17,13 +17,14 @@ from chaos.simulation.control import SimulatedCaller, node_of
 from chaos.simulation.last_look import look_within
 from chaos.simulation.network import HARNESS, Network
 from chaos.simulation.nodes import WIRES, Node, Surroundings, make_node
-from chaos.simulation.seen import ASK_SECONDS, NS, Seen
+from chaos.simulation.seen import ASK_SECONDS, NS, Seen, Stance
 from chaos.simulation.world import Life, NodeClock, World, life
 from chaos.testbed import CannotHere, Layer, Power
 from gfs import aio, failpoints
 from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY, chunk_file_path
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError, NotFound, Unavailable
+from gfs.master.process import Master
 from gfs.messages.chunks import ChunkPlace
 from gfs.messages.replicas import ChunkStatus, ChunkStatusReply
 from gfs.settings import ChunkServerNode, MasterNode, Settings
@@ -176,7 +177,9 @@ class SimTestbed:
 
     async def start(self, recorder: Recorder) -> None:
         """Raises: Unavailable."""
-        seen = self._seen = Seen(self._around, self._caller, self.settings, recorder, began=self._began)
+        seen = self._seen = Seen(
+            self._around, self._caller, self.settings, recorder, began=self._began, within=self._stance
+        )
         seen.begin()
         for node in self.nodes.values():
             node.start(self.settings)
@@ -211,6 +214,13 @@ class SimTestbed:
             await self._own.close()
         for node in self.nodes.values():
             node.kill()
+
+    def _stance(self, name: str) -> Stance:
+        program = self.nodes[name].program
+        if not isinstance(program, Master) or not program._node.running:
+            return None
+        status = program._node.status()
+        return status.role, status.term, status.ready
 
     async def leader(self) -> str:
         assert self._seen is not None

@@ -13,7 +13,7 @@ import os
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -80,8 +80,8 @@ class NodeClock:
     def wall_ms(self) -> int:
         return EPOCH_MS + int(1000 * (self.monotonic() + self._wall_offset_seconds))
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
+        return asyncio.sleep(seconds)
 
 
 class Wiring(Protocol):
@@ -261,7 +261,8 @@ class World(VirtualLoop):
 
 def _note_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
-    here = life.get()
+    context: contextvars.Context | None = options.get("context")
+    here = life.get() if context is None else context.get(life)
     if here is not None:
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # those of a killed process never end
         here.tasks.append(task)

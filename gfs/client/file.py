@@ -11,9 +11,9 @@ from gfs.client.reader import Reader
 from gfs.errors import InvalidArgument
 from gfs.messages.namespace import Entry
 from gfs.settings import READ_RANGE_BYTES
-from gfs.vocabulary import CHUNK_BYTES
 
 DIRECT_READ_BYTES = 2 * READ_RANGE_BYTES  # as long a read is split and goes straight to its caller's memory
+UNASKED_BYTES_MAX = 4 * 2**20  # memory for a longer read is made, and cleared, once it is known what there is
 
 
 class AsyncReader:
@@ -108,8 +108,8 @@ class AsyncReader:
             raise InvalidArgument("the file is closed")
 
     async def _buffer(self, offset: int, length_bytes: int) -> bytearray:
-        """For so many bytes from `offset`; of a very long range no more than the file can fill."""
-        if length_bytes > CHUNK_BYTES:
+        """For so many bytes from `offset`; of a long range no more than the file can fill."""
+        if length_bytes > UNASKED_BYTES_MAX:
             length_bytes = min(length_bytes, max(0, await self._reader.exact_length() - offset))
         return bytearray(length_bytes)
 

@@ -90,6 +90,7 @@ class MasterSession:
         self._open_calls: dict[_OpenCall, None] = {}  # in the order they were begun
         self._heard_at: dict[Address, float] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._in_use = asyncio.Event()  # of a client that does nothing, nothing is watched
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.applied_index = 0  # the newest state this client has seen: session reads are never older
@@ -249,6 +250,7 @@ class MasterSession:
         assert task is not None
         call = _OpenCall(task, address, self._clock.monotonic())
         self._open_calls[call] = None
+        self._in_use.set()
         try:
             reply = await self._caller.call(address, request, expected, deadline_seconds=seconds)
         except asyncio.CancelledError as cancelled:
@@ -339,6 +341,7 @@ class MasterSession:
                 led = [task.result() for task in done if task.result()]
                 if led:
                     self._leader = led[0]
+                    self._in_use.set()  # a new leader is asked at once which masters there are
                     return led[0]
                 for address in [address for address, task in asking.items() if task in done]:
                     del asking[address]
@@ -398,6 +401,9 @@ class MasterSession:
 
     async def _watch_silence(self) -> None:
         while True:
+            if not self._open_calls:
+                self._in_use.clear()
+                await self._in_use.wait()
             await self._clock.sleep(WATCH_SECONDS)
             leader = self._leader
             if leader is not None and self._is_silent(leader):

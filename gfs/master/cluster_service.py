@@ -119,7 +119,7 @@ class ClusterService:
         garbage = await self._garbage.name_for(request.server)
         return HeartbeatReply(
             cluster=self._cluster,
-            term=self._replicator.status().term,
+            term=self._replicator.term(),
             is_leader=self._commits.is_leading,
             report_wanted=report_wanted,
             extended=extended,

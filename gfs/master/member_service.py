@@ -112,7 +112,7 @@ class MemberService:
         assert isinstance(request, FindMasters)
         return MastersReply(
             cluster=self._cluster,
-            term=self._replicator.status().term,
+            term=self._replicator.term(),
             is_leader=self._commits.is_leading,
             masters=sorted(self._roster.controls().values()),
         )

@@ -128,6 +128,9 @@ class FakeReplicator:
             raise NotLeader(f"{self.me} does not lead")
         return self.applied_index()
 
+    def term(self) -> Term:
+        return self.status().term
+
     def status(self) -> ReplicatorStatus:
         leads = self.believes_term is not None
         others = frozenset(member.me for member in self.log.members if member is not self)

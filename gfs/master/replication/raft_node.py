@@ -21,7 +21,7 @@ from gfs.master.replication.recovery import recover
 from gfs.master.replication.replicator import Member, MembersListener, ReplicatorStatus, StateMachine
 from gfs.master.replication.turns import STALL_HINT
 from gfs.telemetry import logger
-from gfs.vocabulary import ClusterId, LogIndex, MasterId
+from gfs.vocabulary import ClusterId, LogIndex, MasterId, Term
 
 EXIT_IO_ERROR = 74  # EX_IOERR
 EXIT_BUG = 70  # EX_SOFTWARE
@@ -92,7 +92,7 @@ class RaftNode:
         return self._made
 
     @property
-    def _running(self) -> bool:
+    def running(self) -> bool:
         return self._made is not None and self._made.turns.running
 
     # --- Replicator -------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class RaftNode:
 
     async def stop(self) -> None:
         """Hand leadership over if someone can take it, sync, and close."""
-        if not self._running:
+        if not self.running:
             return
         parts = self.parts
         parts.turns.stopping = True
@@ -198,6 +198,9 @@ class RaftNode:
             disks=tuple(parts.disks.all().items()),
         )
 
+    def term(self) -> Term:
+        return self.parts.engine.term
+
     def _silent(self) -> tuple[tuple[MasterId, str], ...]:
         connections, now = self.parts.connections, self._given.clock.monotonic()
         away = sorted({member.id for member in self.members()} - connections.connected() - {self._given.me})
@@ -205,7 +208,7 @@ class RaftNode:
 
     def _lag(self) -> tuple[int, float]:
         parts = self.parts
-        if self._running and parts.leadership.is_ready():
+        if self.running and parts.leadership.is_ready():
             return 0, 0.0
         return parts.freshness.lag(applied=parts.engine.applied_index, now=self._given.clock.monotonic())
 
@@ -257,7 +260,7 @@ class RaftNode:
     def distrust(self) -> None:
         """From now on as Distrust says: the state is thrown away for a checkpoint of the leader's."""
         self._given.distrust.begin()
-        if not self._running:
+        if not self.running:
             return
         engine = self.parts.engine
         if engine.is_leader:
@@ -277,7 +280,7 @@ class RaftNode:
 
     def _fail(self, error: BaseException) -> None:
         """Say nothing more to anybody, then let `fatal` end the process."""
-        if not self._running:
+        if not self.running:
             return
         self.parts.turns.end()
         self._end_everything(InternalFault(f"this master has stopped: {error}"))

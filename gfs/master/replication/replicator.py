@@ -91,6 +91,10 @@ class Replicator(Protocol):
 
     def status(self) -> ReplicatorStatus: ...
 
+    def term(self) -> Term:
+        """As in status(), for whoever asks often."""
+        ...
+
     def on_leadership(self, listener: Callable[[bool, Term], None]) -> None:
         """Call `listener(is_leader_and_ready, term)` at each change, on the loop's thread."""
         ...
