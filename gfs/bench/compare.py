@@ -7,6 +7,7 @@ that is read was written by the same client, whose cached pages of it are droppe
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import os
 import statistics
@@ -45,6 +46,7 @@ PEERS: Mapping[str, type[Peer]] = {
 }
 FILE_BYTES = 256 * MIB
 CALL_BYTES = 4 * MIB
+WARM_BYTES = 4 * FILE_BYTES  # three copies, and what the rest of the machine takes meanwhile
 SMALL_BYTES = 4 * KIB
 AT_ONCE = 8
 ROUNDS = 5
@@ -203,16 +205,16 @@ class _Folder:
         return await loop.run_in_executor(self._threads, work, self._folder / name)
 
 
-class _Rounds:
+class _Rounds(abc.ABC):
     """What one subject has done, round by round."""
 
     def __init__(self) -> None:
         self.rates: dict[str, list[float]] = {work: [] for work in UNITS}
         self.cpu: dict[str, list[float]] = {work: [] for work in UNITS}
 
+    @abc.abstractmethod
     async def play(self, number: int) -> None:
         """Raises: OSError."""
-        raise NotImplementedError
 
     def note(self, work: str, rate: float, cpu: float) -> None:
         self.rates[work].append(round(rate, 1))
@@ -301,7 +303,9 @@ async def measure(
         for number in range(rounds):
             for name, subject in list(turns):
                 try:
-                    await asyncio.to_thread(os.sync)  # what the one before has left is not this one's work
+                    # What the one before has left, and fresh memory of the machine, are not this one's work.
+                    await asyncio.to_thread(os.sync)
+                    await asyncio.to_thread(limit.warm_free_memory, WARM_BYTES)
                     await subject.play(number)
                 except OSError as error:
                     turns.remove((name, subject))

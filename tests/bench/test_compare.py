@@ -22,6 +22,9 @@ class Absent(Peer):
     needs = ("gfs-no-such-program",)
     get = "apt install no-such-program"
 
+    def start(self) -> str:
+        raise AssertionError("not reached")
+
 
 class BreaksOff(Peer):
     """Its second program ends at once."""

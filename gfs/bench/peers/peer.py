@@ -5,6 +5,7 @@ Programs and mounts live below one directory and are ended with it, also when a 
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import shutil
@@ -25,7 +26,7 @@ STOP_SECONDS_MAX = 10.0
 _POLL_SECONDS = 0.05
 
 
-class Peer:
+class Peer(abc.ABC):
     """One file system. `what`: its copies, and what a closed file has reached; told beside its figures."""
 
     name: str
@@ -53,9 +54,9 @@ class Peer:
             return "this machine cannot mount: it needs /dev/fuse and the package fuse3"
         return ""
 
+    @abc.abstractmethod
     def start(self) -> str:
         """Run it. Returns: the folder to work in. Raises: Unavailable with the end of a log."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End all of it, for good; never raises. May be called at any time, from any thread."""
