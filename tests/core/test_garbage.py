@@ -157,6 +157,40 @@ class TestStaleReplicas:
         cluster.report(C, (1, 1))
         assert cluster.named(C) == []
 
+    def test_a_replica_that_left_the_set_goes_though_the_members_were_never_told_of_the_newest_version(
+        self, cluster: Cluster
+    ) -> None:
+        left_out = op.ChangeReplicas(
+            handle=ChunkHandle(1),
+            from_version=ChunkVersion(1),
+            replicas=(A, B),
+            primary=A,
+            held_version=ChunkVersion(1),
+        )
+        cluster(left_out)
+        for server in (A, B, C):
+            cluster.report(server, (1, 1))
+        assert cluster.named(A) == []
+        assert cluster.named(C) == [(1, 1)], "nothing was written under version 2: both members are complete"
+        cluster.report(B, (1, 1), corrupt=(1,))
+        assert cluster.named(C) == [], "one of them is damaged"
+
+    def test_a_member_below_what_all_are_known_to_hold_does_not_count(self, cluster: Cluster) -> None:
+        self.leave_out(cluster, A, B)
+        left_out = op.ChangeReplicas(
+            handle=ChunkHandle(1),
+            from_version=ChunkVersion(2),
+            replicas=(A, B),
+            primary=A,
+            held_version=ChunkVersion(2),
+        )
+        cluster(left_out)
+        cluster.report(A, (1, 2))
+        cluster.report(B, (1, 1))
+        assert cluster.named(C) == [], "b is a restored disk"
+        cluster.report(B, (1, 2))
+        assert cluster.named(C) == [(1, 1)]
+
     def test_a_replica_that_left_the_set_waits_until_the_chunk_has_its_goal_again(
         self, cluster: Cluster
     ) -> None:

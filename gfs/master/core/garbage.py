@@ -145,12 +145,20 @@ class Garbage:
         return is_there and held <= chunk.version and server.id not in chunk.replicas
 
     def _has_enough(self, chunk: ChunkRecord, goal: int, *, now: float) -> bool:
-        valid, _ = self._locations.current(chunk.handle, chunk.version, chunk.replicas, now=now)
+        valid = [member for member in chunk.replicas if self._is_valid(member, chunk, now=now)]
         # Beyond two, no new replica is waited for on a server where a stale one stands in its way.
         garbage = {server for server, looked in self._servers.items() if chunk.handle in looked.stale}
         known = len(self._locations.servers())
         alive = sum(server.id not in garbage for server in self._locations.alive(now=now))
         return len(valid) >= max(1, min(goal, alive), min(goal, known, 2))
+
+    def _is_valid(self, member: ServerId, chunk: ChunkRecord, *, now: float) -> bool:
+        """A member holds all that was acknowledged, also before it was told of the newest version, which may
+        never come (core/grants); below `held_version` it has gone back in time."""
+        server = self._locations.get(member)
+        if server is None or not self._locations.is_alive(member, now=now) or chunk.handle in server.corrupt:
+            return False
+        return max(chunk.held_version, 1) <= server.held.get(chunk.handle) <= chunk.version
 
     # --- the walk for goals -----------------------------------------------------------------------
 
