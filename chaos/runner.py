@@ -23,6 +23,7 @@ from gfs.verification.recorder import Recorder
 from gfs.verification.workloads.interface import Workload
 
 POLL_SECONDS = 0.25
+SELDOM_PACE = 12.0  # see Configuration.pace
 QUIET_SECONDS = 3.0  # of traffic after the last writes, before the audit
 ENDING_SECONDS_MAX = 90.0  # from the end of a workload until its last client has its answer
 AUDIT_SECONDS_MAX = 300.0
@@ -130,7 +131,9 @@ class _Run:
         self._enter("settling")
         waiting = {workload.name for workload in self.workloads}
         looked_at = len(self.recorder.history.operations)
-        while waiting and testbed.now_ns() - healed_ns < self.plan.settle_seconds * NANOSECONDS:
+        # Clients that call seldom may meet nothing but refusals (of names that are not there) for a while.
+        patience = self.plan.settle_seconds * max(1.0, self.plan.configuration.pace / SELDOM_PACE)
+        while waiting and testbed.now_ns() - healed_ns < patience * NANOSECONDS:
             await testbed.sleep(POLL_SECONDS)
             operations = self.recorder.history.operations
             for operation in operations[looked_at:]:
@@ -145,7 +148,7 @@ class _Run:
                     self.recorder.audit(RUN, "last_write", of=operation.workload, seconds=seconds)
             looked_at = len(operations)
         for name in sorted(waiting):
-            self.recorder.audit(RUN, "no_last_write", of=name, seconds=self.plan.settle_seconds)
+            self.recorder.audit(RUN, "no_last_write", of=name, seconds=patience)
         await testbed.sleep(QUIET_SECONDS)
 
     async def _wait_for_clients(self) -> None:

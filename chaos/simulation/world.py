@@ -54,6 +54,9 @@ class NodeClock:
         self._rate = 1.0
         self._world_since = self._here_since = loop.now
         self._wall_offset_seconds = 0.0
+        self._strayed_seconds = (
+            0.0  # what its monotonic clock is ahead of the world's, as its wall clock knows
+        )
 
     def at(self, world: float) -> float:
         return self._here_since + (world - self._world_since) * self._rate
@@ -65,14 +68,19 @@ class NodeClock:
         assert 0.1 < rate < 10
         now = self._loop.now
         self._here_since, self._world_since, self._rate = self.at(now), now, rate
+        if rate == 1.0:  # somebody sets the wall clock, as NTP would; the monotonic one is never set
+            strayed = self._here_since - now
+            self._wall_offset_seconds -= strayed - self._strayed_seconds
+            self._strayed_seconds = strayed
 
     def jump(self, seconds: float) -> None:
         """Of the wall clock alone."""
         self._wall_offset_seconds += seconds
 
     def mend(self) -> None:
+        """It runs evenly again, and shows the time that all the others show."""
         self.drift(1.0)
-        self._wall_offset_seconds = 0.0
+        self._wall_offset_seconds = -self._strayed_seconds
 
     def monotonic(self) -> float:
         return self.at(self._loop.now)
