@@ -9,6 +9,7 @@ import http.client
 import os
 import resource
 import shutil
+import ssl
 import stat
 import sys
 import tempfile
@@ -23,9 +24,11 @@ import click
 from gfs.cli.cluster_address import load_settings, run_with_client
 from gfs.cli.render import emit_many, human_bytes, note
 from gfs.client.client import AsyncClient
-from gfs.errors import GfsError
+from gfs.errors import GfsError, Unauthenticated
 from gfs.messages.cluster import ClusterStatusReply
 from gfs.settings import ChunkServerNode, MasterNode, Settings
+from gfs.tls import TlsIdentity
+from gfs.tls_files import tls_of_client
 from gfs.vocabulary import MIB, Address, split_address
 
 EXIT_DAMAGE = 7
@@ -58,7 +61,7 @@ def doctor(ctx: click.Context, local: bool) -> None:
     if settings is not None:
         findings += _disks(settings)
         if not local:
-            findings += _programs(settings)
+            findings += programs(settings)
             findings += _cluster(ctx)
     documents = [finding._asdict() for finding in findings]
     rows = ([f.verdict, f.what, f.meaning or "-", f.to_do or "-"] for f in findings)
@@ -160,12 +163,20 @@ def _sync_seconds(directory: str) -> float:
 # --- the cluster ------------------------------------------------------------------------------------
 
 
-def _programs(settings: Settings) -> Iterator[Finding]:
+def programs(settings: Settings) -> Iterator[Finding]:
     """Does each answer, is it ready, and is its clock right?"""
+    tls = tls_of_client(settings.client)
+    if tls is None and settings.tls.ca_file:  # on a machine of the cluster
+        tls = TlsIdentity(ca_file=settings.tls.ca_file)
     nodes: dict[str, MasterNode | ChunkServerNode] = {**settings.masters, **settings.chunkservers}
     for name, node in sorted(nodes.items()):
         try:
-            status, body, skew = _ask(node.control)
+            status, body, skew = _ask(node.control, tls, settings.cluster.id)
+        except Unauthenticated as error:
+            yield Finding(
+                "bad", name, f"{node.control} has another certificate: {error.message}", "gfs cert show FILE"
+            )
+            continue
         except (OSError, http.client.HTTPException) as error:
             yield Finding(
                 "bad",
@@ -187,11 +198,22 @@ def _programs(settings: Settings) -> Iterator[Finding]:
             yield Finding("good", name, f"ready at {node.control}")
 
 
-def _ask(address: str) -> tuple[int, str, float]:
-    """Status and text of /readyz, and how many seconds the program's clock is ahead."""
+def _ask(address: str, tls: TlsIdentity | None, cluster: str) -> tuple[int, str, float]:
+    """Status and text of /readyz, and how many seconds the program's clock is ahead.
+
+    Raises: OSError, HTTPException; Unauthenticated when its certificate is of no node of the cluster.
+    """
     host, port = split_address(Address(address))
     connection = http.client.HTTPConnection(host, port, timeout=ASK_SECONDS)
+    if tls is not None:
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=ASK_SECONDS, context=tls.client_context()
+        )
     try:
+        connection.connect()
+        if tls is not None:
+            assert isinstance(connection.sock, ssl.SSLSocket)
+            tls.require_node(connection.sock.getpeercert(), cluster=cluster)
         connection.request("GET", "/readyz")
         reply = connection.getresponse()
         body = reply.read(4096).decode("utf-8", "replace").strip()

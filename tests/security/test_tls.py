@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from gfs.cli.app import cli
+from gfs.cli.doctor import programs
 from gfs.credentials import program_proof, read_token, token_digest
 from gfs.errors import ConfigInvalid, GfsError, Unauthenticated, Unavailable
 from gfs.messages.base import Ack, Ping
@@ -92,6 +93,14 @@ async def test_a_cluster_with_tls_elects_stores_and_refuses_whoever_is_not_its_n
         address = cluster.settings.masters[leader].control
         own = tmp_path / "certificates" / leader
         await asked(address, identity(ca, own), PROOF)
+        # the doctor, on a machine of the cluster, and where another authority is believed
+        findings = await asyncio.to_thread(lambda: list(programs(cluster.settings)))
+        assert [finding.verdict for finding in findings] == ["good"] * 5, findings
+        elsewhere_believed = msgspec.structs.replace(
+            cluster.settings, tls=TlsSettings(ca_file=str(other / "ca.pem"))
+        )
+        findings = await asyncio.to_thread(lambda: list(programs(elsewhere_believed)))
+        assert [finding.verdict for finding in findings] == ["bad"] * 5, findings
         # plaintext to a TLS port
         with pytest.raises(Unavailable, match="TLS"):
             await asked(address, None, PROOF)
