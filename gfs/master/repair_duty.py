@@ -50,7 +50,7 @@ REST_SECONDS = 10.0  # between two walks when nothing has happened
 TRIES_PER_TICK = 64
 SHORTAGES_PER_TICK = 256  # looked at besides the walk
 SHORTAGE_SECONDS = 60.0  # how long a chunk that a client met short of replicas is preferred
-WRITER_SECONDS_MAX = 60.0  # a drain waits no longer than this for a writer to be done with a chunk
+WRITER_SECONDS_MAX = 5.0  # a drain waits no longer for the writer of a chunk: of a small file, not of a log
 ABSENT_SECONDS = 5.0  # a replica that is just being made, or copied for a snapshot, is not taken for lost
 HOLD_SECONDS_MAX = 120.0  # a chunk waits no longer than this for a whole walk to tell who is worse off
 

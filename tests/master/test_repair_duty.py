@@ -172,6 +172,18 @@ async def test_a_drained_server_becomes_empty_and_is_never_chosen() -> None:
         assert {task.reason for task in world.moves.done} == {"drain"}
 
 
+async def test_a_drain_gives_the_writer_of_a_chunk_some_seconds_and_then_moves_it_under_the_writer() -> None:
+    async with running() as world:
+        [handle] = world.make_file("/log", "1 2 3")
+        world.leases.confirm(handle, world.chunk(handle).version, ServerId("s1"), expires_at=1e9)
+        world.say("s2", "draining")
+        await world.clock.advance(4.0)
+        assert "s2" in world.chunk(handle).replicas, "most files are whole after a moment"
+        await world.clock.advance(20.0)
+        assert "s2" not in world.chunk(handle).replicas, "a log is written for ever"
+        assert len(world.good(handle)) == 3
+
+
 async def test_a_removed_servers_replicas_count_as_lost_at_once() -> None:
     async with running(patience_seconds=10_000.0) as world:
         handles = fill(world, 10)
