@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import ipaddress
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +24,18 @@ if TYPE_CHECKING:
 CA_CERTIFICATE, CA_KEY = "ca.pem", "ca-key.pem"
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
 CA_DAYS, NODE_DAYS = 3650, 365
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*")
 _BACKDATED = datetime.timedelta(minutes=10)  # clocks of hosts differ
 
 
 class CertificateRow(msgspec.Struct, kw_only=True):
-    """What a certificate says. `uri` is empty of an authority's."""
+    """What a certificate says. `uri` is empty of an authority's; `hosts`: names and IP addresses."""
 
     file: str
     subject: str
     issuer: str
     uri: str
+    hosts: list[str]
     not_before: str
     not_after: str
     days_left: int
@@ -61,26 +66,33 @@ def make_authority(directory: str, *, name: str = "gfs", days: int = CA_DAYS) ->
     _write_certificate(os.path.join(directory, CA_CERTIFICATE), _signed(builder, key))
 
 
-def issue(directory: str, name: NodeName, out: str, *, days: int = NODE_DAYS) -> None:
+def issue(
+    directory: str, name: NodeName, out: str, *, hosts: Sequence[str] = (), days: int = NODE_DAYS
+) -> None:
     """A key and a certificate of `name` in `out`, signed by the authority in `directory`.
 
+    `hosts`: DNS names and IP addresses at which browsers and Prometheus may find it; gfs asks for `name`.
     Raises: AlreadyExists, InvalidArgument, ConfigInvalid.
     """
     _require_cryptography()
     if parse_uri(name.uri) != name:
         raise InvalidArgument(f"{name.uri!r} is no name of a node")
+    for host in hosts:
+        if not _HOST.fullmatch(host) and _address(host) is None:
+            raise InvalidArgument(f"{host!r} is neither the name of a host nor an IP address")
     os.makedirs(out, mode=0o700, exist_ok=True)
     if os.path.exists(os.path.join(out, CERTIFICATE)):
         raise AlreadyExists(f"there is a certificate in {out} already", hint="'gfs cert renew' replaces it.")
-    _issue(directory, name, out, days)
+    _issue(directory, name, out, hosts, days)
 
 
 def renew(directory: str, certificate: str, *, days: int = NODE_DAYS) -> None:
     """Replace `certificate` and the key.pem beside it. Raises: InvalidArgument, ConfigInvalid."""
-    name = parse_uri(read(certificate).uri)
+    old = read(certificate)
+    name = parse_uri(old.uri)
     if name is None:
         raise InvalidArgument(f"{certificate} is not the certificate of a node")
-    _issue(directory, name, os.path.dirname(os.path.abspath(certificate)), days)
+    _issue(directory, name, os.path.dirname(os.path.abspath(certificate)), old.hosts, days)
 
 
 def read(path: str) -> CertificateRow:
@@ -92,14 +104,17 @@ def read(path: str) -> CertificateRow:
     try:
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        hosts = names.get_values_for_type(x509.DNSName)
+        hosts += map(str, names.get_values_for_type(x509.IPAddress))
     except x509.ExtensionNotFound:
-        uris = []
+        uris, hosts = [], []
     left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return CertificateRow(
         file=path,
         subject=found.subject.rfc4514_string(),
         issuer=found.issuer.rfc4514_string(),
         uri=uris[0] if uris else "",
+        hosts=hosts,
         not_before=found.not_valid_before_utc.isoformat(),
         not_after=found.not_valid_after_utc.isoformat(),
         days_left=left.days,
@@ -115,7 +130,14 @@ def _require_cryptography() -> None:
         )
 
 
-def _issue(directory: str, name: NodeName, out: str, days: int) -> None:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _issue(directory: str, name: NodeName, out: str, hosts: Sequence[str], days: int) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -130,8 +152,11 @@ def _issue(directory: str, name: NodeName, out: str, days: int) -> None:
     key = _new_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name.role} {name.node}")])
     builder = _builder(subject, authority.subject, key, days)
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(name.uri)])
-    builder = builder.add_extension(names, critical=False)
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name.uri)]
+    for host in hosts:
+        address = _address(host)
+        names.append(x509.DNSName(host) if address is None else x509.IPAddress(address))
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
     purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])

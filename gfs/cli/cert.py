@@ -46,13 +46,27 @@ def init_ca(ctx: click.Context, directory: str, name: str, days: int) -> None:
 @_DIR
 @click.option("--cluster", required=True, metavar="ID", help="cluster.id of the cluster that it is for.")
 @click.option("--out", required=True, metavar="DIR", help="Where to put certificate.pem and key.pem.")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name or IP address by which browsers or Prometheus reach it; may be repeated. gfs needs none.",
+)
 @click.option("--days", type=click.IntRange(1, 36500), default=NODE_DAYS, show_default=True)
 @click.pass_context
 def issue(
-    ctx: click.Context, role: str, node: str, directory: str, cluster: str, out: str, days: int
+    ctx: click.Context,
+    role: str,
+    node: str,
+    directory: str,
+    cluster: str,
+    out: str,
+    hosts: tuple[str, ...],
+    days: int,
 ) -> None:
     """Make a key and a certificate for NODE, a master or chunkserver of the configuration."""
-    certificates.issue(directory, NodeName(cluster, role, node), out, days=days)
+    certificates.issue(directory, NodeName(cluster, role, node), out, hosts=hosts, days=days)
     _tell(ctx, os.path.join(out, CERTIFICATE))
 
 
@@ -77,6 +91,6 @@ def show(ctx: click.Context, certificate: str) -> None:
 
 def _tell(ctx: click.Context, path: str) -> None:
     row = certificates.read(path)
-    who = row.uri or row.subject
+    who = ", ".join([row.uri or row.subject, *row.hosts])
     text = f"{path}: {who}, signed by {row.issuer}, until {row.not_after} ({row.days_left} days left)"
     emit_one(row, ctx.obj.output, text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from gfs.cli.app import cli
 from gfs.cli.doctor import programs
 from gfs.credentials import program_proof, read_token, token_digest
-from gfs.errors import ConfigInvalid, GfsError, Unauthenticated, Unavailable
+from gfs.errors import ConfigInvalid, GfsError, InvalidArgument, Unauthenticated, Unavailable
 from gfs.messages.base import Ack, Ping
 from gfs.messages.namespace import EntryReply, Stat
 from gfs.settings import TlsSettings
@@ -179,6 +181,40 @@ def test_certificates_are_made_shown_and_renewed_and_keys_are_nobody_elses(tmp_p
     assert not identity(ca, node).is_of(NodeName(CLUSTER, "master", "m11"))
     with pytest.raises(GfsError, match="already"):
         issued(ca, "master", "m1", tmp_path / "m1")
+
+
+def shake_hands(ca: Path, node: Path, host: str) -> None:
+    """As a browser does, in memory. Raises: ssl.SSLCertVerificationError."""
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=ca / "ca.pem")
+    server.load_cert_chain(node / "certificate.pem", node / "key.pem")
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(down, up, server_hostname=host), server.wrap_bio(up, down, server_side=True)]
+    for _ in range(4):  # flights of both
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+
+
+def test_a_certificate_with_names_of_hosts_is_believed_by_those_who_ask_for_them(tmp_path: Path) -> None:
+    ca = authority(tmp_path / "ca")
+    named = ("--host", "master1.example.org", "--host", "192.0.2.7")
+    run(
+        "issue", "master", "m1", "--cluster", CLUSTER, "--dir", str(ca), "--out", str(tmp_path / "m1"), *named
+    )
+    for _ in range(2):
+        for host in ("master1.example.org", "192.0.2.7"):
+            shake_hands(ca, tmp_path / "m1", host)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            shake_hands(ca, tmp_path / "m1", "master2.example.org")
+        said = run("renew", str(tmp_path / "m1" / "certificate.pem"), "--dir", str(ca))
+        assert "master1.example.org, 192.0.2.7" in said
+    without = issued(ca, "master", "m2", tmp_path / "m2")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(ca, without, "master1.example.org")
+    for wrong in ("two words", "", "-a", "a..b", "https://a"):
+        arguments = ["cert", "issue", "master", "m3", "--cluster", CLUSTER, "--dir", str(ca), "--host", wrong]
+        ran = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "m3")])
+        assert isinstance(ran.exception, InvalidArgument) and not (tmp_path / "m3").exists()
 
 
 @pytest.mark.parametrize(
