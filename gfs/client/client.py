@@ -22,10 +22,12 @@ from gfs.client.stat_batches import StatBatches
 from gfs.client.transfer import Progress
 from gfs.client.watching import AsyncWatch
 from gfs.errors import (
+    GfsError,
     InvalidArgument,
     IsADirectory,
     NotADirectory,
     NotFound,
+    OutcomeUnknown,
     Superseded,
     Unavailable,
     WrongCluster,
@@ -477,7 +479,8 @@ class AsyncClient:
 
         Concurrent writes to one region leave it undefined, as in the paper (§2.7.1). What lies between the
         end and `offset` reads as zeros; no chunk may be left out.
-        Raises: InvalidArgument for an offset before the start or beyond the next chunk.
+        Raises: InvalidArgument for an offset before the start or beyond the next chunk; OutcomeUnknown when
+            it failed, for certain or not, after a part of it may have been written.
         """
         checked = checked_path(path)
         if offset < 0:
@@ -495,10 +498,20 @@ class AsyncClient:
                 hint="Files have no missing chunks: write what lies between first.",
             )
         mutator = Mutator(self._connections, inode=entry.inode, path=path, first_offset=offset)
+        written = False
         try:
             await mutator.write(data)
             await mutator.flush()
+            written = True
             await publishing.tell_reached(self._connections, entry, end)
+        except GfsError as error:
+            if error.definite and (written or mutator.may_be_written):
+                raise OutcomeUnknown(
+                    f"{error.message}; some of the bytes may be written",
+                    hint=error.hint,
+                    details=error.details,
+                ) from error
+            raise
         finally:
             await mutator.abort()
             self._connections.places.forget(checked)

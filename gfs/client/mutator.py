@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 from gfs.checksums import piece_checksums
 from gfs.client.chunk_calls import ChunkCalls, FailedTries
@@ -38,6 +39,8 @@ class _Piece:
     buffer: bytearray | None
     checksums: list[int] | None = None
     threads: int = 0  # pushes of it that have not returned, also those nobody waits for any more
+    ordered: bool = False  # a primary was asked to put it in its place
+    doubtful: bool = False  # and one such try had an end that nobody knows
 
 
 @dataclass(slots=True)
@@ -71,6 +74,14 @@ class Mutator:
         self._chunks: dict[ChunkIndex, _Chunk] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._ordered = 0  # pieces that may be in their places, or are
+        self._may_be_written = False
+
+    @property
+    def may_be_written(self) -> bool:
+        """After a failure, however definite for the piece that failed: some of the bytes may be in their
+        places, of other pieces or by an earlier try at that one."""
+        return self._may_be_written
 
     @property
     def offset(self) -> int:
@@ -171,15 +182,16 @@ class Mutator:
         self._chunks.setdefault(chunk, _Chunk()).order.add(first)
         task = asyncio.get_running_loop().create_task(self._write_piece(piece))
         self._tasks.add(task)
-        task.add_done_callback(self._piece_ended)
+        task.add_done_callback(partial(self._piece_ended, piece))
 
-    def _piece_ended(self, task: asyncio.Task[None]) -> None:
+    def _piece_ended(self, piece: _Piece, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._slots.release()
         if task.cancelled() or (failure := task.exception()) is None:
             return
         if self._failure is None:
             self._failure = failure
+            self._may_be_written = piece.doubtful or self._ordered > piece.ordered
         for other in self._tasks:  # those behind would wait for it for ever
             other.cancel()
 
@@ -196,8 +208,12 @@ class Mutator:
                 push = self._connections.new_push_id() if is_inline else await self._push(piece, lease)
                 await self._wait_for_turn(piece, chunk, lease)
                 asked = lease.primary
+                if not piece.ordered:
+                    piece.ordered = True
+                    self._ordered += 1
                 await self._order(piece, chunk, lease, push, is_inline=is_inline)
             except GfsError as error:
+                piece.doubtful |= piece.ordered and not error.definite
                 chunk.order.failed(piece.first)
                 tries = tries or self._first_failure(piece, lease)
                 await self._calls.recover(piece.chunk, lease, asked, error, tries)

@@ -106,7 +106,9 @@ class Server:
         self.replicas: dict[ChunkHandle, tuple[ChunkVersion, bytearray]] = {}
         self.pushes: dict[PushId, bytes] = {}
         self.offsets_ordered: list[int] = []  # of WriteChunk, as they came to this primary
-        self.refusals: list[GfsError] = []  # one is raised by each WriteChunk that comes
+        self.refusals: list[
+            GfsError | None
+        ] = []  # one is raised by each WriteChunk that comes; None: it is done
         self.read_error: GfsError | None = None
         self.may_be_short = False  # since a power cut
         self.reads = 0
@@ -399,8 +401,8 @@ class MiniCluster:
         async def write(request: Request, _: CallContext) -> Reply:
             assert isinstance(request, WriteChunk)
             server.offsets_ordered.append(request.offset_bytes)
-            if server.refusals:
-                raise server.refusals.pop(0)
+            if server.refusals and (refusal := server.refusals.pop(0)) is not None:
+                raise refusal
             return self._write(server, request)
 
         async def status(request: Request, _: CallContext) -> Reply:

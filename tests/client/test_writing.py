@@ -18,6 +18,7 @@ from gfs.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    PermissionDenied,
     PushMissing,
     ReplicaFailed,
 )
@@ -207,6 +208,34 @@ async def test_full_disks_after_a_try_nobody_knows_the_end_of_leave_the_outcome_
         for server in cluster.servers.values():
             server.refusals = [ReplicaFailed("half of it"), *(full(*cluster.servers) for _ in range(5))]
         with pytest.raises(OutcomeUnknown, match="no space"):
+            await client.write("/a", 0, b"x")
+
+
+async def test_a_write_that_is_refused_for_certain_after_a_part_of_it_was_written_is_not_said_undone() -> (
+    None
+):
+    cluster = MiniCluster()
+    settings = ClientSettings(piece_bytes=PIECE_BYTES, retry_seconds=0.2)
+    async with cluster.client(settings) as client:
+        await client.write_bytes("/a", b"a" * 2 * PIECE_BYTES)
+        for server in cluster.servers.values():
+            server.refusals = [None, *(full(*cluster.servers) for _ in range(20))]
+        with pytest.raises(OutcomeUnknown, match="some of the bytes may be written") as raised:
+            await client.write("/a", 0, b"b" * 2 * PIECE_BYTES)
+        assert isinstance(raised.value.__cause__, NoSpace)
+        assert cluster.contents("/a")[0].startswith(b"b")
+
+
+async def test_a_write_refused_for_certain_after_a_try_nobody_knows_the_end_of_is_not_said_undone() -> None:
+    cluster = MiniCluster()
+    async with cluster.client() as client:
+        await client.write_bytes("/a", b"abc")
+        for server in cluster.servers.values():
+            server.refusals = [
+                ReplicaFailed("half of it"),
+                *(PermissionDenied("not yours") for _ in range(5)),
+            ]
+        with pytest.raises(OutcomeUnknown, match="some of the bytes may be written"):
             await client.write("/a", 0, b"x")
 
 
