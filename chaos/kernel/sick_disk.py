@@ -56,12 +56,21 @@ def fail_calls(pipe: Path, process: int, *, share: float, calls: Sequence[str] =
             _tell(pipe, process, f"enable_random name={name},probability={share},failinfo={errno.EIO}")
 
 
+def _open_for_commands(path: str, process: int) -> int:
+    """Between two commands the other side opens its pipe anew: for a moment nobody reads there."""
+    deadline = time.monotonic() + ANSWER_SECONDS_MAX
+    while True:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > deadline:
+                raise CommandFailed(f"process {process} takes no commands for its disk: {error}") from error
+        time.sleep(0.005)
+
+
 def _tell(pipe: Path, process: int, line: str) -> None:
     base = f"{pipe}-{process}"
-    try:
-        asking = os.open(f"{base}.in", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise CommandFailed(f"process {process} takes no commands for its disk: {error}") from error
+    asking = _open_for_commands(f"{base}.in", process)
     try:
         answering = os.open(f"{base}.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

@@ -44,6 +44,7 @@ def run(plan: Plan, directory: str, body: Callable[[Testbed], Awaitable[T]]) -> 
 
 @contextmanager
 def _rarely_collected() -> Iterator[None]:
+    gc.collect()  # the world of the run before: many runs in one process would pile up gigabytes of them
     before = gc.get_threshold()
     gc.set_threshold(COLLECT_OBJECTS, *before[1:])
     try:
