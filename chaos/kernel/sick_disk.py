@@ -6,9 +6,8 @@ import contextlib
 import errno
 import os
 import random
-import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chaos.kernel.machine import CommandFailed
@@ -47,17 +46,34 @@ def fail_calls(pipe: Path, process: int, *, share: float, calls: Sequence[str] =
 
     Raises: CommandFailed, when the program does not answer: it has ended, or does not run under libfiu.
     """
-    for name in calls:
-        if share <= 0:
-            _tell(pipe, process, f"disable name={name}")
-        elif share >= 1:
-            _tell(pipe, process, f"enable name={name},failinfo={errno.EIO}")
-        else:
-            _tell(pipe, process, f"enable_random name={name},probability={share},failinfo={errno.EIO}")
+    with _pipes(pipe, process) as (asking, answering):
+        for name in calls:
+            if share <= 0:
+                line = f"disable name={name}"
+            elif share >= 1:
+                line = f"enable name={name},failinfo={errno.EIO}"
+            else:
+                line = f"enable_random name={name},probability={share},failinfo={errno.EIO}"
+            answer = _told(asking, answering, process, line)
+            if answer == b"-1" and share > 0:  # what was not enabled cannot be disabled: that was wanted
+                raise CommandFailed(f"process {process} refuses {line!r}")
+
+
+@contextlib.contextmanager
+def _pipes(pipe: Path, process: int) -> Iterator[tuple[int, int]]:
+    """Both pipes, held open until the last answer: the other side opens its own anew after each end."""
+    asking = _open_for_commands(f"{pipe}-{process}.in", process)
+    try:
+        answering = os.open(f"{pipe}-{process}.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            yield asking, answering
+        finally:
+            os.close(answering)
+    finally:
+        os.close(asking)
 
 
 def _open_for_commands(path: str, process: int) -> int:
-    """Between two commands the other side opens its pipe anew: for a moment nobody reads there."""
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while True:
         try:
@@ -68,26 +84,19 @@ def _open_for_commands(path: str, process: int) -> int:
         time.sleep(0.005)
 
 
-def _tell(pipe: Path, process: int, line: str) -> None:
-    base = f"{pipe}-{process}"
-    asking = _open_for_commands(f"{base}.in", process)
-    try:
-        answering = os.open(f"{base}.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _told(asking: int, answering: int, process: int, line: str) -> bytes:
+    """The answer to a line. For a moment after an earlier end nobody reads, or has opened the way back."""
+    deadline = time.monotonic() + ANSWER_SECONDS_MAX
+    written = False
+    while time.monotonic() < deadline:
         try:
-            os.write(asking, line.encode() + b"\n")
-            if not select.select([answering], [], [], ANSWER_SECONDS_MAX)[0]:
-                raise CommandFailed(f"process {process} has not answered {line!r}")
-            deadline = time.monotonic() + ANSWER_SECONDS_MAX
-            while not (answer := os.read(answering, 64)):  # the other side has not opened it yet
-                if time.monotonic() > deadline:
-                    raise CommandFailed(f"process {process} has not answered {line!r}")
-                time.sleep(0.005)
-        finally:
-            os.close(answering)
-    finally:
-        os.close(asking)
-    if answer.strip() == b"-1" and not line.startswith("disable"):  # not enabled: what was wanted
-        raise CommandFailed(f"process {process} refuses {line!r}")
+            written = written or bool(os.write(asking, line.encode() + b"\n"))
+            if answer := os.read(answering, 64):
+                return answer.strip()
+        except (BrokenPipeError, BlockingIOError):
+            pass
+        time.sleep(0.002)
+    raise CommandFailed(f"process {process} has not answered {line!r}")
 
 
 def fill(directory: Path) -> int:
