@@ -16,11 +16,10 @@ from gfs.chunkserver.replica_verifier import ReplicaVerifier
 from gfs.errors import GfsError
 from gfs.messages.base import Reply, Request
 from gfs.messages.check import MendReplica, MendReplicaReply, VerifyReplica, VerifyReplicaReply
-from gfs.messages.chunks import Replica
 from gfs.settings import CHECKS_RUNNING_MAX
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers
-from gfs.vocabulary import ChunkHandle, ChunkVersion, ClusterId
+from gfs.vocabulary import Address, ChunkHandle, ChunkVersion, ClusterId
 
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -62,7 +61,9 @@ class ReplicaChecks:
     async def _mend(self, request: Request, _: CallContext) -> Reply:
         assert isinstance(request, MendReplica)
         self._join(request.cluster)
-        fetch = partial(self._fetch, request.handle, request.version, request.sources)
+        sources = [(source.data, request.version) for source in request.sources]
+        sources += [(older.replica.data, older.version) for older in request.older]
+        fetch = partial(self._fetch, request.handle, sources)
         mended, bad = await self._run(
             partial(
                 self._verifier.mend,
@@ -78,15 +79,14 @@ class ReplicaChecks:
     def _fetch(
         self,
         handle: ChunkHandle,
-        version: ChunkVersion,
-        sources: Sequence[Replica],
+        sources: Sequence[tuple[Address, ChunkVersion]],
         offset: int,
         buffer: memoryview,
     ) -> bool:
         """In a worker thread: fill `buffer` from the first source that has these bytes whole."""
-        for source in sources:
+        for address, version in sources:
             try:
-                got, _ = self._read(source.data, handle, version, offset, buffer)
+                got, _ = self._read(address, handle, version, offset, buffer)
             except GfsError:
                 continue  # it is damaged there too, or cannot be reached
             if got == len(buffer):

@@ -5,8 +5,9 @@ A damaged replica is handed out to nobody from the heartbeat on that names it. T
   Its bytes are collected once the chunk has as many good replicas as it should (a last resort until then);
 - some are good, others away: a clone is asked for at once; who leaves is decided when it is made. To fence
   the chunk now would shut out members that are back in a moment;
-- none is good: each damaged one is asked to mend itself with the blocks that others still have. What nobody
-  has whole stays as it is: its good blocks can be read.
+- none is good: each damaged one is asked to mend itself with the blocks that others still have, also those
+  that have left the set: what they have missed shows in the checksums. What nobody has whole stays as it is:
+  its good blocks can be read.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gfs.master.core.lookup import chunk_by_handle
 from gfs.master.core.records import ChunkRecord
 from gfs.master.core.tables import ReadTables
 from gfs.master.reads import Reads
-from gfs.messages.check import MendReplica, MendReplicaReply
+from gfs.messages.check import MendReplica, MendReplicaReply, ReplicaVersion
 from gfs.telemetry import logger
 from gfs.transport.interface import RpcCaller
 from gfs.vocabulary import ChunkHandle, ChunkIndex, ClusterId, InodeId, ServerId
@@ -174,8 +175,12 @@ class DamageDuty:
         self._urge(*home)
 
     async def _mend(self, chunk: ChunkRecord) -> None:
-        version, servers = damaged_members(self._locations, chunk, now=self._clock.monotonic())
+        now = self._clock.monotonic()
+        version, servers = damaged_members(self._locations, chunk, now=now)
         replicas = [server.replica() for server in servers]
+        having = self._locations.having(chunk.handle, now=now)
+        asked = {server.id for server in servers}
+        older = [ReplicaVersion(server.replica(), held) for server, held in having if server.id not in asked]
         for replica in replicas:
             request = MendReplica(
                 cluster=self._cluster,
@@ -183,6 +188,7 @@ class DamageDuty:
                 handle=chunk.handle,
                 version=version,
                 sources=[other for other in replicas if other.server != replica.server],
+                older=older,
             )
             try:
                 mended = await self._rpc.call(

@@ -105,6 +105,13 @@ class VerifyReplica(Request, tag="verify_replica", frozen=True, kw_only=True):
     capability: bytes = b""
 
 
+class ReplicaVersion(msgspec.Struct, frozen=True, array_like=True):
+    """A replica, and the version it is held at there."""
+
+    replica: Replica
+    version: ChunkVersion
+
+
 class MendReplicaReply(Reply, tag="mended_replica", frozen=True, kw_only=True):
     """`bad_blocks` are those no source had whole; with none left, the replica counts as undamaged again."""
 
@@ -116,7 +123,8 @@ class MendReplica(Request, tag="mend_replica", frozen=True, kw_only=True):
     """Master to a damaged replica, when no member has the chunk whole: take the bad blocks from `sources`.
 
     Each of those may be damaged too, in other blocks. A block is taken only if it has the checksum that
-    this replica has noted for it.
+    this replica has noted for it: so `older` ones, that have missed mutations of the chunk, may be asked for
+    what they have, too.
     """
 
     reply: ClassVar[type[Reply]] = MendReplicaReply
@@ -125,3 +133,4 @@ class MendReplica(Request, tag="mend_replica", frozen=True, kw_only=True):
     handle: ChunkHandle
     version: ChunkVersion
     sources: list[Replica]
+    older: list[ReplicaVersion] = []

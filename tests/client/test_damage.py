@@ -202,3 +202,30 @@ async def test_what_nobody_reads_is_found_within_a_scrub_pass(tmp_path: Path) ->
             return now.version > version and await _is_whole(client, "/f", replicas=3)
 
         await until(is_replaced, "the scrubber finds it, and it is made anew")
+
+
+async def test_rot_in_the_only_member_is_mended_from_a_replica_that_has_left_the_set(tmp_path: Path) -> None:
+    """Nobody had read the bad block when the other member was away, and its place was given up."""
+    async with RealCluster(tmp_path, chunkservers=2) as cluster, await cluster.client() as client:
+        data = _bytes(4 * BLOCK + 5)
+        await client.create("/f", replication_goal=2)
+        await client.write("/f", 0, data)
+        (place,) = await client.chunks("/f")
+        rotten, away = place.replicas
+        rot(file_of(tmp_path, cluster, place, rotten.server), BLOCK + 9)
+        name = node_of(cluster, place, away.server)
+        await cluster.stop_replica(away)
+        await client.write("/f", len(data), b"and more")
+
+        async def has_left() -> bool:
+            return away.server not in await members(client, "/f")
+
+        await until(has_left, "the set goes on without the one that is away")
+        await cluster.start_chunkserver(name)
+        assert (await client.verify_chunk((await client.chunks("/f"))[0])).bad_blocks
+
+        async def is_whole() -> bool:
+            return await _is_whole(client, "/f", replicas=2)
+
+        await until(is_whole, "the bad block came from there")
+        assert await client.read_bytes("/f") == data + b"and more"

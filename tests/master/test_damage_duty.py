@@ -13,7 +13,7 @@ from gfs.master.damage_duty import DamageDuty
 from gfs.messages.base import Reply, Request
 from gfs.messages.check import MendReplica, MendReplicaReply
 from gfs.messages.chunks import ChunkLease, FileChunks, FindChunks
-from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, InodeId, ServerId
+from gfs.vocabulary import Address, ChunkHandle, ChunkIndex, ChunkVersion, InodeId, ServerId
 from tests.fakes.clock import settle
 from tests.master.chunkservers import CLUSTER, replica_ids
 from tests.master.lease_world import DEAD_SECONDS, LeaseWorld
@@ -30,6 +30,7 @@ class Scene:
         self.removed: list[ServerId] = []
         self.urged: list[tuple[InodeId, ChunkIndex]] = []
         self.mended: list[tuple[ServerId, list[ServerId]]] = []
+        self.older: list[tuple[ServerId, ChunkVersion]] = []
         self.refusal: GfsError | None = None
         self.mendable: set[ServerId] = set()
         self.homes = ChunkHomes(kept_max=10)
@@ -79,6 +80,7 @@ class Scene:
         assert isinstance(request, MendReplica) and deadline_seconds > 0
         server = next(one.id for one in self.here.servers.values() if one.address == address)
         self.mended.append((server, replica_ids(request.sources)))
+        self.older = [(older.replica.server, older.version) for older in request.older]
         reply = MendReplicaReply(mended_blocks=1, bad_blocks=[] if server in self.mendable else [7])
         assert isinstance(reply, expected)
         return reply
@@ -148,6 +150,16 @@ async def test_when_none_is_whole_each_is_asked_to_mend_itself_until_one_can(sce
     assert asked[-1] == scene.members[1] and len(set(asked)) == len(asked)
     for server, sources in scene.mended:
         assert set(sources) == set(scene.members) - {server}
+
+
+async def test_who_has_left_the_set_is_asked_for_the_blocks_it_still_has(scene: Scene) -> None:
+    former = next(server for server in scene.here.servers if server not in scene.members)
+    known = scene.here.masters["m1"].locations.get(former)
+    assert known is not None
+    known.held.raise_to(scene.lease.handle, ChunkVersion(scene.lease.version - 1 or 1))
+    scene.damage(0, 1, 2)
+    await scene.look()
+    assert scene.older == [(former, ChunkVersion(scene.lease.version - 1 or 1))]
 
 
 async def test_a_follower_and_a_leader_that_was_replaced_do_nothing(scene: Scene) -> None:

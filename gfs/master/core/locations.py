@@ -284,6 +284,11 @@ class Locations:
         version = max((v for v in held.values() if oldest <= v <= newest), default=ChunkVersion(0))
         return version, [server for server in known if version > 0 and held.get(server.id) == version]
 
+    def having(self, handle: ChunkHandle, *, now: float) -> list[tuple[KnownServer, ChunkVersion]]:
+        """Living servers that have bytes of the chunk, of whatever version, some of them bad perhaps."""
+        found = ((server, server.held.get(handle)) for server in self.alive(now=now))
+        return [(server, version) for server, version in found if version > 0]
+
     def holders(self, handle: ChunkHandle) -> dict[ServerId, ChunkVersion]:
         """Every server, alive or not, that says it holds the chunk, with the version."""
         found = ((server.id, self.version_at(server.id, handle)) for server in self.servers())
