@@ -11,11 +11,9 @@ import pytest
 
 import gfs
 from gfs.client.blocking import Client
-from gfs.integrations.gateways import webhdfs_gateway
-from gfs.integrations.gateways.gateway_server import GatewayServer
 from gfs.vocabulary import MIB
 from tests.foreign import hadoop
-from tests.integrations.gateways import running
+from tests.integrations.gateways import running_webhdfs
 from tests.processes.cluster import ProcessCluster
 
 pytestmark = [pytest.mark.heavy, pytest.mark.processes, pytest.mark.timeout(600)]
@@ -48,11 +46,7 @@ spark.stop()
 def address(cluster: ProcessCluster) -> Iterator[str]:
     hadoop.hadoop_jars()
 
-    def make(client: gfs.aio.AsyncClient) -> GatewayServer:
-        routes = webhdfs_gateway.WebHdfsGateway(client).routes
-        return GatewayServer(routes, host="127.0.0.1", port=0, refusal=webhdfs_gateway.refusal)
-
-    with running(",".join(cluster.addresses), make) as url:
+    with running_webhdfs(",".join(cluster.addresses)) as url:
         yield urlsplit(url).netloc
 
 

@@ -17,11 +17,8 @@ from pathlib import Path
 
 import pytest
 
-import gfs
-from gfs.integrations.gateways import webhdfs_gateway
-from gfs.integrations.gateways.gateway_server import GatewayServer
 from tests.foreign.exclusions import Exclusions
-from tests.integrations.gateways import running
+from tests.integrations.gateways import running_webhdfs
 from tests.processes.cluster import ProcessCluster
 
 pytestmark = [pytest.mark.heavy, pytest.mark.processes, pytest.mark.timeout(600)]
@@ -62,11 +59,7 @@ class _IntegrationTest(object):
 
 @pytest.fixture(scope="module")
 def gateway(cluster: ProcessCluster) -> Iterator[str]:
-    def make(client: gfs.aio.AsyncClient) -> GatewayServer:
-        routes = webhdfs_gateway.WebHdfsGateway(client).routes
-        return GatewayServer(routes, host="127.0.0.1", port=0, refusal=webhdfs_gateway.refusal)
-
-    with running(",".join(cluster.addresses), make) as url:
+    with running_webhdfs(",".join(cluster.addresses)) as url:
         yield url
 
 

@@ -13,11 +13,9 @@ import pytest
 
 import gfs
 from gfs.client.blocking import Client
-from gfs.integrations.gateways import s3_gateway
-from gfs.integrations.gateways.gateway_server import GatewayServer
 from gfs.vocabulary import MIB
 from tests.foreign.conftest import tool, until_ready
-from tests.integrations.gateways import running
+from tests.integrations.gateways import running_s3
 from tests.processes.cluster import ProcessCluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
@@ -74,11 +72,7 @@ RCLONE = {
 
 @pytest.fixture(scope="module")
 def gateway(cluster: ProcessCluster) -> Iterator[str]:
-    def make(client: gfs.aio.AsyncClient) -> GatewayServer:
-        routes = s3_gateway.S3Gateway(client, {KEY: SECRET}).routes
-        return GatewayServer(routes, host="127.0.0.1", port=0, refusal=s3_gateway.refusal, signed=True)
-
-    with running(",".join(cluster.addresses), make) as url:
+    with running_s3(",".join(cluster.addresses), {KEY: SECRET}) as url:
         yield url
 
 

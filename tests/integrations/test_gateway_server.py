@@ -18,7 +18,7 @@ from gfs.client.loop_thread import LoopThread
 from gfs.errors import DataUnavailable
 from gfs.integrations.gateways import gateway_server, http_gateway
 from gfs.integrations.gateways.gateway_server import GatewayServer, send_range
-from tests.integrations.gateways import running
+from tests.integrations.gateways import running_http
 
 FIRST_BLOCK = 1000
 WIRE_SECONDS = 60.0
@@ -26,11 +26,7 @@ WIRE_SECONDS = 60.0
 
 @pytest.fixture
 def gateway(masters: str) -> Iterator[str]:
-    def make(client: gfs.aio.AsyncClient) -> GatewayServer:
-        routes = http_gateway.HttpGateway(client).routes
-        return GatewayServer(routes, host="127.0.0.1", port=0, refusal=http_gateway.refusal)
-
-    with running(masters, make) as url:
+    with running_http(masters) as url:
         yield url
 
 

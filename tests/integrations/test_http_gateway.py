@@ -26,7 +26,7 @@ from gfs.errors import InvalidArgument
 from gfs.integrations.gateways import http_gateway
 from gfs.integrations.gateways.gateway_server import GatewayServer
 from gfs.vocabulary import MIB
-from tests.integrations.gateways import running
+from tests.integrations.gateways import running, running_http
 from tests.waiting import until
 
 SECRET = "a secret that nobody guesses"
@@ -35,11 +35,7 @@ CONTENT = bytes(range(256)) * 40
 
 @pytest.fixture(scope="module")
 def gateway(masters: str) -> Iterator[str]:
-    def make(client: gfs.aio.AsyncClient) -> GatewayServer:
-        routes = http_gateway.HttpGateway(client).routes
-        return GatewayServer(routes, host="127.0.0.1", port=0, refusal=http_gateway.refusal)
-
-    with running(masters, make) as url:
+    with running_http(masters) as url:
         yield url
 
 

@@ -25,11 +25,9 @@ from obstore.store import S3Store
 
 import gfs
 from gfs.client.blocking import Client
-from gfs.integrations.gateways import s3_gateway
-from gfs.integrations.gateways.gateway_server import GatewayServer
 from gfs.integrations.gateways.s3_signature import UNSIGNED, S3Refused, SignedRequest, check
 from gfs.vocabulary import MIB
-from tests.integrations.gateways import running
+from tests.integrations.gateways import running_s3
 
 KEY, SECRET = "AKtest", "a secret of some length"
 S3 = Any  # boto3 makes its classes as it goes
@@ -37,11 +35,7 @@ S3 = Any  # boto3 makes its classes as it goes
 
 @pytest.fixture(scope="module")
 def gateway(masters: str) -> Iterator[str]:
-    def make(client: gfs.aio.AsyncClient) -> GatewayServer:
-        routes = s3_gateway.S3Gateway(client, {KEY: SECRET}).routes
-        return GatewayServer(routes, host="127.0.0.1", port=0, refusal=s3_gateway.refusal, signed=True)
-
-    with running(masters, make) as url:
+    with running_s3(masters, {KEY: SECRET}) as url:
         yield url
 
 

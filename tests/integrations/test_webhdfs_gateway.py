@@ -14,22 +14,16 @@ import requests
 
 import gfs
 from gfs.client.blocking import Client
-from gfs.integrations.gateways import webhdfs_gateway
-from gfs.integrations.gateways.gateway_server import GatewayServer
 from gfs.integrations.gateways.webhdfs_checksum import FileChecksum
 from gfs.vocabulary import CHUNK_BYTES, MIB
-from tests.integrations.gateways import running
+from tests.integrations.gateways import running_webhdfs
 
 hdfs = pytest.importorskip("hdfs")
 
 
 @pytest.fixture(scope="module")
 def gateway(masters: str) -> Iterator[str]:
-    def make(client: gfs.aio.AsyncClient) -> GatewayServer:
-        routes = webhdfs_gateway.WebHdfsGateway(client).routes
-        return GatewayServer(routes, host="127.0.0.1", port=0, refusal=webhdfs_gateway.refusal)
-
-    with running(masters, make) as url:
+    with running_webhdfs(masters) as url:
         yield url
 
 
