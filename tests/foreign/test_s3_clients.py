@@ -13,16 +13,14 @@ import pytest
 
 import gfs
 from gfs.client.blocking import Client
-from gfs.vocabulary import MIB
+from tests.foreign.byte_clients import BIG_BYTES, KEY, SECRET
 from tests.foreign.conftest import tool, until_ready
 from tests.integrations.gateways import running_s3
 from tests.processes.cluster import ProcessCluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
-KEY, SECRET = "AKforeign", "a secret of some length"
 COMMAND_SECONDS = 120.0
-BIG_BYTES = 20 * MIB + 7  # several parts for each of them
 
 
 class S3Client(NamedTuple):

@@ -148,6 +148,26 @@ def test_buckets_are_made_listed_and_deleted(s3: S3, bucket: str) -> None:
     assert refused(error) == "NoSuchBucket"
 
 
+def test_a_completion_whose_answer_was_lost_may_be_asked_for_again(
+    s3: S3, bucket: str, client: Client
+) -> None:
+    begun = s3.create_multipart_upload(Bucket=bucket, Key="big")
+    upload = {"Bucket": bucket, "Key": "big", "UploadId": begun["UploadId"]}
+    sent = s3.upload_part(**upload, PartNumber=1, Body=b"content")
+    parts = [{"PartNumber": 1, "ETag": sent["ETag"]}]
+    first = s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+    again = s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+    assert again["ETag"] == first["ETag"] == s3.head_object(Bucket=bucket, Key="big")["ETag"]
+    assert client.read_bytes(f"/{bucket}/big") == b"content"
+    for asked in (
+        {**upload, "MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": '"another"'}]}},
+        {**upload, "Key": "other", "MultipartUpload": {"Parts": parts}},
+    ):
+        with pytest.raises(ClientError) as error:
+            s3.complete_multipart_upload(**asked)
+        assert refused(error) == "NoSuchUpload"
+
+
 def test_a_multipart_upload_appears_whole_or_not_at_all(s3: S3, bucket: str, client: Client) -> None:
     content = os.urandom(13 * MIB)
     begun = s3.create_multipart_upload(Bucket=bucket, Key="deep/big")

@@ -327,6 +327,8 @@ class S3Gateway:
     async def _of_upload(
         self, request: web.Request, signature: Signature, bucket: str, key: str, upload_id: str
     ) -> web.StreamResponse:
+        if request.method == "POST":
+            return await self._complete(request, signature, bucket, key, upload_id)
         upload = await self._multipart.find(bucket, key, upload_id)
         if request.method == "PUT":
             number = _number(request.query.get("partNumber", ""), "partNumber", 1 << 31)
@@ -338,15 +340,6 @@ class S3Gateway:
         if request.method == "DELETE":
             await self._multipart.abort(upload)
             return web.Response(status=204)
-        if request.method == "POST":
-            told = xml.parsed(await self._small_body(request, signature))
-            wanted = [
-                (_number(xml.text_of(part, "PartNumber"), "PartNumber", 1 << 31), xml.text_of(part, "ETag"))
-                for part in xml.children(told, "Part")
-            ]
-            made = await self._multipart.complete(upload, wanted)
-            inside = [Node("Location", f"/{bucket}/{key}"), Node("Bucket", bucket), Node("Key", key)]
-            return _page("CompleteMultipartUploadResult", [*inside, Node("ETag", s3_tag(made))])
         if request.method == "GET":
             nodes = [Node("Bucket", bucket), Node("Key", key), Node("UploadId", upload.id)]
             nodes.append(Node("IsTruncated", False))
@@ -354,6 +347,18 @@ class S3Gateway:
                 nodes.append(Node("Part", [Node("PartNumber", number), *_listed_part(entry)]))
             return _page("ListPartsResult", nodes)
         return await self._not_implemented(request)
+
+    async def _complete(
+        self, request: web.Request, signature: Signature, bucket: str, key: str, upload_id: str
+    ) -> web.StreamResponse:
+        told = xml.parsed(await self._small_body(request, signature))
+        wanted = [
+            (_number(xml.text_of(part, "PartNumber"), "PartNumber", 1 << 31), xml.text_of(part, "ETag"))
+            for part in xml.children(told, "Part")
+        ]
+        made = await self._multipart.complete(bucket, key, upload_id, wanted)
+        inside = [Node("Location", f"/{bucket}/{key}"), Node("Bucket", bucket), Node("Key", key)]
+        return _page("CompleteMultipartUploadResult", [*inside, Node("ETag", s3_tag(made))])
 
     async def _copy_part(self, request: web.Request, upload: Upload, number: int) -> web.StreamResponse:
         headers = request.headers

@@ -22,6 +22,7 @@ from gfs.messages.namespace import Entry
 
 PARTS_MAX = 10_000
 PART_BYTES_MIN = 5 * 2**20  # of all but the last
+COMPLETED_MAX = 1000  # uploads whose completion may be asked for again; the oldest is forgotten first
 _TARGET = "target"
 
 
@@ -37,9 +38,16 @@ class _Target(msgspec.Struct, frozen=True):
     key: str
 
 
+class _Completed(NamedTuple):
+    upload: Upload
+    parts: list[tuple[int, str]]
+    made: Entry
+
+
 class Multipart:
     def __init__(self, client: AsyncClient, objects: Objects) -> None:
         self._client, self._objects = client, objects
+        self._completed: dict[str, _Completed] = {}  # by upload; the newest is last
 
     async def begin(self, bucket: str, key: str) -> str:
         """The id of a new upload."""
@@ -109,12 +117,36 @@ class Multipart:
                 found.append((int(name), exact))
         return found
 
-    async def complete(self, upload: Upload, wanted: Sequence[tuple[int, str]]) -> Entry:
+    async def complete(
+        self, bucket: str, key: str, upload_id: str, wanted: Sequence[tuple[int, str]]
+    ) -> Entry:
         """Put the parts together under the key, which then shows all of them at once.
+
+        A client that waited for too long, as in an election, asks once more for what was done meanwhile: it
+        hears the same answer again, as long as this gateway runs and remembers the upload.
 
         Args:
             wanted: number and entity tag of each part, as the client was told it.
+        Raises: S3Refused (NoSuchUpload, and of parts that are not as they should be).
         """
+        done = self._completed.get(upload_id)
+        if done is None or (done.upload.bucket, done.upload.key, done.parts) != (bucket, key, list(wanted)):
+            upload = await self.find(bucket, key, upload_id)
+            await self._check_parts(upload, wanted)
+            numbers = [number for number, _ in wanted]
+            made = await self._objects.put(bucket, key, self._joined(upload, numbers), _Taken())
+            done = _Completed(upload, list(wanted), made)
+            # Before the parts are deleted: from then on nothing else tells that the upload was completed.
+            self._remember(done)
+        await self.abort(done.upload)
+        return done.made
+
+    def _remember(self, done: _Completed) -> None:
+        self._completed[done.upload.id] = done
+        while len(self._completed) > COMPLETED_MAX:
+            del self._completed[next(iter(self._completed))]
+
+    async def _check_parts(self, upload: Upload, wanted: Sequence[tuple[int, str]]) -> None:
         there = dict(await self.parts(upload))
         if not wanted:
             raise S3Refused("MalformedXML", "No part is named.")
@@ -126,11 +158,6 @@ class Multipart:
                 raise S3Refused("InvalidPart", f"Part {number} is not there, or is another one.")
             if entry.length_bytes < PART_BYTES_MIN and number != wanted[-1][0]:
                 raise S3Refused("EntityTooSmall", f"Part {number} has less than {PART_BYTES_MIN} bytes.")
-        made = await self._objects.put(
-            upload.bucket, upload.key, self._joined(upload, [number for number, _ in wanted]), _Taken()
-        )
-        await self.abort(upload)
-        return made
 
     async def _joined(self, upload: Upload, numbers: Sequence[int]) -> AsyncIterator[bytes]:
         for number in numbers:
