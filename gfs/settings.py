@@ -147,6 +147,7 @@ class ChunkServerNode(_Section, frozen=True, kw_only=True):
     directory: str = ""
     rack: str = ""
     store: str = ""  # of this one; default: chunkserver.store
+    tier: bool = True  # whether this one has the object service of chunkserver.tier
 
 
 class RaftSettings(_Section, frozen=True, kw_only=True):
@@ -207,6 +208,21 @@ class TlsSettings(_Section, frozen=True, kw_only=True):
     plain_data: bool = False  # chunk bytes may go beyond loopback, unencrypted as they are
 
 
+class TierSettings(_Section, frozen=True, kw_only=True):
+    """Chunks nobody has used for `idle_seconds` go to an object service; `recall`: all come back instead.
+
+    Credentials come from the environment, as for the provider's own tools.
+    """
+
+    url: str = ""  # for example s3://bucket/prefix; empty: there is none
+    recall: bool = False
+    idle_seconds: float = 7 * 86400.0
+    chunk_bytes_min: int = 4 * MIB  # shorter chunks stay
+    cache_bytes: int = 64 * MIB  # of what was read from there, in memory
+    bytes_per_second: int = 32 * MIB  # out and back, of one chunk server
+    collect_seconds: float = 3600.0  # between two looks for objects that are not needed, or lost
+
+
 class ChunkServerSettings(_Section, frozen=True, kw_only=True):
     store: str = "file"
     store_options: dict[str, dict[str, Any]] = {}  # by store; Any: checked by the store when it is opened
@@ -224,6 +240,7 @@ class ChunkServerSettings(_Section, frozen=True, kw_only=True):
         3 * 86400.0
     )  # at least, from the begin of one pass over all chunks to the next
     loop: str = "auto"
+    tier: TierSettings = TierSettings()
 
 
 class ClientSettings(_Section, frozen=True, kw_only=True):

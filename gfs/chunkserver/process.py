@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
@@ -20,21 +20,26 @@ from gfs.chunkserver.disk_identity import DirectoryLock, DiskIdentity
 from gfs.chunkserver.gate import ChunkServerGate, ServerKeys
 from gfs.chunkserver.heartbeat import Announcement, Heartbeats
 from gfs.chunkserver.known_masters import KnownMasters
+from gfs.chunkserver.last_uses import LastUses
 from gfs.chunkserver.push_buffer import PushBuffer, Pushed
 from gfs.chunkserver.push_chain import PushChain
 from gfs.chunkserver.replica_checks import FETCH_SECONDS, ReplicaChecks
 from gfs.chunkserver.replica_store import ReplicaStore
-from gfs.chunkserver.scrubber import Scrubber, ScrubProgress
+from gfs.chunkserver.scrubber import RunBlocking, Scrubber, ScrubProgress
 from gfs.chunkserver.service import ChunkService
 from gfs.chunkserver.store_migration import StoreMigration
 from gfs.chunkserver.stores.plugin import StoreSite
 from gfs.chunkserver.stores.store_moves import StoreMoves
+from gfs.chunkserver.stores.tiered import TieredStore
 from gfs.chunkserver.tallies import CountedReads, Tallies
+from gfs.chunkserver.tier_setup import OpenService, open_obstore, open_tier
+from gfs.chunkserver.tiering_duty import LocalScrubbing, TieringDuty, show_no_tier
 from gfs.clock import Clock, SystemClock
 from gfs.credentials import program_proof, read_cluster_secret
 from gfs.diagnosis.program import Diagnosis
 from gfs.disk import Disk, SystemDisk
 from gfs.errors import ConfigInvalid, CorruptState, GfsError, NoSpace, Unavailable
+from gfs.messages.stores import ShowTier
 from gfs.settings import CHECKS_RUNNING_MAX, CLONES_RUNNING_MAX, STORE_THREADS, Settings
 from gfs.telemetry import Metrics, logger, set_up_logging
 from gfs.tls import TlsIdentity
@@ -66,6 +71,7 @@ class ChunkServer:
         clock: Clock | None = None,
         disk: Disk | None = None,
         wires: Wires = SOCKETS,
+        open_service: OpenService = open_obstore,
     ) -> None:
         if node_id not in settings.chunkservers:
             raise ConfigInvalid(f"the configuration has no chunk server {node_id!r}")
@@ -78,6 +84,7 @@ class ChunkServer:
         self._directory = directory
         self._clock = clock or SystemClock()
         self._disk, self._wires = disk or SystemDisk(), wires
+        self._open_service = open_service
         self._moves = StoreMoves(settings, node_id, StoreSite(self._disk, directory))
         self._tallies = Tallies()
         self._keys = ServerKeys()
@@ -90,6 +97,9 @@ class ChunkServer:
         self._service: ChunkService | None = None
         self._heartbeats: Heartbeats | None = None
         self._scrubber: Scrubber | None = None
+        self._tier: TieredStore | None = None
+        self._tiering: TieringDuty | None = None
+        self._uses = LastUses(self._clock)
 
     @property
     def control_address(self) -> Address:
@@ -156,7 +166,7 @@ class ChunkServer:
         self._to_let_go.append(diagnosis.close)
         workers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
         self._to_stop.callback(workers.shutdown)
-        replicas = await self._open_replicas(loop, workers)
+        replicas = await self._open_replicas(loop, workers, identity)
         pushes = PushBuffer(tuning.push_buffer_bytes, tuning.push_seconds, self._clock)
         cluster = ClusterId(self._settings.cluster.id)
         self._tls = tls = tls_of(self._settings, cluster=cluster, role="chunkserver", node=self._node_id)
@@ -193,6 +203,7 @@ class ChunkServer:
         checks = self._make_checks(replicas, data_client, service)
         migration = self._start_migrating(loop, replicas)
         handlers = {**service.handlers(), **checks.handlers(), **migration.handlers()}
+        handlers |= self._start_tiering(loop, replicas)
         await self._listen(identity, chain, handlers, diagnosis)
         self._to_stop.push_async_callback(service.stop)
         self._start_sweeping(loop, service)
@@ -334,7 +345,7 @@ class ChunkServer:
             ) from error
 
     async def _open_replicas(
-        self, loop: asyncio.AbstractEventLoop, workers: ThreadPoolExecutor
+        self, loop: asyncio.AbstractEventLoop, workers: ThreadPoolExecutor, identity: DiskIdentity
     ) -> ReplicaStore:
         tuning = self._settings.chunkserver
 
@@ -342,13 +353,25 @@ class ChunkServer:
             loop.call_soon_threadsafe(self._fail, reason)
 
         def recover() -> ReplicaStore:
+            local = self._moves.open()
+            self._tier = open_tier(
+                self._settings,
+                self._node_id,
+                local,
+                self._disk,
+                self._directory,
+                server=identity.server,
+                is_durable=self._moves.is_durable,
+                open_service=self._open_service,
+            )
             return ReplicaStore.open(
                 self._directory,
-                self._moves.open(),
+                self._tier or local,
                 self._disk,
                 durability="sync" if tuning.durability == "sync" else "flush",
                 free_bytes_min=tuning.free_bytes_min,
                 on_fatal=on_fatal,
+                uses=self._uses if self._tier is not None else None,
             )
 
         try:
@@ -407,13 +430,7 @@ class ChunkServer:
     def _start_flushing(
         self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, workers: ThreadPoolExecutor
     ) -> None:
-        flushing = loop.create_task(self._flush_for_ever(loop, replicas, workers))
-
-        async def end() -> None:
-            flushing.cancel()
-            await asyncio.gather(flushing, return_exceptions=True)
-
-        self._to_stop.push_async_callback(end)
+        self._keep_running(loop, self._flush_for_ever(loop, replicas, workers), "flush")
 
     async def _flush_for_ever(
         self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore, workers: ThreadPoolExecutor
@@ -437,51 +454,66 @@ class ChunkServer:
         return ScrubProgress() if self._scrubber is None else self._scrubber.progress
 
     def _start_scrubbing(self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore) -> None:
-        thread = ThreadPoolExecutor(1, thread_name_prefix="scrub")
-        self._to_stop.callback(thread.shutdown)
-
-        async def in_worker(work: Callable[[], T]) -> T:
-            return await loop.run_in_executor(thread, work)
-
         tuning = self._settings.chunkserver
+        scrubbed = replicas.verifier
         self._scrubber = scrubber = Scrubber(
-            replicas.verifier,
+            scrubbed if self._tier is None else LocalScrubbing(scrubbed, self._tier),
             self._clock,
             self._disk,
             self._directory,
-            in_worker=in_worker,
+            in_worker=self._own_thread(loop, "scrub"),
             client_work=lambda: self._tallies.mutations + self._tallies.bytes_out,
             bytes_per_second=tuning.scrub_bytes_per_second,
             pass_seconds=tuning.scrub_pass_seconds,
         )
-        scrubbing = loop.create_task(scrubber.run(), name="scrubber")
-        scrubbing.add_done_callback(_note_end_of_scrubbing)
-
-        async def end() -> None:
-            scrubbing.cancel()
-            await asyncio.gather(scrubbing, return_exceptions=True)
-
-        self._to_stop.push_async_callback(end)
+        self._keep_running(loop, scrubber.run(), "scrubber").add_done_callback(_note_end_of_scrubbing)
 
     def _start_migrating(self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore) -> StoreMigration:
         """Also goes on with what an earlier process had begun."""
-        thread = ThreadPoolExecutor(1, thread_name_prefix="move")
+        in_worker = self._own_thread(loop, "move")
+        mover = replicas.mover(self._moves.store)
+        migration = StoreMigration(self._moves, mover, self._clock, in_worker=in_worker)
+        self._keep_running(loop, migration.run(), "move chunks to another store")
+        return migration
+
+    def _start_tiering(self, loop: asyncio.AbstractEventLoop, replicas: ReplicaStore) -> Handlers:
+        if self._tier is None:
+            return {ShowTier: show_no_tier}
+        duty = TieringDuty(
+            replicas.tiering(self._tier),
+            self._tier,
+            replicas.verifier,
+            self._uses,
+            self._clock,
+            self._settings.chunkserver.tier,
+            in_worker=self._own_thread(loop, "tier"),
+        )
+        self._tiering = duty
+        self._keep_running(loop, duty.run(), "move idle chunks to the object service")
+        return duty.handlers()
+
+    def _own_thread(self, loop: asyncio.AbstractEventLoop, name: str) -> RunBlocking:
+        """One piece of work at a time, and no client waits behind it."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._to_stop.callback(thread.shutdown)
 
         async def in_worker(work: Callable[[], T]) -> T:
             return await loop.run_in_executor(thread, work)
 
-        migration = StoreMigration(
-            self._moves, replicas.mover(self._moves.store), self._clock, in_worker=in_worker
-        )
-        migrating = loop.create_task(migration.run(), name="move chunks to another store")
+        return in_worker
+
+    def _keep_running(
+        self, loop: asyncio.AbstractEventLoop, work: Coroutine[None, None, None], name: str
+    ) -> asyncio.Task[None]:
+        """Until this server stops."""
+        running = loop.create_task(work, name=name)
 
         async def end() -> None:
-            migrating.cancel()
-            await asyncio.gather(migrating, return_exceptions=True)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
         self._to_stop.push_async_callback(end)
-        return migration
+        return running
 
     def _fail(self, reason: str) -> None:
         if self._failed is not None and not self._failed.done():
@@ -503,6 +535,8 @@ class ChunkServer:
             "scrub_chunks": ("Replicas verified in the present pass", lambda: self._scrubbed().chunks),
             "ready": ("1 when a master has this server registered", lambda: self.readiness()[0]),
         }
+        if self._tiering is not None:
+            gauges |= self._tiering.gauges()
         self._tallies.publish(self.metrics, gauges)
 
 

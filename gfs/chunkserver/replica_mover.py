@@ -8,6 +8,8 @@ Which replica, and when, others decide (store_migration); what a crash leaves, s
 from __future__ import annotations
 
 from gfs import failpoints
+from gfs.chunkserver.chunk_state import ChunkState
+from gfs.chunkserver.core.tier_object import EXTENT_BYTES
 from gfs.chunkserver.disk_health import undone_on_error
 from gfs.chunkserver.replica_access import ReplicaAccess, failpoint
 from gfs.chunkserver.replica_verifier import all_checksums
@@ -35,6 +37,7 @@ class ReplicaMover:
             header = state.header
             sums = all_checksums(state, header) if header is not None else ()
         if header is not None:
+            self._make_local(state, header.length_bytes)
             try:
                 with undone_on_error(f"moving chunk {handle:x}"):
                     self._store.copy(handle, header.length_bytes, sums)
@@ -63,6 +66,18 @@ class ReplicaMover:
             self._store.depart(handle)
             failpoints.hit("move.departed")
             return length
+
+    def _make_local(self, state: ChunkState, length_bytes: int) -> None:
+        """Fetch what a tier above has elsewhere, by pieces: a writer waits for one of them at most."""
+        handle = state.handle
+        for start in range(0, length_bytes, EXTENT_BYTES):
+            with state.lock, undone_on_error(f"moving chunk {handle:x}"):
+                if self._store.has_left(handle):
+                    return
+                try:
+                    self._access.store.make_local(handle, start, 1)
+                except KeyError as error:
+                    raise self._access.missing(handle) from error
 
     def settle(self) -> None:
         """What has moved so far stays moved. Raises: OutcomeUnknown: a sync, and so the disk, has failed."""

@@ -25,15 +25,18 @@ from gfs.chunkserver.core.versions import (
 )
 from gfs.chunkserver.disk_health import DiskHealth, disk_error, undone_on_error
 from gfs.chunkserver.guest_store import GuestStore
+from gfs.chunkserver.last_uses import LastUses
 from gfs.chunkserver.overwriter import Overwriter
 from gfs.chunkserver.replica_access import ReplicaAccess, failpoint
 from gfs.chunkserver.replica_mover import ReplicaMover
 from gfs.chunkserver.replica_recovery import Recovered, recover
 from gfs.chunkserver.replica_reports import ReplicaReports
+from gfs.chunkserver.replica_tiering import ReplicaTiering
 from gfs.chunkserver.replica_verifier import ReplicaVerifier, all_checksums
 from gfs.chunkserver.replica_versions import ANY_TERM, ReplicaStatus, ReplicaVersions, status_of
 from gfs.chunkserver.stores.interface import BytesUnreachable, ChunkStore, StoreUsage
 from gfs.chunkserver.stores.moving import MovingStore
+from gfs.chunkserver.stores.tiered import TieredStore
 from gfs.disk import Bytes, Disk
 from gfs.errors import (
     ChecksumMismatch,
@@ -73,7 +76,9 @@ class ReplicaStore:
         durability: Durability,
         free_bytes_min: int,
         health: DiskHealth,
+        uses: LastUses | None = None,
     ) -> None:
+        self._uses = uses
         self._access = access = ReplicaAccess(
             index, store, recovered.corrupt, health, free_bytes_min=free_bytes_min
         )
@@ -97,7 +102,7 @@ class ReplicaStore:
             access.damage,
             health,
             load=access.load,
-            read=self.read_into,
+            read=self._read_into,
             on_mended=access.feed.changed,
         )
         self.guests = GuestStore(
@@ -116,6 +121,7 @@ class ReplicaStore:
         durability: Durability = "flush",
         free_bytes_min: int = 0,
         on_fatal: Callable[[str], None],
+        uses: LastUses | None = None,
     ) -> ReplicaStore:
         """Recover from whatever the last stop left.
 
@@ -124,6 +130,7 @@ class ReplicaStore:
             durability: what an acknowledged write() survives: `flush` a kill, `sync` a power cut too.
             free_bytes_min: space that writes leave free; more is refused with NoSpace.
             on_fatal: called once when a sync has failed; the process must end (it is not retried).
+            uses: told of every write and read of clients.
         Raises: CorruptState, UnsupportedVersion, NoSpace, Unavailable.
         """
         os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -142,6 +149,7 @@ class ReplicaStore:
             durability=durability,
             free_bytes_min=free_bytes_min,
             health=DiskHealth(on_fatal),
+            uses=uses,
         )
 
     # --- mutations ------------------------------------------------------------------------------
@@ -172,6 +180,7 @@ class ReplicaStore:
         self._access.health.require()
         if self._access.index.journal_bytes > JOURNAL_BYTES_MAX:
             self.flush()
+        self._note_use(handle)
         state = self._access.load(handle)
         with state.lock:
             header = held(state.header, handle, version)
@@ -184,7 +193,7 @@ class ReplicaStore:
                 )
             try:
                 with undone_on_error(f"making chunk {handle:x} local"):
-                    self._access.store.make_local(handle)
+                    self._access.store.make_local(handle, offset, len(data))
                 if offset >= header.length_bytes:
                     self._appender.append(state, offset, memoryview(data), checksums, records)
                 else:
@@ -257,6 +266,10 @@ class ReplicaStore:
 
         Raises: NotFound, StaleVersion, ChecksumMismatch (then corrupt() lists the chunk), Unavailable.
         """
+        self._note_use(handle)
+        return self._read_into(handle, version, offset, buffer)
+
+    def _read_into(self, handle: ChunkHandle, version: ChunkVersion, offset: int, buffer: memoryview) -> int:
         if offset < 0:
             raise InvalidArgument(f"chunk {handle:x}: offset {offset}")
         state = self._access.load(handle)
@@ -297,6 +310,7 @@ class ReplicaStore:
         header = held(state.header, handle, version)
         if offset < 0 or length <= 0 or offset + length > header.length_bytes:
             return None
+        self._note_use(handle)
         try:
             return self._access.reader.sums(handle, header, state.full, offset, length)
         except (KeyError, OSError):
@@ -399,6 +413,14 @@ class ReplicaStore:
     @property
     def chunk_count(self) -> int:
         return self._access.index.chunk_count
+
+    def _note_use(self, handle: ChunkHandle) -> None:
+        if self._uses is not None:
+            self._uses.note(handle)
+
+    def tiering(self, tier: TieredStore) -> ReplicaTiering:
+        """What moves replicas to the object service that `tier`, this store, knows."""
+        return ReplicaTiering(self._access, tier, flush=self.flush)
 
     def mover(self, store: MovingStore) -> ReplicaMover:
         """What moves replicas within `store`, which is this store or the one below it."""

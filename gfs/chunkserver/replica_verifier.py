@@ -137,7 +137,7 @@ class ReplicaVerifier:
                 if state.broken or all_checksums(state, header) != found.block_checksums:
                     raise Unavailable(f"chunk {handle:x} has changed while it was mended")
                 with undone_on_error(f"mending chunk {handle:x}"):
-                    self._store.make_local(handle)
+                    self._store.make_local(handle, start, len(fetched))
                     self._store.write_at(handle, fetched, start)
         self._conclude_mending(state, version, left)
         return len(found.bad_blocks) - len(left), left

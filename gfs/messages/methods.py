@@ -59,7 +59,7 @@ from gfs.messages.replicas import (
 )
 from gfs.messages.security import CreateToken, InspectToken, ListTokens, RevokeToken, RotateKeys
 from gfs.messages.snapshots import CopyReplica, RevokeLeases, TakeSnapshot
-from gfs.messages.stores import MigrateStore
+from gfs.messages.stores import MigrateStore, ShowTier
 from gfs.messages.trash import ListTrash, PurgeTrash, Undelete
 
 DIAGNOSIS_REQUESTS: tuple[type[Request], ...] = (ReadRpcLog, ReadEvents)  # answered by every program
@@ -113,7 +113,7 @@ CONSOLE_REQUESTS: tuple[type[Request], ...] = (  # by masters
 
 REPLICA_CHECK_REQUESTS: tuple[type[Request], ...] = (VerifyReplica, MendReplica)  # by chunk servers
 
-STORE_REQUESTS: tuple[type[Request], ...] = (MigrateStore,)  # by chunk servers
+STORE_REQUESTS: tuple[type[Request], ...] = (MigrateStore, ShowTier)  # by chunk servers
 
 MASTER_REQUESTS: tuple[type[Request], ...] = (
     Ping,

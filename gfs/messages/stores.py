@@ -1,4 +1,4 @@
-"""An operator to a chunk server: in which store its chunks are kept."""
+"""An operator to a chunk server: in which store its chunks are kept, and which are on an object service."""
 
 from __future__ import annotations
 
@@ -31,3 +31,30 @@ class MigrateStore(Request, tag="migrate_store", frozen=True, kw_only=True):
 
     reply: ClassVar[type[Reply]] = MigrateStoreReply
     to: str = ""
+
+
+class TierReply(Reply, tag="tier", frozen=True, kw_only=True):
+    """Chunks of one server on an object service. `url` is empty where it has none.
+
+    `out_chunks` are there with all their bytes; of `partly_out_chunks` some have come back, because they were
+    written. `moved_…`, `back_bytes` count since the process began. `problem`: why nothing could be moved in
+    the last round, since `problem_since_ms` (wall clock).
+    """
+
+    url: str
+    recall: bool = False
+    out_chunks: int = 0
+    partly_out_chunks: int = 0
+    object_bytes: int = 0
+    cached_bytes: int = 0
+    moved_chunks: int = 0
+    moved_bytes: int = 0
+    back_bytes: int = 0
+    problem: str = ""
+    problem_since_ms: int = 0
+
+
+class ShowTier(Request, tag="show_tier", frozen=True, kw_only=True):
+    """How much of this server's chunks is on the object service, and how it goes."""
+
+    reply: ClassVar[type[Reply]] = TierReply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from array import array
 from pathlib import Path
 
@@ -10,18 +11,18 @@ import pytest
 
 from chaos.simulation.disk import ForgetfulDisk
 from gfs.checksums import piece_checksums
-from gfs.chunkserver.core.tier_object import object_bytes
+from gfs.chunkserver.core.tier_object import EXTENT_BYTES, object_bytes
 from gfs.chunkserver.replica_store import ReplicaStore
 from gfs.chunkserver.replica_tiering import ReplicaTiering
 from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import StoreUsage
-from gfs.chunkserver.stores.tiered import RANGE_BYTES, TieredStore
+from gfs.chunkserver.stores.tiered import TieredStore
 from gfs.errors import ChecksumMismatch, GfsError, Unavailable
 from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle
 from tests.chunkserver.replicas import BLOCK, ONE, T1, TWO, V1, V2, Machine, chunk_path, content, create
 from tests.fakes.object_service import FakeObjectService
 
-BYTES = bytes(range(256)) * (2 * RANGE_BYTES // 256) + b"a partial block at the end"
+BYTES = bytes(range(256)) * (2 * EXTENT_BYTES // 256) + b"a partial block at the end"
 
 
 class TieredMachine(Machine):
@@ -130,20 +131,34 @@ def test_reads_ask_the_service_once_for_what_the_cache_holds(machine: TieredMach
 
 
 def test_the_cache_never_holds_more_than_its_limit(tmp_path: Path) -> None:
-    machine = TieredMachine(tmp_path, cache_bytes=RANGE_BYTES)
+    machine = TieredMachine(tmp_path, cache_bytes=EXTENT_BYTES)
     store = machine.open()
     sealed(store)
     machine.tiering.move_out(ONE)
     for _ in range(2):
         assert content(store) == BYTES
-        assert machine.tier._cache.used_bytes <= RANGE_BYTES
+        assert machine.tier.cached_bytes <= EXTENT_BYTES
 
 
-def test_an_open_chunk_does_not_move_out(machine: TieredMachine) -> None:
+def test_an_open_chunk_that_has_moved_out_goes_on_growing(machine: TieredMachine) -> None:
     store = machine.open()
     create(store)
     store.write(ONE, V1, 0, BYTES)
-    assert not machine.tiering.move_out(ONE)
+    assert machine.tiering.move_out(ONE) == len(BYTES)
+    machine.service.calls.clear()
+    more = b"more" * 400_000
+    store.write(ONE, V1, len(BYTES), more)
+    assert machine.service.reads_of_bytes() == 1, "one extent comes back, the partial one"
+    assert content(store) == BYTES + more
+    store.flush()
+    store = machine.open_after_power_cut(store)
+    assert content(store) == BYTES + more
+
+
+def test_short_chunks_stay(machine: TieredMachine) -> None:
+    store = machine.open()
+    sealed(store)
+    assert machine.tiering.move_out(ONE, bytes_min=len(BYTES) + 1) == 0
     assert machine.chunk_objects() == []
 
 
@@ -152,10 +167,14 @@ def test_a_write_brings_the_bytes_back_first_and_the_object_goes_afterwards(mach
     full(store)
     machine.tiering.move_out(ONE)
     store.write(ONE, V1, 5, b"new")
-    assert machine.tier.tiered() == {}
     expected = BYTES[:5] + b"new" + BYTES[8:]
     assert head(store) == expected
-    assert machine.tier.collect() == 1
+    assert machine.tiering.partly_back() == [ONE]
+    assert machine.tier.collect() == (0, []), "the rest is there still"
+    while machine.tiering.bring_back(ONE):
+        assert head(store) == expected
+    assert machine.tier.tiered() == {}
+    assert machine.tier.collect() == (1, [])
     assert machine.chunk_objects() == []
     store.flush()
     store = machine.open_after_power_cut(store)
@@ -192,7 +211,7 @@ def test_a_deleted_replica_leaves_no_object_behind(machine: TieredMachine) -> No
     machine.tiering.move_out(ONE)
     machine.tiering.move_out(TWO)
     assert store.delete(ONE, up_to=V1, master_term=T1)
-    assert machine.tier.collect() == 1
+    assert machine.tier.collect() == (1, [])
     assert content(store, TWO) == b"stays"
     store = machine.open_after_power_cut(store)
     assert [chunk.handle for chunk in store.reports.inventory()] == [TWO]
@@ -211,6 +230,153 @@ def test_a_grant_raises_the_version_of_a_tiered_chunk_without_asking_the_service
     buffer = bytearray(len(BYTES))
     assert store.read_into(ONE, V2, 0, memoryview(buffer)) == len(BYTES)
     assert bytes(buffer) == BYTES
+
+
+def test_a_chunk_that_was_written_to_becomes_a_new_object_when_it_is_idle_again(
+    machine: TieredMachine,
+) -> None:
+    store = machine.open()
+    full(store)
+    machine.tiering.move_out(ONE)
+    store.write(ONE, V1, EXTENT_BYTES - 2, b"over the end of an extent")
+    expected = bytearray(BYTES)
+    expected[EXTENT_BYTES - 2 : EXTENT_BYTES + 23] = b"over the end of an extent"
+    assert machine.tiering.move_out(ONE)
+    assert machine.tier.collect() == (1, [])
+    assert machine.disk.files_below("/chunks") == []
+    store = machine.open_after_power_cut(store)
+    assert head(store) == expected
+    assert len(machine.chunk_objects()) == 1
+
+
+@pytest.mark.parametrize("length", [EXTENT_BYTES + 5, EXTENT_BYTES, BLOCK, 0])
+def test_a_chunk_is_cut_and_grows_again_while_it_is_out(machine: TieredMachine, length: int) -> None:
+    machine.durability = "sync"
+    store = machine.open()
+    create(store)
+    store.write(ONE, V1, 0, BYTES)
+    machine.tiering.move_out(ONE)
+    store.versions.align(ONE, V1, length, master_term=T1)
+    assert content(store) == BYTES[:length]
+    store = machine.open_after_power_cut(store)
+    store.write(ONE, V1, length + 10, b"behind a gap")
+    expected = BYTES[:length] + bytes(10) + b"behind a gap"
+    assert content(store) == expected
+    store.flush()
+    store = machine.open_after_power_cut(store)
+    assert content(store) == expected
+    assert machine.tiering.move_out(ONE)
+    assert content(store) == expected
+    assert store.corrupt() == []
+
+
+def test_a_copy_shares_the_object_of_its_source_and_outlives_it(machine: TieredMachine) -> None:
+    store = machine.open()
+    full(store)
+    machine.tiering.move_out(ONE)
+    store.write(ONE, V1, 5, b"new")
+    machine.service.fails = {"put", "read", "delete", "names"}
+    store.versions.copy_replica(ONE, TWO, V1, oldest_version=V1, master_term=T1)
+    machine.service.fails = set()
+    assert store.delete(ONE, up_to=V1, master_term=T1)
+    assert machine.tier.collect() == (0, [])
+    store.write(TWO, V1, 0, b"changed")
+    store.flush()
+    store = machine.open_after_power_cut(store)
+    assert head(store, TWO) == b"changed" + b"w" + BYTES[8:]
+
+
+def test_a_local_part_that_is_missing_costs_one_replica_and_keeps_its_object(machine: TieredMachine) -> None:
+    store = machine.open()
+    full(store)
+    sealed(store, TWO, b"stays")
+    machine.tiering.move_out(ONE)
+    store.write(ONE, V1, 5, b"new")
+    store.flush()
+    machine.disk.unlink(chunk_path(ONE))
+    store = machine.open_after_kill(store)
+    with pytest.raises(GfsError):
+        head(store)
+    assert store.corrupt() == [ONE]
+    assert content(store, TWO) == b"stays"
+    assert machine.tier.collect() == (0, [])
+
+
+def test_a_failed_sync_of_what_came_back_stops_the_server(machine: TieredMachine) -> None:
+    store = machine.open()
+    full(store)
+    machine.tiering.move_out(ONE)
+    real = machine.disk.sync_directory
+
+    def failing(path: str) -> None:
+        if path != "/tier":
+            raise OSError(5, "sync failed")
+        real(path)
+
+    machine.disk.sync_directory = failing  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        store.write(ONE, V1, 5, b"new")
+    machine.disk.sync_directory = real  # type: ignore[method-assign]
+    with pytest.raises(GfsError):
+        sealed(store, TWO, b"another")
+    assert machine.fatal, "a sync is never retried"
+    store = machine.open_after_power_cut(store)
+    assert head(store) == BYTES
+
+
+def test_objects_that_are_lost_are_found_without_a_reader(machine: TieredMachine) -> None:
+    store = machine.open()
+    sealed(store)
+    sealed(store, TWO, b"stays")
+    machine.tiering.move_out(ONE)
+    machine.tiering.move_out(TWO)
+    name = machine.tier.tiered()[ONE].name
+    del machine.service.objects[name]
+    assert machine.tiering.collect() == 0
+    assert store.corrupt() == [ONE]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_done_to_a_tiered_chunk_its_bytes_are_those_of_the_model(
+    machine: TieredMachine, seed: int
+) -> None:
+    chance = random.Random(seed)
+    machine.durability = "sync"
+    store = machine.open()
+    create(store)
+    store.write(ONE, V1, 0, BYTES)
+    model = bytearray(BYTES)
+    places = [0, 7, BLOCK - 3, EXTENT_BYTES - 5, EXTENT_BYTES, 2 * EXTENT_BYTES - 1, 3 * EXTENT_BYTES + 4]
+    for _ in range(40):
+        match chance.choice(["write", "append", "out", "out", "back", "cut", "kill", "power", "collect"]):
+            case "write":
+                offset = min(chance.choice(places), len(model) + 20)
+                data = chance.randbytes(chance.choice([1, 300, BLOCK]))
+                store.write(ONE, V1, offset, data)
+                model.extend(bytes(max(0, offset + len(data) - len(model))))
+                model[offset : offset + len(data)] = data
+            case "append":
+                data = chance.randbytes(chance.choice([1, 3000, BLOCK + 1]))
+                store.write(ONE, V1, len(model), data)
+                model += data
+            case "out":
+                machine.tiering.move_out(ONE)
+            case "back":
+                machine.tiering.bring_back(ONE)
+            case "cut":
+                length = min(chance.choice(places), len(model))
+                store.versions.align(ONE, V1, length, master_term=T1)
+                del model[length:]
+            case "kill":
+                store = machine.open_after_kill(store)
+            case "power":
+                store = machine.open_after_power_cut(store)
+            case "collect":
+                machine.tier.collect()
+        assert content(store) == model
+    assert store.corrupt() == []
+    machine.tier.collect()
+    assert len(machine.chunk_objects()) == len(machine.tier.tiered())
 
 
 @pytest.mark.parametrize("verb", ["put", "answer put", "read"])
@@ -265,7 +431,7 @@ def test_a_writer_beside_the_upload_wins(machine: TieredMachine) -> None:
     assert not machine.tiering.move_out(ONE)
     assert written == [CHUNK_BYTES]
     assert head(store)[:9] == b"meanwhile"
-    assert machine.tier.collect() == 1
+    assert machine.tier.collect() == (1, [])
 
 
 def test_wrong_bytes_once_are_asked_for_again(machine: TieredMachine) -> None:
@@ -314,7 +480,7 @@ def test_a_sweep_spares_objects_that_are_on_their_way(machine: TieredMachine) ->
 
     def sweep_meanwhile(verb: str, name: str) -> None:
         if verb == "answer put" and not name.endswith("/here"):
-            assert machine.tier.collect() == 0
+            assert machine.tier.collect() == (0, [])
 
     machine.service.before = sweep_meanwhile
     assert machine.tiering.move_out(ONE)
@@ -332,7 +498,7 @@ def test_a_row_that_cannot_be_read_costs_one_replica_and_keeps_its_object(machin
     store = machine.open_after_kill(store)
     assert store.corrupt() == [ONE]
     assert content(store, TWO) == b"stays"
-    assert machine.tier.collect() == 0
+    assert machine.tier.collect() == (0, [])
     assert len(machine.chunk_objects()) == 2
 
 
@@ -406,7 +572,7 @@ def test_no_power_cut_between_any_two_steps_of_the_store_loses_a_byte(tmp_path: 
         expected = BYTES
         try:
             tier.let_go(tier.upload(ONE, V1, len(BYTES), sums))
-            tier.make_local(ONE)
+            tier.make_local(ONE, 0, 3)
             expected = b"new" + BYTES[3:]
             tier.write_at(ONE, b"new", 0)
             tier.sync(ONE)

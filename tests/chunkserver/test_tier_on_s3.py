@@ -18,15 +18,16 @@ from pathlib import Path
 import pytest
 
 from gfs.checksums import piece_checksums
+from gfs.chunkserver.core.tier_object import EXTENT_BYTES
 from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import BytesUnreachable
-from gfs.chunkserver.stores.tiered import RANGE_BYTES, TieredStore
+from gfs.chunkserver.stores.tiered import TieredStore
 from gfs.disk import SystemDisk
 from gfs.vocabulary import MIB, ChunkHandle, ChunkVersion
 from tests.waiting import until
 
 ONE, V1 = ChunkHandle(1), ChunkVersion(1)
-BYTES = os.urandom(9 * RANGE_BYTES + 12345)  # more than one part of an upload
+BYTES = os.urandom(9 * EXTENT_BYTES + 12345)  # more than one part of an upload
 WEED = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
 
 pytestmark = [

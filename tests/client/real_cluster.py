@@ -8,6 +8,7 @@ from typing import Self
 
 from gfs import aio
 from gfs.chunkserver.process import ChunkServer
+from gfs.chunkserver.tier_setup import OpenService, open_obstore
 from gfs.client.client import AsyncClient
 from gfs.credentials import new_token, token_digest, write_token
 from gfs.errors import GfsError
@@ -23,6 +24,7 @@ from gfs.settings import (
     MasterNode,
     MasterSettings,
     Settings,
+    TierSettings,
 )
 from gfs.vocabulary import MIB, Address, ChunkHandle
 
@@ -31,9 +33,20 @@ class RealCluster:
     """`async with`: started when it is entered, and with all chunk servers known to the leader."""
 
     def __init__(
-        self, directory: Path, *, masters: int = 1, chunkservers: int = 3, tokens: bool = False
+        self,
+        directory: Path,
+        *,
+        masters: int = 1,
+        chunkservers: int = 3,
+        tokens: bool = False,
+        tier: TierSettings | None = None,
+        open_service: OpenService = open_obstore,
     ) -> None:
-        """`tokens`: it wants one of whoever calls; the first, an admin's, is in `token_file`."""
+        """`tokens`: it wants one of whoever calls; the first, an admin's, is in `token_file`.
+
+        `open_service`: what the chunk servers have behind the URL of `tier`.
+        """
+        self._open_service = open_service
         ports = (Address(f"127.0.0.1:{port}") for port in free_ports(2 * (masters + chunkservers)))
         secret = directory / "secret"
         secret.write_text("a long line nobody guesses")
@@ -55,7 +68,9 @@ class RealCluster:
                 for n in range(1, chunkservers + 1)
             },
             master=MasterSettings(state_bytes_max=256 * MIB),
-            chunkserver=ChunkServerSettings(heartbeat_seconds=0.1, push_buffer_bytes=64 * MIB),
+            chunkserver=ChunkServerSettings(
+                heartbeat_seconds=0.1, push_buffer_bytes=64 * MIB, tier=tier or TierSettings()
+            ),
         )
         self._directory = directory
         self._to_stop = AsyncExitStack()
@@ -84,7 +99,9 @@ class RealCluster:
         await self.masters[name].start()
 
     async def start_chunkserver(self, name: str) -> None:
-        self.chunkservers[name] = ChunkServer(self.settings, name, str(self._made(name)))
+        self.chunkservers[name] = ChunkServer(
+            self.settings, name, str(self._made(name)), open_service=self._open_service
+        )
         await self.chunkservers[name].start()
 
     def replica_files(self, handle: ChunkHandle) -> list[Path]:

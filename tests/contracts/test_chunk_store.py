@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+from array import array
 from pathlib import Path
 
 import pytest
 
 from chaos.simulation.disk import ForgetfulDisk
+from gfs.checksums import piece_checksums
 from gfs.chunkserver.stores.file import FileStore
 from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
 from gfs.chunkserver.stores.lmdb_packed import LmdbPackedStore
 from gfs.chunkserver.stores.memory import MemoryStore
 from gfs.chunkserver.stores.moving import MovingStore
 from gfs.chunkserver.stores.tiered import TieredStore
-from gfs.disk import SystemDisk
+from gfs.disk import Bytes, SystemDisk
 from gfs.testing import ChunkStoreContract
 from gfs.testing.chunk_store_contract import ONE, TWO, content
-from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle
+from gfs.vocabulary import CHUNK_BYTES, MIB, ChunkHandle, ChunkVersion
 from tests.fakes.object_service import FakeObjectService
 
 
@@ -68,6 +71,44 @@ class TestFileStoreUnderATier(ChunkStoreContract):
             str(directory / "tier"),
             server="server-1",
             token=lambda: "token",
+            cache_bytes=MIB,
+        )
+
+
+class AlwaysOut(TieredStore):
+    """Whatever is written goes out at once: reads are of objects, every change brings bytes back."""
+
+    def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:
+        super().write_at(handle, data, offset)
+        self._move_out(handle)
+
+    def truncate(self, handle: ChunkHandle, length: int) -> None:
+        super().truncate(handle, length)
+        self._move_out(handle)
+
+    def _move_out(self, handle: ChunkHandle) -> None:
+        length = self.length(handle)
+        if not 0 < length <= 4 * MIB:
+            return
+        held = bytearray(length)
+        self.read_into(handle, memoryview(held), 0)
+        self.let_go(self.upload(handle, ChunkVersion(1), length, array("I", piece_checksums(0, held))))
+
+
+class TestTieredStoreWhoseChunksAreOut(ChunkStoreContract):
+    @pytest.fixture(autouse=True)
+    def _make_service(self) -> None:
+        self.service = FakeObjectService()
+        self.tokens = map(str, itertools.count())
+
+    def open_store(self, directory: Path) -> ChunkStore:
+        return AlwaysOut(
+            FileStore(SystemDisk(), str(directory / "chunks")),
+            self.service,
+            SystemDisk(),
+            str(directory / "tier"),
+            server="server-1",
+            token=lambda: next(self.tokens),
             cache_bytes=MIB,
         )
 

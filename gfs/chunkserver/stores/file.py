@@ -92,7 +92,7 @@ class FileStore:
         self._names_changed(handle)
         self.sync_names()
 
-    def make_local(self, handle: ChunkHandle) -> None:
+    def make_local(self, handle: ChunkHandle, offset: int, length: int) -> None:
         return  # it never is anything else
 
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:

@@ -46,10 +46,11 @@ class ChunkStore(Protocol):
         """Make an empty chunk; no error when it is there (a creation cut short by a crash)."""
         ...
 
-    def make_local(self, handle: ChunkHandle) -> None:
+    def make_local(self, handle: ChunkHandle, offset: int, length: int) -> None:
         """Fetch bytes that this store has put elsewhere: called before anything is noted of a change to them.
 
-        A failure leaves all as it was. KeyError, where they are elsewhere: they are lost.
+        A failure leaves all as it was. KeyError, where they are elsewhere: they are lost. The bytes need not
+        be there yet: an append asks for room behind the end.
         """
         ...
 

@@ -88,7 +88,7 @@ class LmdbPackedStore:
                 self._note(_PUT, handle)
                 self._newer[handle] = bytearray()
 
-    def make_local(self, handle: ChunkHandle) -> None:
+    def make_local(self, handle: ChunkHandle, offset: int, length: int) -> None:
         return  # it never is anything else
 
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:

@@ -26,7 +26,7 @@ class MemoryStore:
         with self._lock:
             self._chunks.setdefault(handle, bytearray())
 
-    def make_local(self, handle: ChunkHandle) -> None:
+    def make_local(self, handle: ChunkHandle, offset: int, length: int) -> None:
         return  # it never is anything else
 
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:

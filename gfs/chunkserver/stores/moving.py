@@ -171,8 +171,8 @@ class MovingStore:
         with self._naming:
             self._to_change(handle).create(handle)
 
-    def make_local(self, handle: ChunkHandle) -> None:
-        self._to_change(handle).make_local(handle)
+    def make_local(self, handle: ChunkHandle, offset: int, length: int) -> None:
+        self._to_change(handle).make_local(handle, offset, length)
 
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:
         self._to_change(handle).write_at(handle, data, offset)

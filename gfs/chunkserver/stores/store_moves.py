@@ -44,6 +44,11 @@ class StoreMoves:
         assert self._mark is not None, "not opened"
         return self._mark
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether chunks outlive the process."""
+        return load(self.mark.store, asked_by="the store in use").capabilities.durable
+
     def open(self) -> MovingStore:
         """The store of this chunk server, with the one it is leaving.
 

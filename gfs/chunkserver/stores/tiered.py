@@ -1,57 +1,39 @@
 """A ChunkStore whose idle chunks lie on an object service, and all others in the local store below it.
 
-    DIRECTORY/000000000001a5f0.row     a TierRow: the bytes of this chunk are that object, and nowhere else
-
 It decides nothing: replica_tiering says which chunk goes out. Where bytes are is the store's own business, as
 directories are of the file store: nothing above knows of it, and no index row can disagree.
 
-**The row wins.** While a row is there, the object is the truth, and a local file of that chunk is a leftover
-of a move cut short; it is dropped. So every power cut falls on one side or the other:
+**The row wins.** As long as a chunk has a row, the object is the truth but for the extents that the row calls
+`here`; anything else local is the leftover of a move cut short. So every power cut falls on one side:
 - out: the object is there, whole, read back and compared → the row is on the disk → the local bytes go;
-- back: all bytes local, compared and synced → the row is gone from the disk → only now may they change;
+- back: the extent's bytes are local, verified and synced → the row says so on the disk → now it may change;
 - away: the row is gone from the disk → collect() may delete the object, and any other without a row.
 
-The service may fail, be slow or answer wrongly at any step. A read raises BytesUnreachable then, and the
-reader goes to another replica; so does make_local(), before anything has changed. Bytes without their sums
-are asked for twice; what is still wrong then is handed up as it is, for the replica's own sums to find the
-damage. "No such object" is believed only where the service still shows the mark this server left: a bucket
-misnamed must not look like the loss of every chunk.
+A chunk that is written to comes back by the extents that change. The rest stays out until the chunk is idle
+again and becomes a new object, or all of it has come back. A copy of a chunk shares its source's object.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import threading
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-from gfs.chunkserver.core.checksums import first_bad_block
-from gfs.chunkserver.core.tier_object import (
-    TierRow,
-    decode_row,
-    encode_row,
-    names_of,
-    new_row,
-    object_bytes,
-    trailer,
-)
-from gfs.chunkserver.stores.interface import BytesUnreachable, ChunkStore, StoreUsage
+import msgspec
+
+from gfs.chunkserver.core.tier_object import EXTENT_BYTES, EXTENTS, TierRow
+from gfs.chunkserver.stores.interface import ChunkStore, StoreUsage
 from gfs.chunkserver.stores.objects import ObjectService
-from gfs.chunkserver.stores.range_cache import RangeCache
-from gfs.disk import Bytes, Disk, read_whole_file, write_file_durably
-from gfs.errors import ChecksumMismatch, CorruptState
+from gfs.chunkserver.stores.tier_objects import TierObjects
+from gfs.chunkserver.stores.tier_rows import TierRows
+from gfs.disk import Bytes, Disk
 from gfs.telemetry import logger
-from gfs.vocabulary import CHECKSUM_BLOCK_BYTES, MIB, ChunkHandle, ChunkVersion
+from gfs.vocabulary import ChunkHandle, ChunkVersion
 
-RANGE_BYTES = MIB  # what is asked of the service at once
 TIER_DIRECTORY = "tier"  # in a chunk server's directory
-MARK = "here"  # the name, below the server's, of the object that proves the service to be the right one
-_ROW_SUFFIX = ".row"
-_BAD_SUFFIX = ".bad"
 _log = logger("chunkserver")
-
-assert RANGE_BYTES % CHECKSUM_BLOCK_BYTES == 0  # a range verifies by whole blocks
 
 
 class TieredStore:
@@ -59,7 +41,7 @@ class TieredStore:
 
     Args:
         token: draws what no upload was ever named with.
-        cache_bytes: of ranges read, in memory.
+        cache_bytes: of extents read, in memory.
     """
 
     def __init__(
@@ -73,91 +55,89 @@ class TieredStore:
         token: Callable[[], str],
         cache_bytes: int,
     ) -> None:
-        self._local, self._service, self._disk, self._directory = local, service, disk, directory
-        self._server, self._token = server, token
-        self._cache = RangeCache(cache_bytes)
-        self._lock = threading.Lock()
-        self._uploading: set[str] = set()
-        self._is_marked = False
-        self._failure = ""  # a sync of rows that failed: no chunk moves any more in this process
-        disk.make_directory(directory)
-        disk.sync_directory(os.path.dirname(directory))
-        self._kept: set[str] = (
-            set()
-        )  # objects of chunks whose row cannot be read: nobody knows they are needless
-        self._rows: dict[ChunkHandle, TierRow] = dict(self._read_rows())
-        for handle in self._rows:
+        self._local = local
+        self._objects = TierObjects(service, server=server, token=token, cache_bytes=cache_bytes)
+        self._rows = TierRows(disk, directory, server=server)
+        self._sync_failure = ""
+        for handle in self._rows.unreadable:
             local.delete(handle)
+        for handle, row in self._rows.all().items():
+            if not row.here:
+                local.delete(handle)
+            elif not local.is_stored(handle):
+                _log.error("the local part of a tiered chunk is missing", chunk=f"{handle:x}")
+                self._rows.give_up(handle)
 
     # --- moving out: called by replica_tiering ----------------------------------------------------
 
     def upload(
         self, handle: ChunkHandle, version: ChunkVersion, length_bytes: int, sums: array[int]
     ) -> TierRow:
-        """Make an object of the chunk's first `length_bytes`, and read it back; nothing else changes.
-
-        Args:
-            sums: of its blocks, by which every byte is verified on the way out and again on the way back.
-        Raises: ChecksumMismatch (the local bytes, or those that came back), KeyError, OSError.
-        """
-        row = new_row(self._server, handle, version, length_bytes, sums, self._token())
-        with self._lock:
-            self._uploading.add(row.name)
-        try:
-            self._require_mark()
-            self._service.put(row.name, self._local_pieces(row))
-            self._compare(row)
-        except OSError as error:
-            self.give_up(row)
-            raise _unreachable(error) from error
-        except BaseException:
-            self.give_up(row)
-            raise
-        return row
+        """As TierObjects.upload, of what this chunk is now, wherever its bytes are; nothing else changes."""
+        is_first = not self._rows.all()
+        return self._objects.upload(
+            handle, version, length_bytes, sums, read=self.read_into, is_first=is_first
+        )
 
     def let_go(self, row: TierRow) -> None:
         """The bytes are the object's from now on, and the local ones go.
 
         The caller holds the chunk's lock, and has seen that it has not changed since upload() began.
-        Raises: OSError: the local bytes are all there still. If the row may come to the disk even so, the
-            chunk does not change until a start has looked.
+        Raises: OSError: the bytes are where they were. If the row may come to the disk even so, the chunk
+            does not change until a start has looked.
         """
-        assert row.handle not in self._rows and row.name in self._uploading, row.name
-        self._require_moves()
-        path = self._row_path(row.handle)
+        assert row.name in self._objects.uploading(), row.name
+        self._rows.require()
         try:
-            write_file_durably(self._disk, path, encode_row(row))
-        except OSError as error:
-            if self._disk.exists(path):
-                self._keep(row)
-                self._failure = f"the row of chunk {row.handle:x} may not be durable: {error}"
+            self._rows.put(row)
+        except OSError:
+            if self._rows.has_failed:
+                self._rows.hold(row)
             raise
-        self._keep(row)
+        self._objects.settle(row)
         self._local.delete(row.handle)
 
     def give_up(self, row: TierRow) -> None:
-        """Nobody wants the object any more: collect() deletes it."""
-        with self._lock:
-            self._uploading.discard(row.name)
+        """Nobody wants the object of an upload any more: collect() deletes it."""
+        self._objects.settle(row)
 
-    def collect(self) -> int:
-        """Delete this server's objects that no row names; returns how many. Raises: OSError."""
-        self._require_moves()
-        deleted = 0
-        for name in self._service.names(f"{self._server}/"):
-            with self._lock:
-                wanted = {row.name for row in self._rows.values()} | self._uploading
-            is_kept = any(name.startswith(prefix) for prefix in self._kept)
-            if name in wanted or is_kept or name == self._mark_name:
-                continue
-            self._service.delete(name)
-            deleted += 1
-        return deleted
+    def collect(self) -> tuple[int, list[ChunkHandle]]:
+        """Delete this server's objects that no row names: how many; and the chunks whose object is lost.
+
+        Raises: OSError.
+        """
+        self._rows.require()
+        before = self._rows.all()
+        names = self._objects.names()
+        uploading = self._objects.uploading()  # before the rows: what is in neither was never both
+        wanted = {row.name for row in self._rows.all().values()} | uploading
+        needless = [name for name in names if name not in wanted and not self._rows.is_kept(name)]
+        for name in needless:
+            self._objects.delete(name)
+        found = set(names)
+        unseen = [row for row in before.values() if row.name not in found]
+        lost = [row.handle for row in unseen if self._rows.get(row.handle) is row and self._is_lost(row)]
+        return len(needless), lost
 
     def tiered(self) -> dict[ChunkHandle, TierRow]:
-        """What lies on the service now."""
-        with self._lock:
-            return dict(self._rows)
+        """Chunks that an object has bytes of now."""
+        return self._rows.all()
+
+    def row(self, handle: ChunkHandle) -> TierRow | None:
+        return self._rows.get(handle)
+
+    def is_elsewhere(self, handle: ChunkHandle, offset: int, length: int) -> bool:
+        """Whether to read these bytes takes the service."""
+        row = self._rows.get(handle)
+        end = 0 if row is None else min(offset + length, row.valid_bytes)
+        return row is not None and offset < end and bool(row.elsewhere(offset, end - offset))
+
+    @property
+    def cached_bytes(self) -> int:
+        return self._objects.cached_bytes
+
+    def _is_lost(self, row: TierRow) -> bool:
+        return row.valid_bytes > 0 and self._objects.is_lost(row)
 
     # --- the plug ---------------------------------------------------------------------------------
 
@@ -165,11 +145,34 @@ class TieredStore:
         if handle not in self._rows:
             self._local.create(handle)
 
-    def make_local(self, handle: ChunkHandle) -> None:
-        self._bring_back(handle)
+    def make_local(self, handle: ChunkHandle, offset: int, length: int) -> None:
+        row = self._rows.get(handle)
+        if row is None:
+            self._local.make_local(handle, offset, length)
+            return
+        wanted = row.elsewhere(offset, length)
+        if not wanted:
+            return
+        self._rows.require()
+        try:
+            if not row.here:
+                self._begin_local(row)
+            for extent in wanted:
+                self._pull(row, extent)
+            self._sync_local(handle)
+        except BaseException:
+            if not row.here:
+                with suppress(OSError):
+                    self._local.delete(handle)
+            raise
+        following = row.with_here(wanted)
+        if following.is_needless:
+            self._forget(handle)
+        else:
+            self._rows.put(following)
 
     def write_at(self, handle: ChunkHandle, data: Bytes, offset: int) -> None:
-        self._bring_back(handle)
+        self.make_local(handle, offset, len(data))
         self._local.write_at(handle, data, offset)
 
     def read_into(self, handle: ChunkHandle, buffer: memoryview, offset: int) -> int:
@@ -178,44 +181,67 @@ class TieredStore:
             try:
                 if row is None:
                     return self._local.read_into(handle, buffer, offset)
-                return self._read_tiered(row, buffer, offset)
+                return self._read(row, buffer, offset)
             except (KeyError, OSError):
                 if self._rows.get(handle) is row:
                     raise  # else it has moved meanwhile
 
     def send(self, handle: ChunkHandle, out: int, offset: int, length: int) -> int:
-        row = self._rows.get(handle)
-        if row is None:
+        while True:
+            row = self._rows.get(handle)
+            here = length if row is None else _run_here(row, offset, length)
             try:
-                return self._local.send(handle, out, offset, length)
+                if here:
+                    return self._local.send(handle, out, offset, here)
             except KeyError:
-                if handle not in self._rows:
+                if self._rows.get(handle) is row:
                     raise
-        inside = RANGE_BYTES - offset % RANGE_BYTES
-        buffer = memoryview(bytearray(min(length, inside)))
-        got = self.read_into(handle, buffer, offset)
-        return os.write(out, buffer[:got]) if got else 0
+                continue
+            inside = EXTENT_BYTES - offset % EXTENT_BYTES
+            buffer = memoryview(bytearray(min(length, inside)))
+            got = self.read_into(handle, buffer, offset)
+            return os.write(out, buffer[:got]) if got else 0
 
     def length(self, handle: ChunkHandle) -> int:
-        row = self._rows.get(handle)
-        return self._local.length(handle) if row is None else row.length_bytes
+        while True:
+            row = self._rows.get(handle)
+            if row is not None and not row.here:
+                return row.valid_bytes
+            try:
+                return self._local.length(handle)
+            except KeyError:
+                if self._rows.get(handle) is row:
+                    raise
 
     def is_stored(self, handle: ChunkHandle) -> bool:
-        return handle in self._rows or self._local.is_stored(handle)
+        row = self._rows.get(handle)
+        return (row is not None and not row.here) or self._local.is_stored(handle)
 
     def truncate(self, handle: ChunkHandle, length: int) -> None:
         row = self._rows.get(handle)
-        if row is not None and row.length_bytes == length:
-            return
-        self._bring_back(handle)
-        self._local.truncate(handle, length)
+        if row is not None:
+            before = self.length(handle)
+            if length > before:
+                self.make_local(handle, length - 1, 1)  # so that there is something local to be as long
+            elif length < row.valid_bytes:
+                self._rows.put(row.cut(length))
+            row = self._rows.get(handle)
+        if row is None or row.here:
+            self._local.truncate(handle, length)
 
     def clone(self, source: ChunkHandle, destination: ChunkHandle) -> None:
-        self._bring_back(source)
-        self._local.clone(source, destination)
-        if destination in self._rows:
-            self._local.sync(destination)
-            self._local.sync_names()
+        row = self._rows.get(source)
+        if row is not None:
+            self._rows.require()
+        if row is None or row.here:
+            self._local.clone(source, destination)
+            if row is not None or destination in self._rows:
+                self._sync_local(destination)
+        else:
+            self._local.delete(destination)
+        if row is not None:
+            self._rows.put(msgspec.structs.replace(row, handle=destination))
+        else:
             self._forget(destination)
 
     def delete(self, handle: ChunkHandle) -> None:
@@ -223,16 +249,20 @@ class TieredStore:
         self._local.delete(handle)
 
     def handles(self) -> Iterator[ChunkHandle]:
-        return iter(sorted(self.tiered().keys() | set(self._local.handles())))
+        return iter(sorted(self._rows.all().keys() | set(self._local.handles())))
 
     def sync(self, handle: ChunkHandle) -> None:
-        if handle in self._rows:
-            return
-        try:
-            self._local.sync(handle)
-        except KeyError:
-            if handle not in self._rows:
-                raise
+        if self._sync_failure:
+            raise OSError(errno.EIO, self._sync_failure)
+        while True:
+            row = self._rows.get(handle)
+            if row is not None and not row.here:
+                return None
+            try:
+                return self._local.sync(handle)
+            except KeyError:
+                if self._rows.get(handle) is row:
+                    raise
 
     def sync_names(self) -> None:
         self._local.sync_names()
@@ -243,182 +273,62 @@ class TieredStore:
     def close(self) -> None:
         self._local.close()
 
-    # --- reading objects --------------------------------------------------------------------------
+    # --- private ----------------------------------------------------------------------------------
 
-    def _read_tiered(self, row: TierRow, buffer: memoryview, offset: int) -> int:
-        got = 0
-        stop = min(offset + len(buffer), row.length_bytes)
-        while offset + got < stop:
-            position = offset + got
-            start = position - position % RANGE_BYTES
-            piece = self._cached_range(row, start)
-            part = memoryview(piece)[position - start : stop - start]
-            buffer[got : got + len(part)] = part
-            got += len(part)
-        return got
+    def _read(self, row: TierRow, buffer: memoryview, offset: int) -> int:
+        length = self._local.length(row.handle) if row.here else row.valid_bytes
+        stop = min(offset + len(buffer), length)
+        position = offset
+        while position < stop:
+            extent = position // EXTENT_BYTES
+            end = min(stop, (extent + 1) * EXTENT_BYTES)
+            part = buffer[position - offset : end - offset]
+            if row.is_here(extent):
+                if self._local.read_into(row.handle, part, position) < len(part):
+                    break
+            else:
+                self._read_elsewhere(row, extent, part, position)
+            position = end
+        return max(0, position - offset)
 
-    def _cached_range(self, row: TierRow, start: int) -> bytes:
-        piece = self._cache.get(row.name, start)
-        if piece is None:
-            piece, is_good = self._fetch(row, start)
-            if is_good:
-                self._cache.put(row.name, start, piece)
-        return piece
+    def _read_elsewhere(self, row: TierRow, extent: int, part: memoryview, position: int) -> None:
+        held = max(0, min(row.valid_bytes - position, len(part)))
+        if held:
+            start = position - extent * EXTENT_BYTES
+            part[:held] = memoryview(self._objects.extent(row, extent))[start : start + held]
+        part[held:] = bytes(len(part) - held)
 
-    def _fetch(self, row: TierRow, start: int) -> tuple[bytes, bool]:
-        """One range, of its full length, and whether it verifies. Raises: KeyError, OSError."""
-        length = min(RANGE_BYTES, row.length_bytes - start)
-        sums = row.block_sums(start, length)
-        piece = self._ask(row, start, length)
-        if first_bad_block(memoryview(piece), sums) < 0:
-            return piece, True
-        _log.warning("the object service gave wrong bytes, and is asked again", object=row.name, offset=start)
-        piece = self._ask(row, start, length)
-        return piece, first_bad_block(memoryview(piece), sums) < 0
+    def _begin_local(self, row: TierRow) -> None:
+        """A local part as long as the chunk, with nothing in it yet. What a move left of it is dropped."""
+        self._local.delete(row.handle)
+        self._local.create(row.handle)
+        self._local.truncate(row.handle, row.valid_bytes)
 
-    def _ask(self, row: TierRow, start: int, length: int) -> bytes:
+    def _pull(self, row: TierRow, extent: int) -> None:
+        start = extent * EXTENT_BYTES
+        held = row.valid_bytes - start
+        if held > 0:
+            self._local.write_at(row.handle, self._objects.verified_extent(row, extent)[:held], start)
+
+    def _sync_local(self, handle: ChunkHandle) -> None:
+        """The local part, and its name, are on the disk. Raises: OSError, and every sync() from then on."""
         try:
-            piece = self._service.read(row.name, start, length)
-        except FileNotFoundError as error:
-            try:
-                self._service.read(self._mark_name, 0, 1)
-            except FileNotFoundError:
-                raise self._not_ours() from error
-            except OSError as unreachable:
-                raise _unreachable(unreachable) from unreachable
-            raise KeyError(row.handle) from error
-        except OSError as error:
-            raise _unreachable(error) from error
-        if len(piece) != length:
-            raise BytesUnreachable(
-                errno.EIO, f"{row.name}: {len(piece)} bytes came where {length} were asked for"
-            )
-        return piece
-
-    # --- moving -----------------------------------------------------------------------------------
-
-    @property
-    def _mark_name(self) -> str:
-        return f"{self._server}/{MARK}"
-
-    def _require_mark(self) -> None:
-        """See that the service is the one that has the rows' objects; a first upload makes it so."""
-        if self._is_marked:
-            return
-        try:
-            self._service.read(self._mark_name, 0, 1)
-        except FileNotFoundError as error:
-            if self._rows:
-                raise self._not_ours() from error
-            self._service.put(self._mark_name, [b"gfs"])
-        self._is_marked = True
-
-    def _not_ours(self) -> OSError:
-        return BytesUnreachable(
-            errno.EIO, f"the object service has nothing of this server: it lacks {self._mark_name}"
-        )
-
-    def _require_moves(self) -> None:
-        if self._failure:
-            raise OSError(errno.EIO, f"the tier moves nothing until a restart: {self._failure}")
-
-    def _local_pieces(self, row: TierRow) -> Iterator[bytes]:
-        for start in range(0, row.length_bytes, RANGE_BYTES):
-            piece = bytearray(min(RANGE_BYTES, row.length_bytes - start))
-            view = memoryview(piece)
-            got = self._local.read_into(row.handle, view, start)
-            if got < len(piece) or first_bad_block(view, row.block_sums(start, len(piece))) >= 0:
-                raise ChecksumMismatch(f"chunk {row.handle:x} does not verify: it is not moved to the tier")
-            yield bytes(piece)
-        yield trailer(row)
-
-    def _compare(self, row: TierRow) -> None:
-        """Read the whole object back. Raises: ChecksumMismatch, OSError."""
-        for start in range(0, row.length_bytes, RANGE_BYTES):
-            length = min(RANGE_BYTES, row.length_bytes - start)
-            piece = self._service.read(row.name, start, length)
-            if len(piece) != length or first_bad_block(memoryview(piece), row.block_sums(start, length)) >= 0:
-                raise ChecksumMismatch(f"{row.name} came back from the object service with other bytes")
-        end = self._service.read(row.name, row.length_bytes, object_bytes(row) - row.length_bytes)
-        if end != trailer(row):
-            raise ChecksumMismatch(f"{row.name} came back from the object service with another trailer")
-
-    def _keep(self, row: TierRow) -> None:
-        with self._lock:
-            self._rows[row.handle] = row
-            self._uploading.discard(row.name)
-
-    def _bring_back(self, handle: ChunkHandle) -> None:
-        """Make the chunk a local one again, durably, so that it may change. The chunk's lock is held.
-
-        Raises: OSError (the service, or the disk), KeyError: nothing has changed.
-        """
-        row = self._rows.get(handle)
-        if row is None:
-            return
-        self._require_moves()
-        try:
-            self._local.create(handle)
-            self._local.truncate(handle, 0)
-            for start in range(0, row.length_bytes, RANGE_BYTES):
-                piece, is_good = self._fetch(row, start)
-                if not is_good:
-                    raise BytesUnreachable(
-                        errno.EIO, f"{row.name} does not verify, so nothing is written over it"
-                    )
-                self._local.write_at(handle, piece, start)
             self._local.sync(handle)
             self._local.sync_names()
-        except BaseException:
-            self._local.delete(handle)
+        except OSError as error:
+            self._sync_failure = f"bytes of chunk {handle:x} that came back were not synced: {error}"
+            self._rows.fail(self._sync_failure)
             raise
-        self._forget(handle)
 
     def _forget(self, handle: ChunkHandle) -> None:
-        """The row is gone, for good, when this returns. Raises: OSError."""
-        row = self._rows.get(handle)
-        if row is None:
-            return
-        self._require_moves()
-        self._disk.unlink(self._row_path(handle))
-        try:
-            self._disk.sync_directory(self._directory)
-        except OSError as error:
-            # Memory goes on to say what a power cut may bring back; a sync is never retried.
-            self._failure = f"the row of chunk {handle:x} may come back: {error}"
-            raise
-        with self._lock:
-            del self._rows[handle]
-        self._cache.forget(row.name)
-
-    # --- rows -------------------------------------------------------------------------------------
-
-    def _row_path(self, handle: ChunkHandle) -> str:
-        return os.path.join(self._directory, f"{handle:016x}{_ROW_SUFFIX}")
-
-    def _read_rows(self) -> Iterator[tuple[ChunkHandle, TierRow]]:
-        for name in self._disk.listdir(self._directory):
-            path = os.path.join(self._directory, name)
-            if name.endswith(_BAD_SUFFIX):
-                self._kept.add(names_of(self._server, ChunkHandle(int(name[:16], 16))))
-            if not name.endswith(_ROW_SUFFIX):
-                continue
-            handle = ChunkHandle(int(name.removesuffix(_ROW_SUFFIX), 16))
-            try:
-                row = decode_row(read_whole_file(self._disk, path))
-                if row.handle != handle:
-                    raise CorruptState(f"it is the row of chunk {row.handle:x}")
-            except CorruptState as error:
-                # Costs this replica alone: its local file, if any, may be half of one, and goes; then the
-                # index finds the bytes missing, and the masters have it made anew.
-                _log.error("a row of the tier cannot be read", chunk=f"{handle:x}", error=error.message)
-                self._kept.add(names_of(self._server, handle))
-                self._local.delete(handle)
-                self._disk.rename(path, path + _BAD_SUFFIX)
-                self._disk.sync_directory(self._directory)
-                continue
-            yield handle, row
+        row = self._rows.forget(handle)
+        if row is not None:
+            self._objects.forget(row.name)
 
 
-def _unreachable(error: OSError) -> BytesUnreachable:
-    return BytesUnreachable(error.errno or errno.EIO, error.strerror or str(error))
+def _run_here(row: TierRow, offset: int, length: int) -> int:
+    """How many of the bytes from `offset` on are in the local store, without a gap."""
+    extent = offset // EXTENT_BYTES
+    while extent < EXTENTS and row.is_here(extent):
+        extent += 1
+    return max(0, min(length, extent * EXTENT_BYTES - offset))
