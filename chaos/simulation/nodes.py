@@ -15,9 +15,11 @@ from chaos.simulation.control import Exchange, SimulatedCaller, SimulatedControl
 from chaos.simulation.disk import ForgetfulDisk
 from chaos.simulation.mortal_disk import Died, MortalDisk
 from chaos.simulation.network import Network
+from chaos.simulation.objects import SimulatedObjects
 from chaos.simulation.world import Life, NodeClock, World, life, resume
 from gfs.chunkserver.process import ChunkServer
 from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY
+from gfs.chunkserver.stores.objects import ObjectService
 from gfs.errors import GfsError
 from gfs.master.process import Master
 from gfs.master.state_machine import STATE_FILE
@@ -41,12 +43,18 @@ class Surroundings:
         control.use(self.exchange)
         bulk.use(self.ports)
         self.on_started: Callable[[str], None] = lambda node: None
+        self.objects: SimulatedObjects | None = None  # made for the first who wants one
         self._base = contextvars.copy_context()
 
     def died(self, node: str, *, silently: bool) -> None:
         self.network.died(node, silently=silently)
         self.exchange.died(node, silently=silently)
         self.ports.died(node)
+
+    def object_service(self, _: str) -> ObjectService:
+        if self.objects is None:
+            self.objects = SimulatedObjects(random.Random(self.loop.chance.random()))
+        return self.objects
 
     def context_of(self, process: Life) -> contextvars.Context:
         """In which whatever is begun is work of this process."""
@@ -181,7 +189,13 @@ class Node:
             )
         else:
             program = ChunkServer(
-                self.settings, self.name, self.directory, clock=self.clock, disk=disk, wires=WIRES
+                self.settings,
+                self.name,
+                self.directory,
+                clock=self.clock,
+                disk=disk,
+                wires=WIRES,
+                open_service=self._around.object_service,
             )
         self._program = program
         loop.create_task(self._run(program, process, died))

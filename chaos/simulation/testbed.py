@@ -21,6 +21,7 @@ from chaos.simulation.seen import ASK_SECONDS, NS, Seen, Stance
 from chaos.simulation.world import Life, NodeClock, World, life
 from chaos.testbed import CannotHere, Layer, Power
 from gfs import aio, failpoints
+from gfs.chunkserver.process import ChunkServer
 from gfs.chunkserver.stores.file import CHUNKS_DIRECTORY, chunk_file_path
 from gfs.client.client import AsyncClient
 from gfs.errors import GfsError, NotFound, Unavailable
@@ -252,6 +253,11 @@ class SimTestbed:
             Address(server), request, ChunkStatusReply, deadline_seconds=ASK_SECONDS
         )
         name = node_of(server)
+        program = self.nodes[name].program
+        if isinstance(program, ChunkServer) and program.tier is not None and program.tier.row(request.handle):
+            buffer = bytearray(found.length_bytes)
+            got = program.tier.read_into(request.handle, memoryview(buffer), 0)
+            return bytes(buffer[:got])
         path = self._file_of(name, ChunkHandle(handle))
         if path is None:
             raise NotFound(f"{name} holds no file of chunk {handle:x}")
@@ -316,6 +322,8 @@ class SimTestbed:
             node.resume()
             node.clock.mend()
             node.disk.mend()
+        if self._around.objects is not None:
+            self._around.objects.mend()
 
     # --- programs and their machines -----------------------------------------------------------------
 

@@ -111,6 +111,11 @@ class ChunkServer:
         assert self._data is not None, "not started"
         return self._data.address
 
+    @property
+    def tier(self) -> TieredStore | None:
+        """What has chunks of this server on an object service; None: nothing."""
+        return self._tier
+
     async def start(self) -> None:
         """Recover the disk, listen, and begin to tell the masters.
 
