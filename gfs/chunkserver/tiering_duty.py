@@ -167,7 +167,19 @@ class TieringDuty:
 
 async def show_no_tier(_request: Request, _: CallContext) -> TierReply:
     """For a server that has none."""
-    return TierReply(url="")
+    return TierReply(
+        url="",
+        recall=False,
+        out_chunks=0,
+        partly_out_chunks=0,
+        object_bytes=0,
+        cached_bytes=0,
+        moved_chunks=0,
+        moved_bytes=0,
+        back_bytes=0,
+        problem="",
+        problem_since_ms=0,
+    )
 
 
 class LocalScrubbing:

@@ -18,6 +18,7 @@ from gfs.cli.cluster_address import data_directory, load_settings, master_addres
 from gfs.cli.command_group import CommandGroup
 from gfs.cli.migrate import migrate
 from gfs.cli.render import counted, note
+from gfs.cli.tier import tier
 from gfs.errors import GfsError, InvalidArgument, Unavailable, WrongCluster
 from gfs.local import layout as local_layout
 from gfs.local.layout import CONTROL_PORT_FIRST, Layout, SupervisorLock
@@ -279,6 +280,7 @@ def chunkserver() -> None:
     Example:
       gfs chunkserver cs1
       gfs chunkserver migrate cs1 --to lmdb
+      gfs chunkserver tier cs1
     """
 
 
@@ -297,6 +299,7 @@ def run(ctx: click.Context, node: str, directory: str | None) -> None:
 
 
 chunkserver.add_command(migrate)
+chunkserver.add_command(tier)
 
 
 def _directory_of(

@@ -42,16 +42,16 @@ class TierReply(Reply, tag="tier", frozen=True, kw_only=True):
     """
 
     url: str
-    recall: bool = False
-    out_chunks: int = 0
-    partly_out_chunks: int = 0
-    object_bytes: int = 0
-    cached_bytes: int = 0
-    moved_chunks: int = 0
-    moved_bytes: int = 0
-    back_bytes: int = 0
-    problem: str = ""
-    problem_since_ms: int = 0
+    recall: bool
+    out_chunks: int
+    partly_out_chunks: int
+    object_bytes: int
+    cached_bytes: int
+    moved_chunks: int
+    moved_bytes: int
+    back_bytes: int
+    problem: str
+    problem_since_ms: int
 
 
 class ShowTier(Request, tag="show_tier", frozen=True, kw_only=True):

@@ -101,7 +101,9 @@ async def test_a_chunk_goes_out_to_s3_and_comes_back(s3: subprocess.Popen[bytes]
         service.read("server-1/nothing", 0, 1)
 
     tier.write_at(ONE, b"new", 0)
-    assert tier.collect() == 1
+    assert tier.collect() == (0, [])
+    tier.make_local(ONE, 0, len(BYTES))
+    assert tier.collect() == (1, [])
     assert service.names("server-1/") == ["server-1/here"]
     tier.let_go(tier.upload(ONE, V1, len(BYTES), array("I", piece_checksums(0, b"new" + BYTES[3:]))))
 

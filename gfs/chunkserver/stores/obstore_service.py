@@ -26,31 +26,27 @@ except ImportError as missing:
 
 UPLOAD_PART_BYTES = 8 * 2**20
 UPLOADS_AT_ONCE = 2  # parts of one object in memory
-ANSWER_SECONDS = 30  # of one request
+ANSWER_SECONDS = 30  # of one request that moves a part of an upload
+READ_SECONDS = 4  # of one that a reader or a writer of the chunk waits for
 TRIES_MAX = 2  # the library's own; whoever waits for bytes has other replicas to ask
 
 
 class ObstoreService:
-    """Implements ObjectService. `store` begins at the prefix of the URL."""
+    """Implements ObjectService. `store` begins at the URL's prefix, as does `reads`, which is less patient."""
 
-    def __init__(self, store: ObjectStore, url: str) -> None:
-        self._store, self.url = store, url
+    def __init__(self, store: ObjectStore, reads: ObjectStore, url: str) -> None:
+        self._store, self._reads, self.url = store, reads, url
 
     @classmethod
     def of_url(cls, url: str) -> ObstoreService:
         """For example s3://bucket/prefix. Raises: InvalidArgument."""
         try:
-            store = from_url(
-                url,
-                client_options={"timeout": timedelta(seconds=ANSWER_SECONDS), "allow_http": True},
-                retry_config={"max_retries": TRIES_MAX, "retry_timeout": timedelta(seconds=ANSWER_SECONDS)},
-            )
+            return cls(_open(url, ANSWER_SECONDS), _open(url, READ_SECONDS), url)
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidArgument(
                 f"{url!r} names no object service that can be used: {_first_line(error)}",
                 hint="For example s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix.",
             ) from error
-        return cls(store, url)
 
     def put(self, name: str, pieces: Iterable[bytes]) -> None:
         with self._ours(f"write {name}"):
@@ -63,7 +59,7 @@ class ObstoreService:
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         with self._ours(f"read {name}"):
-            return bytes(obstore.get_range(self._store, name, start=offset, length=length))
+            return bytes(obstore.get_range(self._reads, name, start=offset, length=length))
 
     def delete(self, name: str) -> None:
         try:
@@ -84,6 +80,14 @@ class ObstoreService:
             raise
         except (BaseError, OSError) as error:
             raise OSError(errno.EIO, f"cannot {what} in {self.url}: {_first_line(error)}") from error
+
+
+def _open(url: str, seconds: int) -> ObjectStore:
+    return from_url(
+        url,
+        client_options={"timeout": timedelta(seconds=seconds), "allow_http": True},
+        retry_config={"max_retries": TRIES_MAX, "retry_timeout": timedelta(seconds=seconds)},
+    )
 
 
 def _first_line(error: Exception) -> str:
