@@ -6,6 +6,7 @@ Links, clocks and disks are the layers' own: here they are what cannot be done.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -54,14 +55,23 @@ TUNINGS: dict[str, object] = {
 POWERS: frozenset[Power] = frozenset(("kill", "pause", "failpoint", "membership"))
 
 
-def settings_environment(configuration: Configuration) -> dict[str, str]:
-    """What a plan says of the cluster, and TUNINGS, as GFS__SECTION__KEY for every program."""
-    wanted = {
+def settings_environment(configuration: Configuration, directory: str) -> dict[str, str]:
+    """What a plan says of the cluster, and TUNINGS, as GFS__SECTION__KEY for every program.
+
+    A tier has a directory below `directory` for its object service.
+    """
+    wanted: dict[str, object] = {
         **TUNINGS,
         "master.replication_goal": configuration.replication_goal,
         "chunkserver.durability": configuration.durability,
         **configuration.tunings,
     }
+    tier = wanted.pop("chunkserver.tier", None)
+    if isinstance(tier, dict):
+        objects = os.path.join(directory, "objects")
+        os.makedirs(objects, exist_ok=True)
+        wanted |= {f"chunkserver.tier.{key}": value for key, value in tier.items()}
+        wanted["chunkserver.tier.url"] = f"file://{objects}"
     return {"GFS__" + path.upper().replace(".", "__"): str(value) for path, value in wanted.items()}
 
 
@@ -74,7 +84,7 @@ class RealTestbed:
     def __init__(self, layout: Layout, configuration: Configuration) -> None:
         self.layout = layout
         self.configuration = configuration
-        self._settings_environment = settings_environment(configuration)
+        self._settings_environment = settings_environment(configuration, layout.directory)
         self.programs = Programs(layout, environment=self.environment_of, wrapped=self.command_of)
         self._began_ns = time.monotonic_ns()
         self._clients: list[str] = []

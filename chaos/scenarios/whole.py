@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from chaos.plan import Json
 from chaos.scenarios.chunkservers import CHUNKSERVER_SCENARIOS, QUICK_REPAIR
 from chaos.scenarios.interface import Between, Blow, OneOf, Round, Scenario
 from chaos.scenarios.masters import ALL_LAYERS, MASTER_SCENARIOS, NAMES_HOLD, SHORT_LEASES, SMALL_LOGS
+
+TIER: Json = {  # idle chunks go out soon; each layer has a service of its own behind the URL
+    "url": "of the layer",
+    "idle_seconds": 2.0,
+    "chunk_bytes_min": 1,
+    "collect_seconds": 3.0,
+}
 
 
 def _every_round() -> tuple[Round, ...]:
@@ -90,7 +98,7 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="mixed-stores",
-        says="Chunk servers that keep chunks in different stores die in turns; one loses all it had.",
+        says="Chunk servers with four different stores die in turns; one loses all it had, one has a tier.",
         rounds=(
             (Blow("kill", "chunkserver", Between(1, 4)),),
             (Blow("kill", "primary", Between(1, 4)),),
@@ -104,7 +112,9 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
             "chunkservers.c1.store": "file",
             "chunkservers.c2.store": "lmdb",
             "chunkservers.c3.store": "memory",
-            "chunkservers.c4.store": "lmdb",
+            "chunkservers.c4.store": "file",
+            "chunkserver.tier": TIER,
+            **{f"chunkservers.c{number}.tier": "false" for number in (1, 2, 3)},
         },
         tunings=QUICK_REPAIR,
     ),
@@ -252,12 +262,7 @@ WHOLE_SCENARIOS: tuple[Scenario, ...] = (
         goals=(2, 3),
         durability=("flush", "flush", "sync"),
         always={
-            "chunkserver.tier": {
-                "url": "simulated",
-                "idle_seconds": 2.0,
-                "chunk_bytes_min": 1,
-                "collect_seconds": 3.0,
-            },
+            "chunkserver.tier": TIER,
         },
         tunings={**SHORT_LEASES, **QUICK_REPAIR},
         swarm=True,

@@ -32,7 +32,7 @@ TRIES_MAX = 2  # the library's own; whoever waits for bytes has other replicas t
 
 
 class ObstoreService:
-    """Implements ObjectService. `store` begins at the URL's prefix, as does `reads`, which is less patient."""
+    """Implements ObjectService. `store` begins at the URL's prefix, and so does `reads`, less patient."""
 
     def __init__(self, store: ObjectStore, reads: ObjectStore, url: str) -> None:
         self._store, self._reads, self.url = store, reads, url
