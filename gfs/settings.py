@@ -239,6 +239,7 @@ class ChunkServerSettings(_Section, frozen=True, kw_only=True):
     scrub_pass_seconds: float = (
         3 * 86400.0
     )  # at least, from the begin of one pass over all chunks to the next
+    migrate_bytes_per_second: int = 64 * MIB  # at most, while chunks move to another store
     loop: str = "auto"
     tier: TierSettings = TierSettings()
 

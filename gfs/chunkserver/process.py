@@ -477,7 +477,13 @@ class ChunkServer:
         """Also goes on with what an earlier process had begun."""
         in_worker = self._own_thread(loop, "move")
         mover = replicas.mover(self._moves.store)
-        migration = StoreMigration(self._moves, mover, self._clock, in_worker=in_worker)
+        migration = StoreMigration(
+            self._moves,
+            mover,
+            self._clock,
+            in_worker=in_worker,
+            bytes_per_second=self._settings.chunkserver.migrate_bytes_per_second,
+        )
         self._keep_running(loop, migration.run(), "move chunks to another store")
         return migration
 

@@ -1,6 +1,6 @@
 """Moves all chunks of a running chunk server to another store, once an operator asks, also after restarts.
 
-One replica is moved at a time (replica_mover). What cannot be moved, because it is damaged or the disk is
+One replica is moved at a time (replica_mover), at a bounded rate. What cannot be moved, because it is damaged or the disk is
 full, is tried again until the masters have had it replaced and deleted, or there is space.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
+from gfs.chunkserver.core.token_bucket import TokenBucket
 from gfs.chunkserver.disk_health import undone_on_error
-from gfs.chunkserver.replica_mover import ReplicaMover
 from gfs.chunkserver.stores.store_moves import StoreMoves
 from gfs.clock import Clock
 from gfs.errors import GfsError
@@ -20,9 +20,10 @@ from gfs.messages.base import Request
 from gfs.messages.stores import MigrateStore, MigrateStoreReply
 from gfs.telemetry import logger
 from gfs.transport.interface import CallContext, Handlers
-from gfs.vocabulary import ChunkHandle
+from gfs.vocabulary import CHUNK_BYTES, ChunkHandle
 
 PAGE_CHUNKS = 256
+BURST_BYTES = CHUNK_BYTES  # small chunks need not wait for each other
 RETRY_SECONDS = 5.0  # before what could not be moved is tried again
 _log = logger("chunkserver")
 T = TypeVar("T")
@@ -32,14 +33,29 @@ class RunBlocking(Protocol):
     def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
 
 
+class MovesReplicas(Protocol):
+    """ReplicaMover."""
+
+    def move(self, handle: ChunkHandle) -> int: ...
+
+    def settle(self) -> None: ...
+
+
 class StoreMigration:
     """On the event loop's thread. run() as one task; a stop at any moment loses nothing."""
 
     def __init__(
-        self, moves: StoreMoves, mover: ReplicaMover, clock: Clock, *, in_worker: RunBlocking
+        self,
+        moves: StoreMoves,
+        mover: MovesReplicas,
+        clock: Clock,
+        *,
+        in_worker: RunBlocking,
+        bytes_per_second: float,
     ) -> None:
         """`in_worker`: a thread of its own, one piece of work at a time."""
         self._moves, self._mover, self._clock, self._in_worker = moves, mover, clock, in_worker
+        self._bucket = TokenBucket(bytes_per_second, burst=BURST_BYTES, now=clock.monotonic())
         self._wanted = asyncio.Event()
         self._moved_chunks = self._moved_bytes = 0
         self._stuck: dict[ChunkHandle, str] = {}
@@ -108,6 +124,7 @@ class StoreMigration:
             return error.message
         self._moved_chunks += 1
         self._moved_bytes += moved_bytes
+        await self._clock.sleep(self._bucket.take(moved_bytes, now=self._clock.monotonic()))
         return ""
 
     def _end(self) -> None:

@@ -19,6 +19,7 @@ from chaos.sweep import Tally, sweep
 SEEDS = int(os.environ.get("CHAOS_SEEDS", "100"))
 SHARD = 5  # seeds of one test: a busy machine must not take a long one for one that hangs
 BASES = 1_000_000
+TIERED_ONE_IN = 5
 
 
 def _base() -> int:
@@ -46,9 +47,15 @@ def test_what_was_once_found_stays_mended(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(220)
-@pytest.mark.parametrize("first", range(0, SEEDS, SHARD))
-def test_fresh_seeds_of_everything_hold(first: int, tmp_path: Path) -> None:
-    swarm = playable(SCENARIOS["everything"], "sim", layers.entry("sim").powers)
+@pytest.mark.parametrize(
+    ("scenario", "first"),
+    [
+        *(("everything", first) for first in range(0, SEEDS, SHARD)),
+        *(("tiered", first) for first in range(0, SEEDS // TIERED_ONE_IN, SHARD)),
+    ],
+)
+def test_fresh_seeds_of_the_swarms_hold(scenario: str, first: int, tmp_path: Path) -> None:
+    swarm = playable(SCENARIOS[scenario], "sim", layers.entry("sim").powers)
     drawn = (
         draw(swarm, seed=BASE + number, layer="sim", fault_seconds=6, calm_seconds=3)
         for number in range(first, min(first + SHARD, SEEDS))

@@ -103,7 +103,7 @@ class TestTieredStoreWhoseChunksAreOut(ChunkStoreContract):
 
     def open_store(self, directory: Path) -> ChunkStore:
         return AlwaysOut(
-            FileStore(SystemDisk(), str(directory / "chunks")),
+            self.local(directory),
             self.service,
             SystemDisk(),
             str(directory / "tier"),
@@ -111,6 +111,14 @@ class TestTieredStoreWhoseChunksAreOut(ChunkStoreContract):
             token=lambda: next(self.tokens),
             cache_bytes=MIB,
         )
+
+    def local(self, directory: Path) -> ChunkStore:
+        return FileStore(SystemDisk(), str(directory / "chunks"))
+
+
+class TestTierOverPackedChunks(TestTieredStoreWhoseChunksAreOut):
+    def local(self, directory: Path) -> ChunkStore:
+        return LmdbPackedStore(SystemDisk(), str(directory))
 
 
 class TestStoreThatIsBeingLeft(ChunkStoreContract):
