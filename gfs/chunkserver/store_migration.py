@@ -1,7 +1,7 @@
 """Moves all chunks of a running chunk server to another store, once an operator asks, also after restarts.
 
-One replica is moved at a time (replica_mover), at a bounded rate. What cannot be moved, because it is damaged or the disk is
-full, is tried again until the masters have had it replaced and deleted, or there is space.
+One replica is moved at a time (replica_mover), at a bounded rate. What cannot be moved, because it is damaged
+or the disk is full, is tried again until the masters have had it replaced and deleted, or there is space.
 """
 
 from __future__ import annotations
