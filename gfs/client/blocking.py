@@ -49,8 +49,21 @@ TextMode = Literal["r", "rt", "w", "wt", "x", "xt", "a", "at"]
 TEXT_MODES: frozenset[str] = frozenset(get_args(TextMode))
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 _connecting_anew = threading.Lock()  # after a fork, by the first of several threads
+
+
+def _explained_by(original: type) -> Callable[[type[C]], type[C]]:
+    """The same verbs are explained once: what has no words of its own here has those of `original`."""
+
+    def explain(face: type[C]) -> type[C]:
+        for name, member in vars(face).items():
+            if callable(member) and not name.startswith("_") and not member.__doc__:
+                member.__doc__ = getattr(original, name).__doc__
+        return face
+
+    return explain
 
 
 def _free_the_lock() -> None:
@@ -92,6 +105,7 @@ def connect(
     return Client(functools.partial(aio.connect, masters, settings=settings, consistency=consistency))
 
 
+@_explained_by(AsyncClient)
 class Client:
     """A connection to a cluster, for code without an event loop. Any number of threads may use it.
 
@@ -392,6 +406,7 @@ class BlockingWatch:
         return self._thread.run(anext(self._watch))
 
 
+@_explained_by(Operator)
 class BlockingOperator:
     """Operator's verbs, for code without an event loop."""
 
