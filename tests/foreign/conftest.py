@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import pytest
 
+from gfs.client.client import AsyncClient
 from gfs.client.loop_thread import LoopThread
+from gfs.errors import Unavailable
 from tests.client.real_cluster import RealCluster
 from tests.processes.cluster import ProcessCluster
+from tests.waiting import eventually
+
+T = TypeVar("T")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -36,15 +43,49 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessCluster
 
 
 def until_ready(programs: ProcessCluster) -> None:
-    """All masters and chunk servers are there."""
+    """All chunk servers are there, and all masters: the next one killed is the only one that is missing."""
 
-    async def wait() -> None:
+    async def wait(client: AsyncClient) -> None:
+        await programs.ready(client)
+        await eventually(partial(_all_masters_follow, client), "all masters follow one of them")
+
+    ask_the_masters(programs, wait)
+
+
+async def _all_masters_follow(client: AsyncClient) -> Literal[True] | None:
+    try:
+        masters = (await client.cluster_status()).masters
+    except Unavailable:
+        return None
+    return True if sorted(master.role for master in masters) == ["follower", "follower", "leader"] else None
+
+
+def leader_of(programs: ProcessCluster, *, other_than: str = "") -> str:
+    """The master that leads, as soon as one does."""
+
+    async def ask(client: AsyncClient) -> str | None:
+        try:
+            leader = (await client.cluster_status()).leader
+        except Unavailable:  # on a busy machine a status may be answered too late
+            return None
+        return leader if leader not in ("", other_than) else None
+
+    async def wait(client: AsyncClient) -> str:
+        return await eventually(partial(ask, client), f"a master other than {other_than or 'none'} leads")
+
+    return ask_the_masters(programs, wait)
+
+
+def ask_the_masters(programs: ProcessCluster, ask: Callable[[AsyncClient], Coroutine[None, None, T]]) -> T:
+    """What `ask` makes of a client of its own."""
+
+    async def connected() -> T:
         async with await programs.connect() as client:
-            await programs.ready(client)
+            return await ask(client)
 
     thread = LoopThread()
     try:
-        thread.run(wait())
+        return thread.run(connected())
     finally:
         thread.stop()
 

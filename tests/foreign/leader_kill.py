@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gfs.client.blocking import Client
 from tests.foreign.byte_clients import Work
-from tests.foreign.conftest import until_ready
+from tests.foreign.conftest import leader_of, until_ready
 from tests.processes.cluster import ProcessCluster
-from tests.waiting import PATIENCE_SECONDS
 
 BIG_STEP = 1  # it is under way when the leader dies
 WORK_SECONDS = 120.0
@@ -50,7 +49,7 @@ def work_on_while_the_leader_is_killed(work: Work, cluster: ProcessCluster, clie
 
     Then what each step stored is compared with what the SDK finds. The killed master is back at the end.
     """
-    leader = client.cluster_status().leader
+    leader = leader_of(cluster)
     pace = Pace(work)
     try:
         with ThreadPoolExecutor(1) as pool:
@@ -58,7 +57,7 @@ def work_on_while_the_leader_is_killed(work: Work, cluster: ProcessCluster, clie
             try:
                 assert pace.acknowledged.wait(WORK_SECONDS)
                 cluster.kill([leader])
-                until_another_leads(client, leader)
+                leader_of(cluster, other_than=leader)
             finally:
                 pace.end()
             ended.result(WORK_SECONDS)
@@ -68,9 +67,3 @@ def work_on_while_the_leader_is_killed(work: Work, cluster: ProcessCluster, clie
         cluster.start([leader])
         until_ready(cluster)
     return pace
-
-
-def until_another_leads(client: Client, killed: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while client.cluster_status().leader in ("", killed):
-        assert time.monotonic() < deadline, "nobody leads"

@@ -14,7 +14,7 @@ import pytest
 import gfs
 from gfs.client.blocking import Client
 from tests.foreign.byte_clients import BIG_BYTES, KEY, SECRET
-from tests.foreign.conftest import tool, until_ready
+from tests.foreign.conftest import leader_of, tool, until_ready
 from tests.integrations.gateways import running_s3
 from tests.processes.cluster import ProcessCluster
 
@@ -163,7 +163,7 @@ def test_a_client_works_on_while_the_leader_is_killed(
 
     run(s3.say("make", at=bucket), tmp_path)
     sending = start(s3.say("put", local=str(tmp_path / "big"), at=f"{bucket}/big"), tmp_path)
-    leader = client.cluster_status().leader
+    leader = leader_of(cluster)
     cluster.kill([leader])
     try:
         end(sending)
