@@ -29,12 +29,12 @@ BIG_BYTES = 20 * MIB + 7  # several parts for each of them
 
 
 class Work(Protocol):
-    """What a client does over and over."""
+    """What a client does over and over, by two threads at once."""
 
-    def step(self, number: int, *, big: bool) -> None:
-        """Store something, read it back, look for it. Raises what the client raises."""
+    def step(self, name: str, *, big: bool) -> None:
+        """Store something under a name, read it back, look for it. Raises what the client raises."""
 
-    def compare(self, client: Client, number: int) -> None:
+    def compare(self, client: Client, name: str) -> None:
         """Fail when the SDK finds anything else than what the step stored."""
 
 
@@ -68,17 +68,17 @@ class BytesWork:
 
     def __init__(self, verbs: Verbs, folder: str) -> None:
         self._verbs, self._folder = verbs, folder
-        self._stored: dict[int, bytes] = {}
+        self._stored: dict[str, bytes] = {}
 
-    def step(self, number: int, *, big: bool) -> None:
-        content = os.urandom(BIG_BYTES) if big else f"what step {number} stores".encode()
-        self._verbs.put(f"object-{number}", content)
-        self._stored[number] = content
-        assert self._verbs.get(f"object-{number}") == content
-        assert f"object-{number}" in self._verbs.names()
+    def step(self, name: str, *, big: bool) -> None:
+        content = os.urandom(BIG_BYTES) if big else f"what {name} stores".encode()
+        self._verbs.put(name, content)
+        self._stored[name] = content
+        assert self._verbs.get(name) == content
+        assert name in self._verbs.names()
 
-    def compare(self, client: Client, number: int) -> None:
-        assert client.read_bytes(f"/{self._folder}/object-{number}") == self._stored[number]
+    def compare(self, client: Client, name: str) -> None:
+        assert client.read_bytes(f"/{self._folder}/{name}") == self._stored[name]
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def boto3(places: Places, folder: str) -> Iterator[Verbs]:
     )
 
     def put(name: str, content: bytes) -> None:
-        local = places.local / "content"
+        local = places.local / name
         local.write_bytes(content)
         s3.upload_file(str(local), folder, name)  # big ones in parts, several at once
 
@@ -196,7 +196,6 @@ def python_http(places: Places, folder: str) -> Iterator[Verbs]:
 @contextmanager
 def curl(places: Places, folder: str) -> Iterator[Verbs]:
     command = [tool("curl"), "--silent", "--show-error", "--fail"]
-    local = places.local / "content"
 
     def say(name: str, *options: str) -> bytes:
         url = f"{places.http}/v1/fs/{folder}/{name}"
@@ -205,6 +204,7 @@ def curl(places: Places, folder: str) -> Iterator[Verbs]:
         return ran.stdout
 
     def put(name: str, content: bytes) -> None:
+        local = places.local / name
         local.write_bytes(content)
         say(name, "--upload-file", str(local))
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 from gfs.client.blocking import Client
+from gfs.client.client import AsyncClient
+from gfs.errors import Unavailable
 from tests.foreign.byte_clients import Work
-from tests.foreign.conftest import leader_of, until_ready
+from tests.foreign.conftest import ask_the_masters, leader_of, until_ready
 from tests.processes.cluster import ProcessCluster
+from tests.waiting import eventually
 
-BIG_STEP = 1  # it is under way when the leader dies
 WORK_SECONDS = 120.0
 
 
-class Pace:
-    """One step after the other, in a thread of its own, until it is enough."""
+class SmallSteps:
+    """One small step after the other, in a thread of their own, until it is enough."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._enough = threading.Event()
         self.acknowledged = threading.Event()  # of the first step, or that there will be none
-        self.steps = 0
+        self.done = 0
         self.longest_seconds = 0.0
 
     def end(self) -> None:
@@ -30,40 +34,74 @@ class Pace:
         self._enough.set()
 
     def run(self) -> None:
+        last = False
         try:
-            while True:
-                last = self._enough.is_set() and self.steps > BIG_STEP
+            while not last:
+                last = self._enough.is_set()
                 began = time.monotonic()
-                self._work.step(self.steps, big=self.steps == BIG_STEP)
+                self._work.step(f"small-{self.done}", big=False)
                 self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
-                self.steps += 1
+                self.done += 1
                 self.acknowledged.set()
-                if last:
-                    return
         finally:
             self.acknowledged.set()
 
 
-def work_on_while_the_leader_is_killed(work: Work, cluster: ProcessCluster, client: Client) -> Pace:
-    """Steps before, during and after an election; whatever one of them raises, this raises.
+def work_on_while_the_leader_is_killed(work: Work, cluster: ProcessCluster, client: Client) -> float:
+    """Small steps before, during and after an election, and a big one in its midst; raises what they raise.
 
+    A leader that is killed is followed by another within milliseconds. So that all have to wait for one, one
+    of the two that are left votes only when nothing is done any more.
     Then what each step stored is compared with what the SDK finds. The killed master is back at the end.
+
+    Returns: how many seconds the longest of the small steps took.
     """
     leader = leader_of(cluster)
-    pace = Pace(work)
+    follower = next(master for master in cluster.masters if master != leader)
+    small, big_begins = SmallSteps(work), threading.Event()
+
+    def store_much() -> None:
+        big_begins.set()
+        work.step("big", big=True)
+
     try:
-        with ThreadPoolExecutor(1) as pool:
-            ended = pool.submit(pace.run)
+        with ThreadPoolExecutor(2) as pool:
+            ended = [pool.submit(small.run)]
             try:
-                assert pace.acknowledged.wait(WORK_SECONDS)
+                assert small.acknowledged.wait(WORK_SECONDS)
+                ended.append(pool.submit(store_much))
+                assert big_begins.wait(WORK_SECONDS)
+                cluster.processes[follower].send_signal(signal.SIGSTOP)
                 cluster.kill([leader])
+                until_it_stands_still(small, cluster)
+                cluster.processes[follower].send_signal(signal.SIGCONT)
                 leader_of(cluster, other_than=leader)
             finally:
-                pace.end()
-            ended.result(WORK_SECONDS)
-        for step in range(pace.steps):
-            work.compare(client, step)
+                cluster.processes[follower].send_signal(signal.SIGCONT)
+                small.end()
+            for one in ended:
+                one.result(WORK_SECONDS)
+        for name in ("big", *(f"small-{number}" for number in range(small.done))):
+            work.compare(client, name)
     finally:
-        cluster.start([leader])
+        if cluster.processes[leader].poll() is not None:  # else it never came to the kill
+            cluster.start([leader])
         until_ready(cluster)
-    return pace
+    return small.longest_seconds
+
+
+def until_it_stands_still(small: SmallSteps, cluster: ProcessCluster) -> None:
+    """Nobody leads, and no step ends any more."""
+
+    async def wait(client: AsyncClient) -> None:
+        async def ask() -> Literal[True] | None:
+            done = small.done
+            try:
+                leader = (await client.cluster_status()).leader
+            except Unavailable:
+                return None
+            return True if not leader and small.done == done else None
+
+        await eventually(ask, "nobody leads, and the work stands still")
+
+    ask_the_masters(cluster, wait)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,20 +33,20 @@ class TablesWork:
     def __init__(self, verbs: TableVerbs, filesystem: GFSFileSystem, folder: str) -> None:
         self._numpy = pytest.importorskip("numpy")
         self._verbs, self._filesystem, self._folder = verbs, filesystem, folder
-        self._written: dict[int, Any] = {}
+        self._written: dict[str, Any] = {}
 
-    def step(self, number: int, *, big: bool) -> None:
-        chance = self._numpy.random.default_rng(number)
+    def step(self, name: str, *, big: bool) -> None:
+        chance = self._numpy.random.default_rng(zlib.crc32(name.encode()))
         numbers = chance.integers(SPREAD, size=MANY_ROWS if big else FEW_ROWS)
-        path = f"/{self._folder}/table-{number}"
+        path = f"/{self._folder}/{name}"
         self._verbs.write(path, numbers)
-        self._written[number] = numbers
+        self._written[name] = numbers
         assert self._numpy.array_equal(self._verbs.read(path), numbers)
         assert path in self._filesystem.ls(f"/{self._folder}", detail=False)
 
-    def compare(self, client: Client, number: int) -> None:
-        found = self._verbs.stored(client, f"/{self._folder}/table-{number}")
-        assert self._numpy.array_equal(found, self._written[number])
+    def compare(self, client: Client, name: str) -> None:
+        found = self._verbs.stored(client, f"/{self._folder}/{name}")
+        assert self._numpy.array_equal(found, self._written[name])
 
 
 def of_parquet(client: Client, path: str) -> Any:
@@ -83,11 +84,12 @@ def duckdb(filesystem: GFSFileSystem, _: dict[str, Any]) -> TableVerbs:
     database.register_filesystem(filesystem)
 
     def write(path: str, numbers: Any) -> None:
-        database.register("given", pyarrow.table({COLUMN: numbers}))
-        database.execute(f"COPY given TO 'gfs://{path}' (FORMAT parquet)")
+        cursor = database.cursor()  # a connection serves one thread
+        cursor.register("given", pyarrow.table({COLUMN: numbers}))
+        cursor.execute(f"COPY given TO 'gfs://{path}' (FORMAT parquet)")
 
     def read(path: str) -> Any:
-        found = database.execute(f"SELECT {COLUMN} FROM read_parquet('gfs://{path}')")
+        found = database.cursor().execute(f"SELECT {COLUMN} FROM read_parquet('gfs://{path}')")
         return found.fetchnumpy()[COLUMN]
 
     return TableVerbs(write, read, of_parquet)
