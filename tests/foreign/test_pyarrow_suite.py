@@ -17,7 +17,7 @@ import pytest
 
 from tests.foreign.exclusions import Exclusions
 
-pytestmark = [pytest.mark.heavy, pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 SUITE_SECONDS = 240.0
 
