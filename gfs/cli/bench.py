@@ -278,6 +278,34 @@ def stores(ctx: click.Context, directory: str | None, chunks: int, rounds: int) 
     click.echo(found)
 
 
+@bench.command()
+@click.option(
+    "--mebibytes", type=click.IntRange(1, 4096), default=256, show_default=True, help="Of the file."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.pass_context
+def gateways(ctx: click.Context, mebibytes: int, rounds: int) -> None:
+    """A file read and written by HTTP, WebHDFS and S3, beside the SDK, in turns.
+
+    For example: gfs -o json bench gateways --rounds 9
+    """
+    from gfs.bench import gateways as program
+    from gfs.transport.event_loop import run
+    from gfs.vocabulary import MIB
+
+    is_table = ctx.obj.output == "table"
+    found = run(
+        program.report(
+            file_bytes=mebibytes * MIB,
+            rounds=rounds,
+            as_json=not is_table,
+            say=click.echo if is_table else lambda line: click.echo(line, err=True),
+        ),
+        loop="auto",
+    )
+    click.echo(found)
+
+
 @bench.command(name="io")
 def io_() -> None:
     """Streaming write and read, beside the limit of the same run."""
