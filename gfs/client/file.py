@@ -78,6 +78,11 @@ class AsyncReader:
             filled += len(piece)
         return filled
 
+    async def read_views(self, length_bytes: int) -> list[memoryview]:
+        """As read(), in slices of memory of this file's own: they are valid until the next call of it."""
+        self._check_open()
+        return await self._read_slices(length_bytes)
+
     async def pread(self, offset: int, length_bytes: int) -> bytes:
         """Bytes at `offset`, whatever the position; fewer only at the end. Raises: as read()."""
         self._check_open()

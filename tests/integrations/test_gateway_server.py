@@ -73,11 +73,11 @@ class DamagedFile:
     def seek(self, offset: int) -> int:
         return offset
 
-    async def read(self, length_bytes: int) -> bytes:
+    async def read_views(self, length_bytes: int) -> list[memoryview]:
         self.reads += 1
         if self.reads > 1:
             raise DataUnavailable("no good replica is left")
-        return b"x" * FIRST_BLOCK
+        return [memoryview(b"x" * FIRST_BLOCK)]
 
 
 def test_body_that_cannot_be_sent_to_its_end_is_broken_off() -> None:

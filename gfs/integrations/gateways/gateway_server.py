@@ -236,18 +236,23 @@ async def send_range(
     """
     file.seek(first)
     # The first block before the headers: what cannot be read at all is answered with an error, not a break.
-    block = await file.read(min(BLOCK_BYTES, length_bytes))
+    views = await file.read_views(min(BLOCK_BYTES, length_bytes))
     response.content_length = length_bytes
     await response.prepare(request)
+    assert request.transport is not None
+    request.transport.set_write_buffer_limits(
+        high=0
+    )  # what write() has taken is the kernel's when it returns
     left = length_bytes
     try:
         while left:
-            if not block:
+            if not views:
                 raise ConnectionLost(f"{request.path} became shorter while it was read")
-            async with asyncio.timeout(GATEWAY_STALL_SECONDS):
-                await response.write(block)
-            left -= len(block)
-            block = await file.read(min(BLOCK_BYTES, left)) if left else b""
+            for view in views:
+                async with asyncio.timeout(GATEWAY_STALL_SECONDS):
+                    await response.write(view)
+                left -= len(view)
+            views = await file.read_views(min(BLOCK_BYTES, left)) if left else []
         await response.write_eof()
     except (GfsError, TimeoutError) as error:
         _log.warning("a body was broken off", path=request.path, reason=str(error))
