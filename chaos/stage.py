@@ -83,13 +83,13 @@ class Stage:
             arguments = dict(step.arguments)
             began_ns = scene.testbed.now_ns()
             programs = [node for node in nodes if node not in scene.testbed.clients]
-            if fault.takes_out:
-                scene.leave(programs)
+            if not fault.damages:
+                scene.leave(fault, programs)
             try:
                 ending = await fault.begin(scene, nodes, arguments)
             except (NotNow, CannotHere):
-                if fault.takes_out:
-                    scene.come_back(programs)
+                if not fault.damages:
+                    scene.come_back(fault, programs)
                 raise
         except (NotNow, CannotHere) as reason:
             self._leave_out(step, str(reason))
@@ -98,6 +98,8 @@ class Stage:
         self.begun[step.fault] += 1
         held = _Held(step, nodes, arguments, began_ns, ending or _nothing)
         if ending is None:
+            if not fault.damages:
+                scene.come_back(fault, programs)
             self._record(held)
             self._say(f"{step.fault} {_met(nodes)}")
             return False
@@ -112,8 +114,8 @@ class Stage:
     async def _end(self, number: int) -> None:
         held = self._held.pop(number)
         await held.ending()
-        if FAULTS[held.step.fault].takes_out:
-            self.scene.come_back([node for node in held.nodes if node not in self.scene.testbed.clients])
+        programs = [node for node in held.nodes if node not in self.scene.testbed.clients]
+        self.scene.come_back(FAULTS[held.step.fault], programs)
         self._record(held)
         self._say(f"{held.step.fault} {_met(held.nodes)} has ended")
 

@@ -4,8 +4,9 @@ What the scene guards, so that a run asks no more than is promised (DESIGN §0):
   - of the masters at most a minority is out at once, of the chunk servers at most goal - 1, unless the step
     says `beyond_quorum` (nothing acknowledged may be lost even then, as long as disks keep what was synced);
   - under durability "flush" bytes younger than a second are in page caches only. A fault that loses bytes of
-    a chunk server therefore begins only while, together with all servers whose replicas may be behind (out
-    now, or back for less than HEALING_SECONDS) or damaged, fewer than goal servers are concerned;
+    a chunk server therefore begins only while, together with all servers whose replicas may be behind (out or
+    hindered now, or back for less than HEALING_SECONDS) or damaged, fewer than goal servers are concerned: a
+    server whose disk or links are slow may miss a grant, and then others have the only bytes;
   - damage that stays (flipped bits) is done to one and the same server in a run.
 """
 
@@ -40,6 +41,7 @@ class Scene:
     chance: random.Random
     history: History
     out: dict[str, int] = field(default_factory=dict)  # node -> how many faults keep it from serving
+    hindered: dict[str, int] = field(default_factory=dict)  # node -> … let it serve, and late
     came_back_ns: dict[str, int] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     last_met: list[str] = field(default_factory=list)  # the nodes of the fault begun last
@@ -51,20 +53,27 @@ class Scene:
         """Chunk servers whose replicas may be older than acknowledged."""
         now = self.testbed.now_ns()
         young = {node for node, at in self.came_back_ns.items() if now - at < HEALING_SECONDS * NANOSECONDS}
-        return {node for node in young | set(self.out) if not self.is_master(node)}
+        late = young | set(self.out) | set(self.hindered)
+        return {node for node in late if not self.is_master(node)}
 
-    def leave(self, nodes: Sequence[str]) -> None:
+    def leave(self, fault: Fault, nodes: Sequence[str]) -> None:
+        """`fault` begins to keep these nodes from their work, or from doing it in time."""
+        kept = self._kept_by(fault)
         for node in nodes:
-            self.out[node] = self.out.get(node, 0) + 1
+            kept[node] = kept.get(node, 0) + 1
 
-    def come_back(self, nodes: Sequence[str]) -> None:
+    def come_back(self, fault: Fault, nodes: Sequence[str]) -> None:
+        kept = self._kept_by(fault)
         for node in nodes:
-            count = self.out.get(node, 0) - 1
+            count = kept.get(node, 0) - 1
             if count > 0:
-                self.out[node] = count
+                kept[node] = count
             else:
-                self.out.pop(node, None)
+                kept.pop(node, None)
                 self.came_back_ns[node] = self.testbed.now_ns()
+
+    def _kept_by(self, fault: Fault) -> dict[str, int]:
+        return self.out if fault.takes_out else self.hindered
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,11 +38,14 @@ from gfs.master.lmdb_tables import LmdbTables
 from gfs.master.replication.checkpoints import CHECKPOINT_FORMAT, CheckpointManifest
 from gfs.master.state_machine import applied_row
 from gfs.messages import operations as op
+from gfs.messages.heartbeat import HeldChunk
 from gfs.vocabulary import (
     CHUNK_BYTES,
     DIRECTORY_MODE_DEFAULT,
     ROOT_INODE,
+    ChunkHandle,
     ChunkIndex,
+    ChunkVersion,
     ClusterId,
     InodeId,
     LogIndex,
@@ -160,6 +163,14 @@ def write_checkpoint(
         lambda length, checksum: manifest(length_bytes=length, crc32c=checksum),
         name=checkpoint_name(manifest(length_bytes=0, crc32c=0)),
     )
+
+
+def held_chunks(files: int) -> Iterator[tuple[ServerId, HeldChunk]]:
+    """Every replica of such a state, with its server."""
+    for number in range(files):
+        chunk = HeldChunk(ChunkHandle(number + 1), ChunkVersion(1), _length(number))
+        for place in _places(number):
+            yield _server(place), chunk
 
 
 def _add_directory(rows: DigestedTables, inode: int, number: int, at_ms: int) -> None:

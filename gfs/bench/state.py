@@ -10,13 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import statistics
-import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,26 +27,18 @@ from gfs.bench.big_state import (
     write_checkpoint,
     write_rows,
 )
+from gfs.bench.lone_master import CHECKPOINT_INDEX, CHECKPOINTS, LoneMaster, give_checkpoint
 from gfs.bench.machine import Machine, cpu_seconds, describe
-from gfs.bench.processes import gfs, mapped_memory, own_memory, run_measured
-from gfs.disk import SystemDisk
-from gfs.local.layout import Layout, make_layout
+from gfs.bench.processes import mapped_memory, own_memory, run_measured
+from gfs.local.layout import make_layout
 from gfs.master.core.state import MasterState
 from gfs.master.lmdb_tables import LmdbTables
-from gfs.master.replication.member_disks import MemberDisks
 from gfs.messages import operations as op
 from gfs.telemetry import set_up_logging
-from gfs.vocabulary import ClusterId, MasterId
 
-CHECKPOINTS = 3  # made one after the other; the median counts
 CHANGES_EVERY = 100  # of so many files one is changed for the second checkpoint of a comparison
-CHECKPOINT_INDEX = 1_000_000
 MUTATION_SECONDS = 20.0
 MUTATIONS_A_SECOND = 100
-LOG_BYTES_FOR_A_CHECKPOINT = 16 * 2**10  # one every second or so at this pace
-START_SECONDS_MAX = 300.0
-POLL_SECONDS = 0.01
-MASTER = "m1"
 
 
 class Latency(msgspec.Struct, kw_only=True):
@@ -171,10 +159,10 @@ def _change(tables: LmdbTables, files: int) -> None:
 async def _measure_master(figures: Figures, place: str) -> None:
     """A fresh master is stopped, given the checkpoint, and started again: as one whose state was lost."""
     layout = make_layout(f"{place}/cluster", masters=1, chunkservers=1, first_port=0)
-    master = _Master(layout)
+    master = LoneMaster(layout)
     await master.start("/")
     master.kill()
-    _give_checkpoint(layout, figures.files, f"{place}/first")
+    give_checkpoint(layout, f"{place}/first")
     path = file_path(figures.files - 1)
     try:
         figures.start_seconds = round(await master.start(path), 3)
@@ -188,83 +176,7 @@ async def _measure_master(figures: Figures, place: str) -> None:
         master.kill()
 
 
-def _give_checkpoint(layout: Layout, files: int, source: str) -> None:
-    directory = layout.node_directory(MASTER)
-    cluster = layout.settings.cluster.id
-    disks = MemberDisks(
-        f"{directory}/log", SystemDisk(), me=MasterId(MASTER), cluster=ClusterId(cluster), has_history=True
-    )
-    # The bytes are those of another cluster's checkpoint; what is in them says nothing of clusters.
-    tables = LmdbTables(_newest(source), bytes_max=STATE_BYTES_MAX)
-    write_checkpoint(
-        tables,
-        f"{directory}/checkpoints",
-        index=CHECKPOINT_INDEX + CHECKPOINTS,
-        cluster=cluster,
-        members=disks.all(),
-    )
-    tables.close()
-    shutil.rmtree(source)
-    for name in ("state.lmdb", "state.lmdb-lock"):
-        Path(directory, name).unlink(missing_ok=True)
-
-
-def _newest(folder: str) -> str:
-    return str(max(Path(folder).glob("*.lmdb")))
-
-
-class _Master:
-    """The one master of a layout, as a process."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.control = layout.settings.masters[MASTER].control
-        self.checkpoints = f"{layout.node_directory(MASTER)}/checkpoints"
-        self._running: subprocess.Popen[bytes] | None = None
-
-    @property
-    def process(self) -> int:
-        assert self._running is not None
-        return self._running.pid
-
-    async def start(self, path: str) -> float:
-        """Seconds from its start until it has answered a linearizable lookup of `path`."""
-        began = time.monotonic()
-        environment = os.environ | {"GFS__RAFT__CHECKPOINT_LOG_BYTES": str(LOG_BYTES_FOR_A_CHECKPOINT)}
-        with open(self.layout.log_path(MASTER), "ab") as log:
-            self._running = subprocess.Popen(  # noqa: ASYNC220 - nothing else is on this loop
-                gfs("--config", self.layout.config_path, "master", MASTER),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
-        body = msgspec.json.encode({"path": path})
-        while not await asyncio.to_thread(_answers, f"http://{self.control}/v1/stat", body):
-            assert self._running.poll() is None, f"the master has ended; see {self.layout.log_path(MASTER)}"
-            assert time.monotonic() - began < START_SECONDS_MAX, "the master does not answer"
-            await asyncio.sleep(POLL_SECONDS)
-        return time.monotonic() - began
-
-    def kill(self) -> None:
-        if self._running is not None:
-            self._running.send_signal(signal.SIGKILL)
-            self._running.wait()
-            self._running = None
-
-
-def _answers(url: str, body: bytes) -> bool:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=START_SECONDS_MAX):
-            return True
-    except urllib.error.HTTPError as error:
-        error.close()
-        return False
-    except OSError:
-        return False
-
-
-async def _latency(master: _Master) -> Latency:
+async def _latency(master: LoneMaster) -> Latency:
     """Creates at a steady pace, while small amounts of log make one checkpoint after the other due."""
     client = await aio.connect([master.control], settings=master.layout.settings.client)
     watch = _Watch(master.checkpoints)

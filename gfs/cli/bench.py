@@ -306,6 +306,35 @@ def gateways(ctx: click.Context, mebibytes: int, rounds: int) -> None:
     click.echo(found)
 
 
+@bench.command()
+@click.option("--files", type=click.IntRange(1), default=1_000_000, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--directory", metavar="DIR", help="Where the state lies (default: for temporary files).")
+@click.option("--plot", default="", metavar="FILE", help="Draw the figures into FILE (SVG).")
+@click.pass_context
+def console(ctx: click.Context, files: int, rounds: int, directory: str | None, plot: str) -> None:
+    """Pages of the web console of a master with many files, and how long others wait for it.
+
+    For example: gfs -o json bench console --files 1000000 --plot console.svg
+    """
+    from gfs.bench import console as program
+    from gfs.transport.event_loop import run
+
+    is_table = ctx.obj.output == "table"
+    found = run(
+        program.report(
+            files=files,
+            rounds=rounds,
+            directory=directory,
+            picture=plot,
+            as_json=not is_table,
+            say=click.echo if is_table else lambda line: click.echo(line, err=True),
+        ),
+        loop="auto",
+    )
+    click.echo(found)
+
+
 @bench.command(name="io")
 def io_() -> None:
     """Streaming write and read, beside the limit of the same run."""
