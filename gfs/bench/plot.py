@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 70, 190, 44, 52  # around the axes; the legend stands at the right
+WORDS_SIDE_BY_SIDE = 8  # of a bar chart; more are written aslant
 TICKS_WANTED = 6
 POINTS_MAX = 2000  # of one curve; more are thinned out, their first and last kept
 COLOURS = ("#0b6e99", "#c4472b", "#3c8d40", "#8250a8", "#b8860b", "#444444", "#d6589f", "#1d4ed8")
@@ -85,17 +86,23 @@ def bar_chart(
     *,
     y_label: str,
     level: float,
+    level_says: str = "as fast",
+    ground: float | None = None,
 ) -> str:
     """For each word, in the order of the first group, one bar of each group that has it, on a logarithmic
-    axis from `level` up or down; the SVG as text. Values at or below zero are left out."""
+    axis from `ground` up or down; the SVG as text. Values at or below zero are left out.
+
+    `level`: is marked, with what it says; bars begin there if there is no `ground`.
+    """
     words = list(dict.fromkeys(word for bars in groups.values() for word, _ in bars))
     values = [value for bars in groups.values() for _, value in bars if value > 0]
-    up = _Axis([*values, level], HEIGHT - BOTTOM, TOP, logarithmic=True)
+    ground = level if ground is None else ground
+    up = _Axis([*values, level, ground], HEIGHT - BOTTOM, TOP, logarithmic=True)
     across = _Axis([], LEFT, WIDTH - RIGHT, logarithmic=False)
     parts = [_head(title), *_level_grid(up), *_labels("", y_label)]
     width = (WIDTH - RIGHT - LEFT) / max(1, len(words))
     bar = width * 0.8 / max(1, len(groups))
-    base = up.place(level)
+    base = up.place(ground)
     for number, (name, bars) in enumerate(groups.items()):
         colour = COLOURS[number % len(COLOURS)]
         for word, value in bars:
@@ -106,12 +113,13 @@ def bar_chart(
                     f'height="{max(1.0, abs(y - base)):.1f}" fill="{colour}"/>'
                 )
         parts += _legend(number, name, colour)
+    y = HEIGHT - BOTTOM + 18
     for number, word in enumerate(words):
         x = LEFT + (number + 0.5) * width
-        parts.append(
-            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{escape(word)}</text>'
-        )
-    parts += _marks([Mark("as fast", y=level)], across, up)
+        turned = f'text-anchor="end" transform="rotate(-25 {x:.1f} {y})"'
+        how = 'text-anchor="middle"' if len(words) <= WORDS_SIDE_BY_SIDE else turned
+        parts.append(f'<text x="{x:.1f}" y="{y}" {how}>{escape(word)}</text>')
+    parts += _marks([Mark(level_says, y=level)], across, up)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
