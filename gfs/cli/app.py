@@ -116,7 +116,7 @@ COMMANDS: dict[str, CommandRow] = {
     "admin": CommandRow("admin", "admin", "Look inside", "Operate masters, chunk servers, replicas."),
     "master": CommandRow("serve", "master", "Daemons", "Run one master in the foreground."),
     "chunkserver": CommandRow("serve", "chunkserver", "Daemons", "Run one chunk server in the foreground."),
-    "gateway": CommandRow("gateway", "gateway", "Daemons", "Serve files by plain HTTP or WebHDFS."),
+    "gateway": CommandRow("gateway", "gateway", "Daemons", "Serve files by plain HTTP, WebHDFS or S3."),
 }
 
 
