@@ -19,6 +19,7 @@ from tests.fakes.clock import settle
 from tests.paper.boxes import keeps
 
 APPENDERS = 300
+ROUNDS_MAX = 5
 
 
 async def payloads(client: AsyncClient, path: str) -> Counter[bytes]:
@@ -173,9 +174,13 @@ async def test_appending_asks_the_master_nothing_once_it_has_begun(tmp_path: Pat
 
         masters.ask_leader = counted_ask  # type: ignore[method-assign, assignment]
         masters.mutate = counted_mutate  # type: ignore[method-assign, assignment]
-        await asyncio.gather(*(client.record_append("/log", b"y" * 10) for _ in range(RECORD_BATCH_MAX)))
-        # At most the word on how far the file reaches, which nobody waits for.
-        assert [what for what in asked if "reaches" not in what] == []
+        for _ in range(ROUNDS_MAX):  # on a machine that stands still for a second a new lease is asked for
+            asked.clear()
+            await asyncio.gather(*(client.record_append("/log", b"y" * 10) for _ in range(RECORD_BATCH_MAX)))
+            # At most the word on how far the file reaches, which nobody waits for.
+            if all("reaches" in what for what in asked):
+                return
+        raise AssertionError(asked)
 
 
 async def test_a_closed_client_has_told_how_far_the_file_reaches(tmp_path: Path) -> None:
