@@ -55,3 +55,4 @@ def test_they_end_well_and_show_what_they_promise(tmp_path: Path) -> None:
     assert "91\n" in ran.stdout, "the sum that pandas has read"
     assert "README" not in ran.stderr and "Traceback" not in ran.stderr
     assert "/ui" in ran.stdout and "m1" in ran.stdout
+    assert f"Sign in with the token in {tmp_path}/share/gfs/local/token" in ran.stderr
